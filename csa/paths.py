@@ -50,7 +50,7 @@ def state_root(environ: Mapping[str, str]) -> str:
 
     A leading `~` is the home directory, even if no shell has expanded it.
     """
-    chosen = _expand(environ.get("CSA_STATE_DIR", ""), environ)
+    chosen = expand_home(environ.get("CSA_STATE_DIR", ""), environ)
     if not chosen:
         chosen = f"{_base_directory(environ, 'XDG_STATE_HOME', '.local/state')}/csa"
     return chosen if os.path.isabs(chosen) else os.path.join(os.getcwd(), chosen)
@@ -63,7 +63,7 @@ def other_state_root(environ: Mapping[str, str]) -> Path:
 
 def user_config_file(environ: Mapping[str, str]) -> Path:
     """Return `$CSA_CONFIG`, else `config.toml` in `$XDG_CONFIG_HOME/csa` or `~/.config/csa`."""
-    if chosen := _expand(environ.get("CSA_CONFIG", ""), environ):
+    if chosen := expand_home(environ.get("CSA_CONFIG", ""), environ):
         return make_path(chosen).absolute()
     return user_config_directory(environ) / "config.toml"
 
@@ -90,7 +90,7 @@ def home_pathname(environ: Mapping[str, str]) -> str:
     return found or "/"
 
 
-def _expand(pathname: str, environ: Mapping[str, str]) -> str:
+def expand_home(pathname: str, environ: Mapping[str, str]) -> str:
     """Expand a `~` that no shell has expanded, as in a service's environment file."""
     if pathname == "~" or pathname.startswith("~/"):
         return home_pathname(environ).rstrip("/") + pathname[1:]

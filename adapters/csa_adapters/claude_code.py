@@ -5,9 +5,11 @@ Every flag is there because of something the real CLI did; `claude_stream` reads
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Login, LoginRequest, Probe, Removal, RemovalRequest, TurnRequest
@@ -42,6 +44,11 @@ _SETTINGS = (
 
 _WRITING_TOOLS = ("Edit", "Write", "NotebookEdit")
 _READING_TOOLS = ("Read", "Glob", "Grep")
+_SCHEMA_KEYWORDS = (
+    "type properties required additionalProperties items enum const anyOf oneOf allOf not $ref $defs definitions title "
+    "description default pattern format minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength "
+    "maxLength minItems maxItems uniqueItems minProperties maxProperties"
+)
 _NOT_IN_RULES = re.compile(r"[(),*\\]")  # they mean something there
 
 
@@ -112,10 +119,23 @@ class ClaudeCodeAdapter:
     def invocation(self, request: TurnRequest) -> Invocation:
         """Say how to run the turn; UsageError for an id that the CLI would search in titles."""
         return Invocation(
-            argv=(*request.command, *_ALWAYS, *_session(request), *_permission(request), *_options(request)),
+            argv=(
+                *request.command,
+                *_ALWAYS,
+                *_session(request),
+                *_permission(request),
+                *_options(request),
+                *_schema(request),
+            ),
             stdin=_literal(request.prompt).encode("utf-8", "replace"),
             env=_environment(request),
         )
+
+    def accepts_schema(self, schema: Mapping[str, Any]) -> bool:
+        """Take what its validator knows, and its provider as a tool's input; it refuses others."""
+        from csa_adapters.schemas import keeps_to  # noqa: PLC0415  # few turns have one
+
+        return keeps_to(schema, _SCHEMA_KEYWORDS)
 
     def interactive(self, request: TurnRequest) -> Invocation:
         """Open the terminal interface on the session."""
@@ -224,6 +244,14 @@ def _options(request: TurnRequest) -> tuple[str, ...]:
     if request.ephemeral:
         chosen += ("--no-session-persistence", "--setting-sources", "user")
     return tuple(chosen)
+
+
+def _schema(request: TurnRequest) -> tuple[str, ...]:
+    if request.schema is None:
+        return ()
+    from csa_adapters.schemas import without_dialect  # noqa: PLC0415  # few turns have one
+
+    return ("--json-schema", json.dumps(without_dialect(request.schema)))
 
 
 def _environment(request: TurnRequest) -> dict[str, str | None]:

@@ -47,6 +47,7 @@ _NAMES: dict[str, ErrorKind] = {
     "max_output_tokens": "invalid_request",
     "overloaded_error": "overloaded",
     "overloaded": "overloaded",
+    "structured_output_retry_exhausted": "invalid_output",
     "connection_failed": "network",
     "timeout_error": "network",
 }
@@ -136,6 +137,6 @@ def broken_off(result: dict[str, Any]) -> tuple[ErrorKind, str] | None:
         said = text_of(result.get("result"))
         words = said if reason != "hook_stopped" and said else f"claude aborted the turn ({reason})"
         return kind_of([reason], None, ""), words
-    if last in _LAST_WORDS_MISSING:
+    if last in _LAST_WORDS_MISSING and result.get("structured_output") is None:  # that is given by a call
         return kind_of([last], None, ""), f"claude aborted the turn ({last}): {_LAST_WORDS_MISSING[last]}"
     return None

@@ -11,6 +11,7 @@ those that were lost, before the prompt's own. So the last result counts, if no 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -73,6 +74,8 @@ class ClaudeCodeDecoder(StreamDecoder):
         self._resets_at: float | None = None  # when the last used-up quota resets
         self._used = ClaudeUsage(request)
         self._plans: set[str] = set()  # open calls that were told as plans
+        self._answer_tool = None if request.schema is None else "StructuredOutput"  # its input is the answer
+        self._answers: set[str] = set()  # open calls of it
         self._events = {
             "system": self._system,
             "assistant": self._assistant,
@@ -281,6 +284,9 @@ class ClaudeCodeDecoder(StreamDecoder):
         if name == "TodoWrite" and type(given.get("todos")) is list and not parent:
             self._plans.add(call)
             return [plan_update(given["todos"])]
+        if name == self._answer_tool and not parent:
+            self._answers.add(call)
+            return self._text_block({"text": json.dumps(given, ensure_ascii=False)}, parent)
         kind, title = _describe(name, given)
         return self._begin_call(call, kind, title, **({"parent_id": parent} if parent else {}))
 
@@ -293,6 +299,9 @@ class ClaudeCodeDecoder(StreamDecoder):
                 return []
         self._open.pop(call, None)
         content = _text_of_content(block.get("content"))
+        if call in self._answers:
+            self._answers.discard(call)
+            return [retry_update(("invalid_output", content))] if failed else []
         data: Json = {"id": call, "status": "failed" if failed else "completed", "content": content}
         code = _EXIT_CODE.match(content) if failed else None
         if code:

@@ -9,6 +9,7 @@ import json
 import posixpath
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from csa.errors import UsageError
 from csa.model.adapter import Capabilities, Invocation, Login, LoginRequest, Probe, Removal, RemovalRequest, TurnRequest
@@ -36,6 +37,14 @@ _ALWAYS = (
     "--skip-git-repo-check",
     *_ANY_WAY,
 )
+_SCHEMA_FILE = "schema.json"
+# Of a schema in strict mode, which codex always asks for; what the vendor has added later is left out.
+_STRICT_KEYWORDS = (
+    "type properties required additionalProperties items enum const anyOf $ref $defs description title pattern format "
+    "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minItems maxItems"
+)
+_STRICT_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
+_MOST_PARTS = 100
 
 
 class CodexAdapter:
@@ -104,10 +113,26 @@ class CodexAdapter:
                 *_ALWAYS,
                 *_permission(request),
                 *_options(request),
+                *_schema(request),
                 *_thread(request),
                 "-",
             ),
             stdin=request.prompt.encode("utf-8", "replace"),
+            files=_schema_file(request),
+        )
+
+    def accepts_schema(self, schema: Mapping[str, Any]) -> bool:
+        """Take what its provider does: of other schemas the API says that they are invalid."""
+        from csa_adapters.schemas import is_strict, keeps_to, subschemas  # noqa: PLC0415  # few turns have one
+
+        parts = list(subschemas(schema))
+        formats = {part["format"] for part in parts if "format" in part}
+        return (
+            keeps_to(schema, _STRICT_KEYWORDS)
+            and is_strict(schema)
+            and formats <= _STRICT_FORMATS
+            and len(parts) <= _MOST_PARTS
+            and all("type" in part or "anyOf" in part or "$ref" in part for part in parts)
         )
 
     def interactive(self, request: TurnRequest) -> Invocation:
@@ -200,6 +225,21 @@ def _options(request: TurnRequest) -> tuple[str, ...]:
         # Without the second, --ephemeral still reads AGENTS.md. The one in CODEX_HOME is always read.
         chosen += ("--ephemeral", *_setting("project_doc_max_bytes", "0"))
     return tuple(chosen)
+
+
+def _schema_file(request: TurnRequest) -> dict[str, str]:
+    if request.schema is None:
+        return {}
+    from csa_adapters.schemas import without_dialect  # noqa: PLC0415  # few turns have one
+
+    return {_SCHEMA_FILE: json.dumps(without_dialect(request.schema))}
+
+
+def _schema(request: TurnRequest) -> tuple[str, ...]:
+    """Name the schema's file; it must come before `resume`, and is not kept."""
+    if request.schema is None:
+        return ()
+    return (f"--output-schema={posixpath.join(request.run_directory, _SCHEMA_FILE)}",)
 
 
 def _setting(key: str, value: str) -> tuple[str, str]:

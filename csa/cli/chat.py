@@ -13,44 +13,47 @@ import sys
 import time
 from collections.abc import Iterator
 
-from csa.cli.output import can_redraw, tell
+from csa.cli.output import can_redraw, tell, warn
 from csa.cli.records import save_checkpoint
-from csa.cli.run import own_command, run_when_free, wake_abandoned
-from csa.cli.run_options import add_agent_options, defaults_of_run
+from csa.cli.run import follow_up, own_command, run_when_free, settled, wake_abandoned
+from csa.cli.run_options import add_agent_options, add_session_options, add_template_options, defaults_of_run
 from csa.cli.run_request import request_from
+from csa.cli.templates import chosen_template, made_from
 from csa.cli.views.signs import signs_of_life
 from csa.errors import UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.runner.client import Csa
+from csa.runner.current import make_current
+from csa.runner.ordered import plan_entry
+from csa.runner.queueing import queue_prompt
 from csa.runner.request import going_on
-from csa.store.current import choose_current
+from csa.runner.session import find_last
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import IO
+    from typing import IO, Any
 
     from csa.cli.views.progress import Progress
     from csa.cli.views.signs import Signs
+    from csa.paths import SessionPaths
+    from csa.runner.request import RunRequest
+    from csa.runner.turns.plan import TurnPlan
+    from csa.store.queue import Entry
 
-# What the session keeps once it was asked for, so that it is asked for once.
+# What the session keeps once it was asked for, so that it is asked for once; and what another session has of its own.
 _KEPT: dict[str, None] = dict.fromkeys(
-    ("tool", "model", "permission", "context_window", "context_tokens", "budget_tokens", "budget_usd", "budget_time_s")
+    ("context_window", "context_tokens", "budget_tokens", "budget_usd", "budget_time_s")
 )
+_OF_SESSION: dict[str, None] = dict.fromkeys(("tool", "model", "permission"))
 
 _SHOWN = 12  # characters of a commit's name
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_argument_group("which session")
-    which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
-    which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
-    which.add_argument(
-        "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
-    )
-    which.add_argument("--fork-from", metavar="S", help="start a new session with a copy of S's conversation")
-    which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
+    add_session_options(parser)
+    add_template_options(parser)
     parser.add_argument("--auto-save", type=int, metavar="N", help="save a checkpoint after every N turns")
     parser.add_argument("-q", "--quiet", action="store_true", help="without a terminal: no progress on stderr")
     add_agent_options(parser)
@@ -72,40 +75,84 @@ class Chat:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.client = Csa.from_environment(command=own_command(), owns_process=True)
-        given = {**vars(arguments), "prompt": "", "is_literal": True, "wait": math.inf}
+        self._template = chosen_template(self.client.context, arguments)
+        given = {**vars(arguments), "template": None, "prompt": "", "is_literal": True, "wait": math.inf}
         self._words = argparse.Namespace(**{**defaults_of_run(), **given})
         self._words.verbose = True  # on a terminal the answer stands there already
-        self._auto_save = arguments.auto_save
-        self._turns = 0
-        self.request = request_from(self._words)
+        self.request = settled(self.client, request_from(self._words))
         self.is_quiet = bool(arguments.quiet)
         self.session_id = self._known_id()
+        self._turns, self._auto_save = 0, arguments.auto_save
+        warn(self.client.context.config.warnings)
         if self.client.caller is None:
             wake_abandoned(self.client)
 
-    def run(self, prompt: str, signs: Signs, view: Callable[[Csa], Progress] | None = None) -> int:
-        """Run one turn; return its exit code. From then on the chat continues in its session."""
-        request = replace(self.request, prompt=prompt)
+    def asked(self, prompt: str, **changes: Any) -> RunRequest:
+        """Return the request of a turn; its first prompt goes where the template has a place for it."""
+        request = replace(self.request, prompt=prompt, **changes)
+        return made_from(self._template, request, self._words.variables) if self._template else request
+
+    def run(self, prompt: str, signs: Signs, view: Callable[[TurnPlan], Progress] | None = None) -> int:
+        """Run one turn; return its exit code. From its beginning on the chat continues in its session."""
+        request = self.asked(prompt)
         if self.session_id is None and request.session_id is None:
             request = replace(request, session_id=_new_id())
-        code = run_when_free(self.client, request, self._words, signs, view)
-        self.use(self.session_id or self.client.resolve(str(request.session_id)))
+        code = run_when_free(self.client, lambda: self.client.plan(request), self._words, signs, view)
+        self.has_begun(request.session_id)
+        self._count_turn()
+        return code
+
+    def has_begun(self, session_id: str | None) -> None:
+        """Have later turns go on in the session that has begun; this may be said twice."""
+        if self._template:
+            self.request, self._template = self.asked(""), None
+        if self.session_id is None:
+            self.session_id = self.client.resolve(str(session_id))
+        self.request = going_on(self.request, session=self.session_id, steal=False, **_KEPT)
+
+    def queue(self, prompt: str) -> None:
+        """Queue a prompt, which `run_queued` sends later, here or in another chat; raises as `queue_prompt`."""
+        after = follow_up(self.client, self._words)
+        queue_prompt(self.client.context, self.asked(prompt), on_finish=after, starts=False)
+
+    @property
+    def paths(self) -> SessionPaths | None:
+        """The session's files, once there are any."""
+        return self.client.session(self.session_id).paths if self.session_id else None
+
+    def run_queued(self, entry: Entry, signs: Signs, view: Callable[[TurnPlan], Progress]) -> int:
+        """Run the turn of a prompt that was queued, with the rights of who did; return its exit code.
+
+        GoneError if it does not wait any more.
+        """
+        after = entry.order["on_finish"] or {"command": "", "timeout_s": None}
+        words = {"on_finish": after["command"], "on_finish_timeout": after["timeout_s"] or 0}
+        code = run_when_free(
+            self.client,
+            lambda: plan_entry(entry, os.environ, is_detached=False),
+            argparse.Namespace(**{**vars(self._words), **words}),
+            signs,
+            view,
+        )
+        self._count_turn()
+        return code
+
+    def _count_turn(self) -> None:
         self._turns += 1
         if self._auto_save and self._turns % self._auto_save == 0:
             self.save("auto-save")
-        return code
 
     def use(self, session_id: str) -> None:
-        """Go on in a session."""
+        """Go on in another session, and make it the current one."""
+        loss = make_current(self.client.context, session_id)
+        warn([loss] if loss else [])
         self.session_id = session_id
-        self.request = going_on(self.request, session=session_id, steal=False, **_KEPT)
-        if self.client.caller is None:
-            choose_current(self.client.store, session_id)
+        self.request = going_on(self.request, session=session_id, steal=False, **_KEPT, **_OF_SESSION)
 
     def begin(self, *, fork_from: str | None, name: str | None) -> None:
         """Have the next turn begin a new session."""
         self.session_id = None
-        self.request = replace(self.request, session=None, fork_from=fork_from, name=name)
+        self.request = replace(self.request, session=None, session_id=None, last=False, fork_from=fork_from, name=name)
 
     def save(self, label: str | None) -> None:
         """Save a checkpoint of the session."""
@@ -122,9 +169,9 @@ class Chat:
     def _known_id(self) -> str | None:
         """Return the id of the session that is continued, if it is there."""
         request = self.request
-        if request.session is None and not request.last:
-            return None
-        return self.client.resolve("@last" if request.session is None else request.session)
+        if request.last:
+            return find_last(self.client.context, is_open=not request.reopen).session_id
+        return None if request.session is None else self.client.resolve(request.session)
 
 
 def _new_id() -> str:

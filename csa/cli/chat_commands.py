@@ -42,8 +42,11 @@ class Talk(Protocol):
     def save(self, label: str | None) -> None:
         """Save a checkpoint."""
 
-    def show_queue(self, words: Sequence[str]) -> None:
-        """Show what waits to be sent, or forget it."""
+    def queue(self, words: Sequence[str]) -> None:
+        """Show what waits to be sent, forget it, or send it."""
+
+    def merge(self, selectors: Sequence[str]) -> None:
+        """Go on in a new session with the conversations of this one and others."""
 
     def cancel(self) -> None:
         """End the running turn."""
@@ -150,7 +153,7 @@ def _at_most_one(words: Sequence[str], what: str) -> str | None:
 
 def _tool(talk: Talk, words: list[str]) -> None:
     if words:
-        talk.ask(tool=_one(words, "tool"))
+        talk.ask(tool=_one(words, "tool"), model=None, effort=None)
     else:
         talk.csa("tools")
 
@@ -224,9 +227,11 @@ Tab completes commands, @files and sessions. While a turn is running, what you e
 Ctrl-C ends the turn; twice at an empty prompt it ends the chat, as Ctrl-D does. // at the beginning sends one slash."""
 
 COMMANDS: dict[str, Slash] = {
-    "tool": Slash("[TOOL]", "use another tool from the next turn on, or list them", _tool, "tools"),
-    "model": Slash("[MODEL]", "ask for another model, or show which", _model),
-    "permission": Slash("[LEVEL]", "change what the agent may do, or show it", _permission, "permissions"),
+    "tool": Slash("[TOOL]", "use another tool from the next turn on, or list them", _tool, "tools", at_once=True),
+    "model": Slash("[MODEL]", "ask for another model, or show which", _model, at_once=True),
+    "permission": Slash(
+        "[LEVEL]", "change what the agent may do, or show it", _permission, "permissions", at_once=True
+    ),
     "context": Slash(
         "[-- ...]",
         "show what the next turn sends of earlier ones",
@@ -247,6 +252,12 @@ COMMANDS: dict[str, Slash] = {
         "go on in a new session with a copy of the conversation",
         lambda talk, words: talk.begin(name=_at_most_one(words, "name"), fork=True),
     ),
+    "merge": Slash(
+        "SESSION ...",
+        "go on in a new session with both conversations",
+        lambda talk, words: talk.merge(words),
+        "sessions",
+    ),
     "new": Slash(
         "[NAME]",
         "begin a new session",
@@ -264,8 +275,13 @@ COMMANDS: dict[str, Slash] = {
     "diff": Slash("[PATH ...]", "show what has changed since the last commit", _diff, "files", at_once=True),
     "save": Slash("[LABEL]", "save a checkpoint", lambda talk, words: talk.save(" ".join(words) or None), at_once=True),
     "export": Slash("[FILE]", "write the session to a file: .md, .html, .json, or an archive", _export, "files"),
-    "queue": Slash("[clear]", "show what waits to be sent", lambda talk, words: talk.show_queue(words), at_once=True),
+    "queue": Slash(
+        "[clear|resume]",
+        "show what waits to be sent, forget it, or send it",
+        lambda talk, words: talk.queue(words),
+        at_once=True,
+    ),
     "cancel": Slash("", "end the running turn, as Ctrl-C does", lambda talk, _: talk.cancel(), at_once=True),
     "help": Slash("", "show this", _help, at_once=True),
-    "exit": Slash("", "leave, when all that waits has been sent", lambda talk, _: talk.leave()),
+    "exit": Slash("", "leave the chat, as Ctrl-D does", lambda talk, _: talk.leave()),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,15 +11,17 @@ from typing import Any
 
 from csa.cli import chat_commands
 from csa.cli.commands import dispatch
-from csa.cli.output import Style, cut, one_line, print_error, print_problem, tell
+from csa.cli.output import Style, count_of, cut, one_line, print_error, print_problem, tell, warn
 from csa.cli.views.chatview import ChatView
 from csa.cli.views.lineedit import Editor, Entry
 from csa.cli.views.live import Line
 from csa.cli.views.signs import Signs
 from csa.errors import CsaError, UsageError
-from csa.runner.client import Csa
+from csa.runner.sessions.merging import merge_sessions
 from csa.runner.turns.plan import TurnPlan
 from csa.store.prompts import PromptHistory
+from csa.store.queue import Entry as Queued
+from csa.store.queue import GoneError, entries, next_entry
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -33,11 +34,12 @@ _MOST_QUEUED = 5  # shown
 
 
 class TerminalChat:
-    """A person's conversation. What is entered while a turn is running waits in a queue."""
+    """A person's conversation. What is entered while a turn is running waits in the session's queue."""
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
-        self._queue: deque[str] = deque()
+        self._waiting: list[str] = []
+        self._takes = False  # what waits is to be sent now
         self._view: ChatView | None = None
         self._tool = ""
         self._was_interrupted = self._is_leaving = False
@@ -55,12 +57,28 @@ class TerminalChat:
         """Talk until the person leaves, or a signal ends it; return the exit code."""
         self._greet(self._plan())
         code = None
-        while code is None:
-            code = self._do(Entry("line", self._queue.popleft()) if self._queue else self._editor.read())
-        if self._queue:
-            tell("warning", f"not sent: {len(self._queue)} queued")
+        with self._editor:
+            while code is None:
+                try:
+                    entry = self._next_queued()
+                    code = self._run_turn(entry.prompt, entry) if entry else self._do(self._editor.read())
+                except KeyboardInterrupt:  # between two periods of editing
+                    code = self._do(Entry("interrupt"))
+        self._look_at_queue()
+        if self._waiting:
+            tell("csa", f"{count_of(len(self._waiting), 'prompt')} not sent: csa queue {self._chat.session_id}")
         self._chat.say_how_to_resume()
         return code
+
+    def _next_queued(self) -> Queued | None:
+        """Return the next prompt of the queue, if it is to be sent now."""
+        self._look_at_queue()
+        paths = self._chat.paths
+        return next_entry(paths) if paths and self._takes and self._waiting else None
+
+    def _look_at_queue(self) -> None:
+        paths = self._chat.paths
+        self._waiting = [entry.prompt for entry in entries(paths)] if paths else []
 
     def _do(self, entry: Entry) -> int | None:
         """Do what is wanted; return the exit code if that ends the chat."""
@@ -92,62 +110,82 @@ class TerminalChat:
     def _obey(self, name: str, words: list[str]) -> None:
         tell("csa", f"/{name} {' '.join(words)}".rstrip())
         try:
-            chat_commands.run(self, name, words)
+            with self._editor.lent():
+                chat_commands.run(self, name, words)
         except KeyboardInterrupt:
             tell("csa", f"/{name} was interrupted")
 
-    def _run_turn(self, prompt: str) -> int | None:
+    def _run_turn(self, prompt: str, queued: Queued | None = None) -> int | None:
         """Run one turn; return the exit code if a signal that came with it ends the chat."""
         print()
+        self._takes = False
         try:
-            code = self._chat.run(prompt, Signs(), self._new_view)
+            if queued:
+                code = self._chat.run_queued(queued, Signs(), self._new_view)
+            else:
+                code = self._chat.run(prompt, Signs(), self._new_view)
+        except GoneError:
+            self._takes = True
+            return None
         except CsaError as error:
             print_error(error, as_json=False)
-            self._editor.refill(prompt)
+            if not queued:
+                self._editor.refill(prompt)
             return None
         except KeyboardInterrupt:
             tell("csa", "not sent")
-            self._editor.refill(prompt)
+            if not queued:
+                self._editor.refill(prompt)
             return None
         finally:
             if self._view:
                 self._view.flush()
             self._view = None
-        self._tool = self._plan().adapter.name
+        with suppress(CsaError):  # the next turn will say it
+            self._tool = self._plan().adapter.name
+        self._takes = code in {0, _CANCELLED}
+        self._look_at_queue()
+        if self._waiting and not self._takes and not self._is_leaving:
+            tell("hint", "/queue resume goes on with what waits")
         return code if code in _LEAVING_EXITS else 0 if self._is_leaving else None
 
-    def _new_view(self, client: Csa) -> ChatView:
+    def _new_view(self, plan: TurnPlan) -> ChatView:
         self._is_leaving = False
-        self._view = ChatView(client, self._editor, self._heed)
+        self._chat.has_begun(plan.state.session_id)
+        self._look_at_queue()
+        self._view = ChatView(self._chat.client, self._editor, self._heed)
         return self._view
 
     def _heed(self, entry: Entry) -> None:
         """Handle what the person wants while a turn is running."""
         if entry.kind == "interrupt":
             self.cancel()
-        elif entry.kind == "leave":
+        elif entry.kind == "leave" or entry.text.strip() in {"exit", "quit", "/exit"}:
             if self._is_leaving:
                 self.cancel()
             self._is_leaving = True
-            self._editor.print([partial(tell, "csa", "a turn is running: Ctrl-D again ends it and leaves")])
+            self._editor.print([partial(tell, "csa", "a turn is running: once more, and it is ended")])
         elif entry.text.strip():
             self._take(entry.text)
 
     def _take(self, text: str) -> None:
-        """Take a line while a turn is running: do it at once if it can be done, else queue it."""
+        """Take a line while a turn is running: do it at once if it can be done, or queue it."""
         try:
             command = chat_commands.parse(text)
-            if command and chat_commands.find(command[0]).at_once:
+            if command is None:
+                self._chat.queue(text)
+            elif chat_commands.find(command[0]).at_once:
                 self._editor.print([partial(self._obey, *command)])
-                return
-        except UsageError as error:
-            self._editor.print([partial(print_problem, error.message, hint=error.hint)])
-            return
-        self._queue.append(text)
+            else:
+                raise UsageError(f"/{command[0]} has to wait until the turn has ended.", hint="/cancel ends it")
+        except CsaError as error:
+            self._editor.print([partial(print_error, error, as_json=False)])
+            self._editor.refill(text)
+        self._look_at_queue()
         self._editor.refresh()
 
     def _above(self, width: int, height: int) -> Sequence[Line]:
-        queued = [cut(one_line(f"queued: {text}"), width) for text in self._queue]
+        queued = [cut(one_line(f"queued: {text}"), width) for text in self._waiting]
         if len(queued) > _MOST_QUEUED:
             queued = [*queued[: _MOST_QUEUED - 1], f"... and {len(queued) - _MOST_QUEUED + 1} more"]
         lines: list[Line] = [[(text, "dim")] for text in queued[: max(0, height - 1)]]
@@ -155,15 +193,20 @@ class TerminalChat:
 
     def _plan(self, **changes: Any) -> TurnPlan:
         """Return what the next turn would be; raises what would refuse it."""
-        return self._chat.client.plan(replace(self._chat.request, prompt="?", **changes))
+        return self._chat.client.plan(self._chat.asked("?", **changes))
 
     def _greet(self, plan: TurnPlan) -> None:
         self._tool = plan.adapter.name
         state = plan.state
         who = f"session {self.called}" if not plan.is_new else f"new session {state.name or ''}".rstrip()
-        turns = f", {state.turns} turns so far" if not plan.is_new else ""
+        turns = f", {count_of(state.turns, 'turn')} so far" if not plan.is_new else ""
         model = f", {plan.model}" if plan.model else ""
         tell("csa", f"{who}{turns}: {plan.adapter.name}{model}, permission {plan.permission.value}")
+        self._look_at_queue()
+        if self._waiting:
+            tell(
+                "csa", f"{count_of(len(self._waiting), 'prompt')} waiting: /queue lists them, /queue resume sends them"
+            )
         tell("csa", "Enter sends, Ctrl-C ends a turn, Ctrl-D leaves; /save makes a checkpoint, /help lists all")
 
     # What chat_commands.Talk asks for.
@@ -184,7 +227,7 @@ class TerminalChat:
     def begin(self, *, name: str | None, fork: bool) -> None:
         """Have the next turn begin a new session."""
         source = self.called if fork else None
-        self._plan(session=None, fork_from=source, name=name)
+        self._plan(session=None, session_id=None, last=False, fork_from=source, name=name)
         self._chat.begin(fork_from=source, name=name)
         what = "the next prompt begins a new session"
         tell("csa", f"{what}, with a copy of this conversation" if fork else what)
@@ -192,7 +235,16 @@ class TerminalChat:
     def use(self, selector: str) -> None:
         """Go on in another session."""
         session_id = self._chat.client.resolve(selector)
-        plan = self._plan(session=session_id, fork_from=None, name=None)
+        plan = self._plan(
+            session=session_id,
+            session_id=None,
+            last=False,
+            fork_from=None,
+            name=None,
+            tool=None,
+            model=None,
+            permission=None,
+        )
         self._chat.use(session_id)
         self._greet(plan)
 
@@ -200,16 +252,20 @@ class TerminalChat:
         """Save a checkpoint."""
         self._chat.save(label)
 
-    def show_queue(self, words: Sequence[str]) -> None:
-        """Show the queue, or empty it."""
-        if list(words) == ["clear"]:
-            self._queue.clear()
-        elif words:
-            raise UsageError("/queue takes nothing, or `clear`.")
-        for number, text in enumerate(self._queue, 1):
-            print(f"{number}  {one_line(text)}")
-        if not self._queue:
-            tell("csa", "nothing is queued")
+    def queue(self, words: Sequence[str]) -> None:
+        """Show the queue, or empty it, or go on with it."""
+        if list(words) == ["resume"]:
+            self._takes = True
+        else:
+            self.csa("queue", "--session", self.called, *(["--clear"] if list(words) == ["clear"] else words))
+        self._look_at_queue()
+
+    def merge(self, selectors: Sequence[str]) -> None:
+        """Go on in a session with the conversations of this and others."""
+        request = replace(self._chat.asked(""), session=None, session_id=None, last=False, fork_from=None, name=None)
+        merged = merge_sessions(self._chat.client.context, [self.called, *selectors], request)
+        warn(merged.losses)
+        self.use(merged.state.session_id)
 
     def cancel(self) -> None:
         """End the running turn, as SIGINT does for `csa run`."""

@@ -124,7 +124,8 @@ class Renderer:
     def heading(self, message: Message) -> str:
         """Return the line above the first message of a turn."""
         when = local_clock(parse_time(message.timestamp), otherwise="")
-        words = one_line(" · ".join(filter(None, (f"turn {message.turn}", message.tool, message.model or "", when))))
+        parts = (f"turn {message.turn}", message.tool, "replay" * message.is_replay, message.model or "", when)
+        words = one_line(" · ".join(filter(None, parts)))
         width = self._width or _PIPE_RULE
         return self._style(cut(f"── {words} {'─' * max(0, width - len(words) - 4)}", width), "dim")
 

@@ -1,16 +1,14 @@
-"""A session's name, its description and its pin; and which session is the current one."""
+"""A session's name, its description and its pin."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from csa.cli.output import one_line, print_act, print_json, terminal_width
-from csa.cli.selecting import add_selector, find, find_one, open_client, selectors_given
-from csa.cli.views.naming import called
+from csa.cli.output import one_line, print_act
+from csa.cli.selecting import add_selector, find, find_one, open_client
 from csa.errors import UsageError
-from csa.runner.current import change_current, find_pointer
-from csa.store.shown import SHOWN_LENGTH, SessionInfo
+from csa.store.shown import SHOWN_LENGTH
 
 
 def configure_rename(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +25,7 @@ def execute_rename(arguments: argparse.Namespace) -> int:
     selector, name = selected_with_value(arguments, "NAME")
     if (name is None) is not arguments.clear:
         raise UsageError("Give a NAME, or use --clear.", hint="csa rename SESSION NAME")
-    from csa.runner.sessions.editing import rename_session  # noqa: PLC0415  # 40 ms, which `session current` need not wait for
+    from csa.runner.sessions.editing import rename_session  # noqa: PLC0415  # `csa completion` loads every command
 
     edit = rename_session(find(open_client(), selector, acts=True), name)
     session_id, before = edit.after.session_id, edit.before.name
@@ -53,7 +51,7 @@ def execute_describe(arguments: argparse.Namespace) -> int:
     selector, text = selected_with_value(arguments, "TEXT")
     if text is None:
         raise UsageError("Give a description.", hint='csa describe SESSION "what it is about"')
-    from csa.runner.sessions.editing import describe_session  # noqa: PLC0415  # 40 ms, which `session current` need not wait for
+    from csa.runner.sessions.editing import describe_session  # noqa: PLC0415  # `csa completion` loads every command
 
     edit = describe_session(find(open_client(), selector, acts=True), text)
     state = edit.after
@@ -74,7 +72,7 @@ def execute_pin(arguments: argparse.Namespace) -> int:
 
     --off removes the protection. Refused while the session is running.
     """
-    from csa.runner.sessions.editing import pin_session  # noqa: PLC0415  # 40 ms, which `session current` need not wait for
+    from csa.runner.sessions.editing import pin_session  # noqa: PLC0415  # `csa completion` loads every command
 
     edit = pin_session(find_one(arguments, acts=True), pinned=not arguments.off)
     state = edit.after
@@ -84,44 +82,6 @@ def execute_pin(arguments: argparse.Namespace) -> int:
     facts = {"session_id": state.session_id, "project": state.project_path, "pinned": state.pinned}
     print_act(arguments, words, facts, edit.losses)
     return 0
-
-
-def configure_current(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("session", nargs="?", metavar="SESSION", help="the session to make the current one")
-    parser.add_argument("-s", "--session", dest="session_option", metavar="SESSION", help="the same, as an option")
-    parser.add_argument("--clear", action="store_true", help="choose no session")
-    parser.add_argument("--json", action="store_true", help="print an object")
-
-
-def execute_current(arguments: argparse.Namespace) -> int:
-    """Choose the current session, which csa run --continue continues; without a session, print it.
-
-    csa use S and csa switch S do the same. Every csa run makes its session the current one. @current names it, csa ls
-    marks it. There is one in each project; with the variable CSA_CURRENT set to a word, such as the number of the
-    terminal, one for each word; set to a full session id, it is that session, whatever runs. Agents have none.
-    """
-    given = selectors_given(arguments)
-    if len(given) + arguments.clear > 1:
-        raise UsageError("Name one session, or use --clear.")
-    client = open_client()
-    chosen = None
-    if arguments.clear:
-        change_current(client.context, None)
-    elif given:
-        chosen = client.session(given[0])
-        change_current(client.context, chosen.session_id)
-    elif not arguments.json or find_pointer(client.context).read(client.store):  # with --json, none is an answer
-        chosen = client.session("@current", retired=True)
-    if arguments.json:
-        print_json({"session_id": chosen.session_id if chosen else None})
-    elif chosen:
-        _print_current(SessionInfo(record=chosen.record, status=""), terminal_width(sys.stdout))
-    return 0
-
-
-def _print_current(info: SessionInfo, width: int | None) -> None:
-    about = one_line((not width and info.name) or info.state.description) if info.state else ""
-    print(f"{called(info, width)}  {about}".rstrip())
 
 
 def add_selector_and_value(parser: argparse.ArgumentParser, name: str, meaning: str) -> None:

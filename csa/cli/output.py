@@ -37,6 +37,7 @@ STATUS_STYLES = {
     "timed_out": "yellow",
     "cancelled": "yellow",
     "unknown": "yellow",
+    "closed": "dim",
     "retired": "dim",
 }
 

@@ -13,7 +13,7 @@ from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.runner.queueing import Queued
 from csa.runner.session import Session
-from csa.store.queue import Entry, entries, why_held
+from csa.store.queue import Entry, GoneError, count_queued, entries, why_held
 
 _ENDINGS, _TEENS = {1: "st", 2: "nd", 3: "rd"}, {11, 12, 13}
 _LEAST_PREFIX = 4  # characters of an id
@@ -46,22 +46,33 @@ def execute(arguments: argparse.Namespace) -> int:
     session = find_one(arguments, acts=True)
     if arguments.resume:
         return _resume(session, arguments)
-    from csa.runner.queueing import change_queue  # noqa: PLC0415  # listing needs none of it
+    return _move(session, arguments) if arguments.move else _remove(session, arguments)
+
+
+def _move(session: Session, arguments: argparse.Namespace) -> int:
+    from csa.runner.queueing import move_queued  # noqa: PLC0415  # listing needs none of it
+
+    text, position = arguments.move
+    if not position.isdecimal():
+        raise UsageError(f"'{position}' is not a position.", hint="csa queue S --move ID 1 makes it the next")
+    warn(move_queued(session, _find(entries(session.paths), text).entry_id, int(position)))
+    return _print(session, arguments)
+
+
+def _remove(session: Session, arguments: argparse.Namespace) -> int:
+    from csa.runner.queueing import remove_queued  # noqa: PLC0415  # as above
 
     known = entries(session.paths)
-    if arguments.move:
-        entry, position = _find(known, arguments.move[0]), arguments.move[1]
-        if not position.isdecimal():
-            raise UsageError(f"'{position}' is not a position.", hint="csa queue S --move ID 1 makes it the next")
-        warn(change_queue(session, move_to=(entry.entry_id, int(position))))
-        return _print(session, arguments)
-    gone = known if arguments.clear else [_find(known, text) for text in arguments.remove]
-    warn(change_queue(session, gone=[entry.entry_id for entry in gone]))
-    if not arguments.json:
-        for entry in gone:
+    wanted = known if arguments.clear else [_find(known, text) for text in arguments.remove]
+    removed, losses = remove_queued(session, [entry.entry_id for entry in wanted])
+    warn(losses)
+    for entry in () if arguments.json else wanted:
+        if entry.entry_id in removed:
             print(f"removed {_in_words(session, entry)}")
-        return 0
-    return _print(session, arguments)
+    late = [entry.entry_id for entry in wanted if entry.entry_id not in removed]
+    if late and not arguments.clear:
+        raise GoneError(session.paths, late[0])
+    return _print(session, arguments) if arguments.json else 0
 
 
 def queue_and_tell(queued: Queued, arguments: argparse.Namespace, *, project: str) -> int:
@@ -95,7 +106,7 @@ def ordinal(number: int) -> str:
 
 
 def _resume(session: Session, arguments: argparse.Namespace) -> int:
-    from csa.runner.queueing import resume_queue  # noqa: PLC0415  # as above
+    from csa.runner.queueing import resume_queue  # noqa: PLC0415  # listing needs none of it
 
     started = resume_queue(session)
     if arguments.json:
@@ -118,9 +129,17 @@ def _find(known: list[Entry], text: str) -> Entry:
     return matches[0]
 
 
+def tell_queue(session: Session) -> None:
+    """Say on stderr why queued prompts do not begin, and what to do; nothing if they do."""
+    if count_queued(session.files) and not session.liveness().runs_turn:
+        held = why_held(session.files)
+        tell("csa", f"the queue is held: {held}" if held else "no process goes on with the queue")
+        tell("hint", f"csa queue {session.session_id} --resume")
+
+
 def _print(session: Session, arguments: argparse.Namespace, **more: Any) -> int:
     known = entries(session.files)
-    held = _held(session) if known else None
+    held = None if not known or session.liveness().runs_turn else why_held(session.files)
     if arguments.json:
         prompts = [_entry_json(session, entry, at) for at, entry in enumerate(known, 1)]
         facts = {"session_id": session.session_id, "name": session.record.name, "project": str(session.project)}
@@ -132,14 +151,8 @@ def _print(session: Session, arguments: argparse.Namespace, **more: Any) -> int:
         whose = f" (from {entry.by})" if entry.by else ""
         name = f"{at:>2}" if width else entry.entry_id
         print(cut(f"{name}  {when}  {_in_words(session, entry)}{whose}", width))
-    if held:
-        tell("csa", f"the queue is held: {held}")
-        tell("hint", f"csa queue {session.session_id} --resume")
+    tell_queue(session)
     return 0
-
-
-def _held(session: Session) -> str | None:
-    return None if session.liveness().runs_turn else why_held(session.files)
 
 
 def _in_words(session: Session, entry: Entry) -> str:

@@ -8,6 +8,7 @@ secret is not stored: give it with --prompt, --prompt-file or --edit. Exits as c
 from __future__ import annotations
 
 import argparse
+from shlex import quote
 
 from csa.cli.output import cut, one_line, tell
 from csa.cli.run import run_turn
@@ -38,6 +39,7 @@ def execute(arguments: argparse.Namespace) -> int:
     session = find_to_show(arguments)
     given = {**vars(arguments), "session": session.session_id, "is_literal": True, "way_to_stdin": _WAY_TO_STDIN}
     words = argparse.Namespace(**{**defaults_of_run(), **given})
+    _refuse_without_secrets(session, arguments)
     if words.schema is None:
         words.schema = _last_schema(session)
     if arguments.prompt is not None or arguments.prompt_file is not None:
@@ -89,6 +91,19 @@ def _last_schema(session: Session) -> str | None:
             hint="give it with --schema FILE",
         )
     return schema
+
+
+def _refuse_without_secrets(session: Session, arguments: argparse.Namespace) -> None:
+    """Have the secrets of the turn named again: a record may come from elsewhere, and must not choose files to read."""
+    started = last_started(session.files.transcript)
+    secrets = started.data.get("secrets") if started else None
+    if started is None or not isinstance(secrets, list) or not secrets or arguments.secret:
+        return
+    again = [f"--secret {quote(str(each.get('name')))}={quote(str(each.get('source')))}" for each in secrets]
+    raise UsageError(
+        f"Turn {started.turn} had {len(again)} secret{'s' * (len(again) > 1)}, whose values csa has not stored.",
+        hint=f"csa retry {session.session_id} {' '.join(again)}",
+    )
 
 
 def _refuse_redacted(session_id: str, turn: int, prompt: str) -> None:

@@ -34,11 +34,13 @@ from csa.runner.detach import refuse_ephemeral
 from csa.runner.environment import REPLAY
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
+from csa.runner.session import Session
 from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.waking import wake_parked
 from csa.store.locks import Heeding
+from csa.store.queue import count_queued
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -83,7 +85,7 @@ def _find_template(arguments: argparse.Namespace) -> None:
 def run_turn(arguments: argparse.Namespace) -> int:
     """Run the turn that the arguments ask for, or plan or start it; return the exit code."""
     client = Csa.from_environment(command=own_command(), owns_process=True)
-    request = _settled(client, request_from(arguments))
+    request = settled(client, request_from(arguments))
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds, 0 or more.")
     warn(client.context.config.warnings)
@@ -99,10 +101,10 @@ def run_turn(arguments: argparse.Namespace) -> int:
             return _queue(client, request, arguments)
         if arguments.detach:
             return _detach(client, request, arguments)
-        return run_when_free(client, request, arguments, signs)
+        return run_when_free(client, lambda: client.plan(request), arguments, signs)
 
 
-def _settled(client: Csa, request: RunRequest) -> RunRequest:
+def settled(client: Csa, request: RunRequest) -> RunRequest:
     """Return the request with the session that is the current one now, which another terminal may change meanwhile."""
     if client.caller is None:
         find_pointer(client.context)  # what CSA_CURRENT cannot mean is refused before anything begins
@@ -118,16 +120,19 @@ def _make_current(client: Csa, request: RunRequest, session_id: str) -> None:
 
 def run_when_free(
     client: Csa,
-    request: RunRequest,
+    make_plan: Callable[[], TurnPlan],
     arguments: argparse.Namespace,
     signs: Signs,
-    view: Callable[[Csa], Progress] | None = None,
+    view: Callable[[TurnPlan], Progress] | None = None,
 ) -> int:
-    """Run one turn, after waiting as far as the arguments ask for it; `view` shows it instead of the usual one."""
+    """Run one turn, after waiting as far as the arguments ask for it; return its exit code.
+
+    A `view` shows it instead of the usual one, and goes on with what is queued.
+    """
     if arguments.wait is None:
-        return _run_turn(client, request, arguments, signs, view)
+        return _run_turn(client, make_plan, arguments, signs, view)
     return try_until_free(
-        lambda: _run_turn(client, request, arguments, signs, view),
+        lambda: _run_turn(client, make_plan, arguments, signs, view),
         limit_s=arguments.wait,
         tell=_teller(signs, quiet=arguments.quiet),
     )
@@ -153,20 +158,20 @@ def _teller(signs: Signs, *, quiet: bool) -> Callable[[str], None]:
 
 def _run_turn(
     client: Csa,
-    request: RunRequest,
+    make_plan: Callable[[], TurnPlan],
     arguments: argparse.Namespace,
     signs: Signs,
-    view: Callable[[Csa], Progress] | None,
+    view: Callable[[TurnPlan], Progress] | None,
 ) -> int:
     """Plan the turn, run it and print its answer. BusyError and FullError come before anything is done."""
     become_subreaper()
     faults: list[OSError] = []
-    plan = client.plan(request)
-    follow_up = _follow_up(client, arguments)
+    plan = make_plan()
+    after = follow_up(client, arguments)
     with noted_signals() as noted:
         with Heeding(lambda: _leave_on_signal(noted)):
             started = client.begin(plan)
-        _make_current(client, request, plan.state.session_id)
+        _make_current(client, plan.request, plan.state.session_id)
         _announce(client, plan.state.session_id, str(plan.context.store.project))
         signs.about(about_sessions([(plan.context.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
@@ -175,22 +180,33 @@ def _run_turn(
 
         events_on_terminal = arguments.stream_json and sys.stdout.isatty()  # a line there would spoil a redrawn view
         progress = (
-            view(client)
+            view(plan)
             if view
             else make_progress(client, quiet=arguments.quiet, plain=events_on_terminal, verbose=arguments.verbose)
         )
         turn = client.attend(started)
+        if view:
+            turn.hand_over = lambda: None
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
-    unprinted = _print_outcome(turn, turn.result, arguments)
-    if follow_up:
+    unprinted = _print_outcome(turn, turn.result, arguments, was_cancelled_here=bool(view))
+    if not (arguments.quiet or view) and count_queued(turn.paths):
+        _tell_queue(turn)
+    if after:
         name = plan.state.name or plan.state.session_id
         signs.about(lambda: f"{name} has ended; --on-finish is running")
-        _run_follow_up(follow_up, client, turn.result)
+        _run_follow_up(after, client, turn)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
     if unprinted:
         raise unprinted
     return turn.result.exit_code
+
+
+def _tell_queue(turn: Turn) -> None:
+    """Say what becomes of the prompts that wait."""
+    from csa.cli.queueing import tell_queue  # noqa: PLC0415  # few prompts wait
+
+    tell_queue(Session(turn.plan.context, turn.session_id))
 
 
 def _announce(client: Csa, session_id: str, project: str) -> None:
@@ -208,7 +224,7 @@ def _queue(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> i
         raise UsageError("--queue cannot be combined with --wait or --steal: the prompt waits in any case.")
     if not (request.session or request.last or request.session_id):
         raise UsageError("--queue needs a session.", hint='csa run --queue --session S "what to do"')
-    queued = client.queue(request, on_finish=_follow_up(client, arguments))
+    queued = client.queue(request, on_finish=follow_up(client, arguments))
     _make_current(client, request, queued.session_id)
     return queue_and_tell(queued, arguments, project=str(client.store.project))
 
@@ -226,7 +242,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     _refuse_output(arguments, "--detach")
     import csa.cli.views.naming  # noqa: F401, PLC0415  # csa may be upgraded while it waits
 
-    started = client.start(request, wait_s=arguments.wait, on_finish=_follow_up(client, arguments))
+    started = client.start(request, wait_s=arguments.wait, on_finish=follow_up(client, arguments))
     if arguments.json:
         print_json(started.to_json())
     else:
@@ -240,7 +256,7 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     return 0
 
 
-def _follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
+def follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     """Return what is to be run when the turn has ended; `--on-finish ''` is nothing, whatever is configured."""
     config = client.context.config
     command = config.on_finish if arguments.on_finish is None else arguments.on_finish
@@ -250,11 +266,11 @@ def _follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     return FollowUp(command, limit_s or None)
 
 
-def _run_follow_up(follow_up: FollowUp, client: Csa, result: RunResult) -> None:
+def _run_follow_up(command: FollowUp, client: Csa, turn: Turn) -> None:
     sys.stdout.flush()
     directory = str(client.context.directory)
-    problems = run_on_finish(follow_up, result, environ=client.context.environ, directory=directory)
-    warn([client.context.redactor.redact(problem) for problem in problems])
+    problems = run_on_finish(command, turn.result, environ=client.context.environ, directory=directory)
+    warn([turn.plan.context.redactor.redact(problem) for problem in problems])
 
 
 @contextmanager
@@ -352,7 +368,9 @@ def heeded_signals() -> list[signal.Signals]:
     return heeded(_SIGNALS)
 
 
-def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace) -> OSError | None:
+def _print_outcome(
+    turn: Turn, result: RunResult, arguments: argparse.Namespace, *, was_cancelled_here: bool
+) -> OSError | None:
     """Print what was asked for; return why stdout has not got it, where it has not: the rest is done all the same."""
     faults: list[OSError] = []
     with lossy(sys.stdout, faults):
@@ -364,7 +382,8 @@ def _print_outcome(turn: Turn, result: RunResult, arguments: argparse.Namespace)
             print(answer_of(result))
         sys.stdout.flush()
     warn(turn.losses)
-    print_failure(result)
+    if not (was_cancelled_here and result.status == "cancelled"):  # who did that knows
+        print_failure(result)
     return faults[0] if faults else None
 
 
@@ -398,6 +417,8 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "effort": plan.effort,
         "schema": None if plan.request.schema is None else "native" if plan.is_held_to_schema else "asked",
         "template": plan.request.template.name if plan.request.template else None,
+        "secrets": list(plan.request.secrets or ()),
+        "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,

@@ -18,14 +18,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         help="what to do; `-`, or no PROMPT in a pipe, reads it from stdin; on a terminal no PROMPT opens $EDITOR",
     )
-    which = parser.add_argument_group("which session")
-    which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
-    which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
+    which = add_session_options(parser)
     which.add_argument(
         "--queue",
         action="store_true",
         help="run in the background after the session's running turn and what is queued already; else at once",
     )
+    which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
+    add_template_options(parser)
+    prompt = parser.add_argument_group("the prompt")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
+    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
+    add_turn_options(parser)
+    parser.set_defaults(is_literal=False, way_to_stdin="csa run --stdin adds it to the prompt")
+
+
+def add_session_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add what says which session a turn belongs to; return the group for more of that kind."""
+    which = parser.add_argument_group("which session")
+    which.add_argument("-s", "--session", metavar="S", help="continue session S (an id, a unique prefix or a name)")
+    which.add_argument("-c", "--last", action="store_true", help="continue the session used last")
     which.add_argument(
         "--continue", dest="continues", action="store_true", help="continue the current session (csa current)"
     )
@@ -34,10 +46,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
     )
     which.add_argument("--fork-from", metavar="S", help="start a new session with a copy of S's conversation")
-    which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
-    which.add_argument("--description", metavar="TEXT", help="what the session is about (default: start of the prompt)")
-    which.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
-    which.add_argument("--ttl", metavar="TIME", help="let the session expire after this time: 7d, 12h, 30m")
+    add_about_options(which)
+    return which
+
+
+def add_template_options(parser: argparse.ArgumentParser) -> None:
+    """Add what names a template."""
     template = parser.add_argument_group("a template: what no option says, it does")
     which = template.add_mutually_exclusive_group()
     which.add_argument("--template", metavar="TEMPLATE", help="use this template (csa template list)")
@@ -47,11 +61,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     template.add_argument(
         "--var", dest="variables", action="append", metavar="NAME=VALUE", help="set a variable of it; repeatable"
     )
-    prompt = parser.add_argument_group("the prompt")
-    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
-    prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
-    add_turn_options(parser)
-    parser.set_defaults(is_literal=False, way_to_stdin="csa run --stdin adds it to the prompt")
 
 
 def defaults_of_run() -> dict[str, object]:
@@ -84,13 +93,18 @@ def add_turn_options(parser: argparse.ArgumentParser) -> None:
     kinds.add_argument("--print-id", action="store_true", help="print the session's id instead of the answer")
 
 
-def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add what says which agent runs a turn, with which rights and limits; return the group for more of that kind."""
-    how = parser.add_argument_group("how")
-    how.add_argument("-t", "--tool", metavar="T", help=f"the tool to use: codex, claude-code, ..., or {AUTO}")
-    how.add_argument(
-        "--transport", choices=TRANSPORTS, help="how csa talks to the tool (default: as configured, or native)"
+def add_about_options(parser: argparse._ActionsContainer) -> None:
+    """Add what a new session is told about itself."""
+    parser.add_argument(
+        "--description", metavar="TEXT", help="what the session is about (default: start of the prompt)"
     )
+    parser.add_argument("--name", metavar="NAME", help="a name for the session, unique in the project")
+    parser.add_argument("--ttl", metavar="TIME", help="let the session expire after this time: 7d, 12h, 30m")
+
+
+def add_kept_options(how: argparse._ActionsContainer) -> None:
+    """Add what a session keeps for its later turns."""
+    how.add_argument("-t", "--tool", metavar="T", help=f"the tool to use: codex, claude-code, ..., or {AUTO}")
     how.add_argument(
         "-m", "--model", metavar="M", help="the model to ask for; the session keeps it, `default` forgets it"
     )
@@ -104,12 +118,49 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         action="append",
         help="also let the agent write in DIR at --permission edit; repeatable, and kept by the session",
     )
+    how.add_argument(
+        "--shared",
+        choices=("on", "off"),
+        help="off: no other tool may work in the session or get its history, from now on (default: on)",
+    )
+    how.add_argument(
+        "--context-window",
+        type=int,
+        metavar="N",
+        help="send the tool at most the N newest turns of the session, from now on; 0 is all",
+    )
+    how.add_argument(
+        "--context-tokens", type=int, metavar="N", help="send it at most N tokens of them, from now on; 0 is no limit"
+    )
+
+
+def add_budget_options(parser: argparse.ArgumentParser) -> None:
+    budget = parser.add_argument_group("budget of the session and everything its agents start; 0 means none")
+    budget.add_argument("--budget-tokens", type=int, metavar="N", help="input and output tokens")
+    budget.add_argument("--budget-usd", type=float, metavar="X", help="US dollars, as far as the tools report cost")
+    budget.add_argument("--budget-time", type=float, metavar="S", help="total seconds of all turns")
+
+
+def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add what says which agent runs a turn, with which rights and limits; return the group for more of that kind."""
+    how = parser.add_argument_group("how")
+    add_kept_options(how)
+    how.add_argument(
+        "--transport", choices=TRANSPORTS, help="how csa talks to the tool (default: as configured, or native)"
+    )
     how.add_argument("--system", metavar="TEXT", help="add TEXT to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
     how.add_argument(
         "--schema",
         metavar="FILE",
         help="have the answer conform to the JSON Schema in FILE (or `{...}`), and print it as JSON",
+    )
+    how.add_argument(
+        "--secret",
+        metavar="NAME[=SOURCE]",
+        action="append",
+        help="give the tool the variable NAME from env:VARIABLE or file:FILE (default: env:NAME); hide its value in "
+        "all that csa writes; repeatable, for this turn only",
     )
     how.add_argument("--timeout", type=float, metavar="S", help="end the turn after S seconds")
     how.add_argument("--idle-timeout", type=float, metavar="S", help="end it after S seconds without output or work")
@@ -137,20 +188,9 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         action="store_true",
         help="do not summarise earlier turns by other tools; fail if the tool's own conversation is gone",
     )
-    how.add_argument(
-        "--context-window",
-        type=int,
-        metavar="N",
-        help="send the tool at most the N newest turns of the session, from now on; 0 is all",
-    )
-    how.add_argument(
-        "--context-tokens", type=int, metavar="N", help="send it at most N tokens of them, from now on; 0 is no limit"
-    )
+    how.add_argument("--reopen", action="store_true", help="continue the session even if it is closed (csa close)")
     how.add_argument(
         "--steal", action="store_true", help="with --session: take it even if another machine may still be running it"
     )
-    budget = parser.add_argument_group("budget of the session and everything its agents start; 0 means none")
-    budget.add_argument("--budget-tokens", type=int, metavar="N", help="input and output tokens")
-    budget.add_argument("--budget-usd", type=float, metavar="X", help="US dollars, as far as the tools report cost")
-    budget.add_argument("--budget-time", type=float, metavar="S", help="total seconds of all turns")
+    add_budget_options(parser)
     return how

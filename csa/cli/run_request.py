@@ -37,9 +37,11 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         extra_writable=None if arguments.extra_writable is None else tuple(arguments.extra_writable),
         permission=Permission(arguments.permission) if arguments.permission else None,
         system=_system(arguments),
-        schema=_schema(arguments.schema),
+        secrets=None if arguments.secret is None else tuple(arguments.secret),
+        schema=read_schema(arguments.schema),
         ephemeral=arguments.ephemeral,
         steal=arguments.steal,
+        reopen=arguments.reopen,
         timeout_s=arguments.timeout,
         ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
         idle_timeout_s=arguments.idle_timeout,
@@ -48,6 +50,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         fallback=_split_names(arguments.fallback),
         park_limit_s=_park_limit(arguments.on_quota),
         handoff=False if arguments.no_handoff else None,
+        shared=None if arguments.shared is None else arguments.shared == "on",
         context_window=arguments.context_window,
         context_tokens=arguments.context_tokens,
         budget_tokens=arguments.budget_tokens,
@@ -175,7 +178,7 @@ def _system(arguments: argparse.Namespace) -> str | None:
     return read_file("--system-file", arguments.system_file)
 
 
-def _schema(words: str | None) -> dict[str, Any] | None:
+def read_schema(words: str | None) -> dict[str, Any] | None:
     """Read a schema from a file, or from the word itself; an empty one is none."""
     if not words:
         return None

@@ -142,4 +142,8 @@ def _amount(name: str) -> Callable[[Account], str]:
 
 
 def _state_of(account: Account) -> str:
-    return "deleted" if account.state is None else "running" if account.is_running else "finished"
+    if account.state is None:
+        return "deleted"
+    if account.is_running:
+        return "running"
+    return "finished" if account.state.turns or account.state.schema is None else "never ran"

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from csa.cli.output import Style, cut, display_width, one_line, print_json, terminal_width, warn
+from csa.cli.output import Style, count_of, cut, display_width, one_line, print_json, tell, terminal_width, warn
 from csa.cli.outputs import human_bytes
 from csa.cli.selecting import find_projects, open_client
 from csa.cli.session_list import read_since
@@ -51,6 +51,8 @@ def execute(arguments: argparse.Namespace) -> int:
         print("No turns found")
     else:
         _print_table(found, arguments.by)
+    if found.replayed and not arguments.json:
+        tell("csa", f"{count_of(found.replayed, 'replayed turn')} not counted")
     warn(f"left out: {one_line(fault.message)}" for fault in found.left_out)
     return 0
 

@@ -118,6 +118,9 @@ def _print_status(session: Session, card: SessionCard | None, found: Evidence) -
     _print_rows([(label, text, "") for label, text in evidence_rows(found)], style, width)
 
 
+_SHARED = {"True": "on", "False": "off: no other tool may work in it or get its history"}
+
+
 def _title(info: SessionInfo, style: Style, width: int | None) -> str:
     """Return the name and the description; in a pipe the id first, where scripts expect it."""
     name = called(info, width)
@@ -142,8 +145,9 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
     yield from _tools(card)
     yield "turns", _turns(card)
     if waits := card.info.queued:
-        held = f"; held: {card.held} (csa queue {state.session_id} --resume)" if card.held else ""
-        yield "queue", f"{count_of(waits, 'prompt')} waiting{held}"
+        held = f"; held: {card.held}" if card.held else ""
+        way = "" if card.info.is_running else f" (csa queue {state.session_id} --resume)"
+        yield "queue", as_read(f"{count_of(waits, 'prompt')} waiting{held}{way}", sys.stdout)
     if card.context:
         turn, used = card.context
         cached = f" ({tokens(used.cached_tokens)} of it cached)" if used.cached_tokens else ""
@@ -158,6 +162,8 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("branch", state.branch),
             ("permission", state.permission),
             ("template", card.last_turn and card.last_turn.template),
+            ("shared", _SHARED.get(str(state.shared), "")),
+            ("replay of", _replayed(card)),
             ("writable", ", ".join(place(Path(path)) for path in state.extra_writable)),
             ("project", place(Path(state.project_path))),
             ("directory", place(card.info.record.paths.root)),
@@ -214,6 +220,11 @@ def _turns(card: SessionCard) -> str:
 def _parent(card: SessionCard) -> str:
     elsewhere = f" in {card.state.parent_project}" if card.state.parent_project else ""
     return f"{card.state.parent_session_id}{elsewhere} (depth {card.state.depth})"
+
+
+def _replayed(card: SessionCard) -> str:
+    told = card.last_turn.replayed_from if card.last_turn else None
+    return f"{as_read(str(told.get('session')), sys.stdout)}, turn {told.get('turn')}" if told else ""
 
 
 def _moment(at: datetime, now: datetime) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from csa.cli.output import Style, cut, one_line, print_json, printable, tell, terminal_width, warn
@@ -74,6 +75,7 @@ def configure_save(parser: argparse.ArgumentParser) -> None:
         values.add_argument(f"--{key}", metavar="TEXT", help=KEYS[key].meaning.replace("`", ""))
     for key in _FILES:
         values.add_argument(f"--{key}-file", metavar="FILE", help=f"the text of --{key}, from a file")
+    values.add_argument("--schema", metavar="FILE", help="a JSON Schema that answers must conform to: a file, or JSON")
     for key in ("context_window", "context_tokens"):
         values.add_argument(f"--{key.replace('_', '-')}", type=int, metavar="N", help=KEYS[key].meaning)
     parser.add_argument("--force", action="store_true", help="replace a template of that name")
@@ -112,8 +114,11 @@ def execute_save(arguments: argparse.Namespace) -> int:
 
 
 def _given(arguments: argparse.Namespace, key: str) -> Any:
-    from csa.cli.run_request import read_file  # noqa: PLC0415  # showing templates needs none of it
+    from csa.cli.run_request import read_file, read_schema  # noqa: PLC0415  # showing templates needs none of it
 
+    if key == "schema":
+        found = read_schema(arguments.schema)
+        return json.dumps(found, indent=2, ensure_ascii=False) if found else None
     name = getattr(arguments, f"{key}_file", None)
     value = getattr(arguments, key)
     if name is not None and value is not None:

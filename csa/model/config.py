@@ -47,6 +47,9 @@ KEYS: Mapping[str, Key] = {
     "fallback": Key("words", (), "the tools that take over, in this order, when the provider fails"),
     "on_quota": Key("on_quota", "fail", "when a quota is used up: fail, wait, or wait=26h (at most that long)"),
     "handoff": Key("switch", "on", "whether a tool gets a summary of turns its conversation does not have: on or off"),
+    "shared": Key(
+        "switch", "on", "whether several tools may work in one session, or get its history: on or off", limits=True
+    ),
     "context_turns": Key("count", 20, "how many turns a handoff covers, at most"),
     "context_tokens": Key("count", 6000, "how many tokens a handoff uses, at most"),
     "context_window": Key("count", 0, "how many earlier turns a turn sends at most, in place of all; 0 is all"),
@@ -74,11 +77,12 @@ TOOL_KEYS: Mapping[str, Key] = {
     "effort": Key("text", "", "the reasoning effort to ask the tool for"),
     "auth_method": Key("text", "", "the ACP method to authenticate with when the agent asks"),
     "env": Key("table", {}, "variables to set for the tool"),
+    "env_drop": Key("words", (), "variables that the tool does not get, as patterns: AWS_*"),
     "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
 # Keys a project's file may not have: it could set commands; the transport decides how a permission is enforced, and an
 # authentication method may open a browser.
-_NOT_FOR_PROJECTS = ("auth_method", "command", "env", "transport", "on_finish", "on_finish_timeout_s")
+_NOT_FOR_PROJECTS = ("auth_method", "command", "env", "env_drop", "transport", "on_finish", "on_finish_timeout_s")
 
 
 class Layer(Struct):
@@ -103,6 +107,21 @@ class ToolConfig(Struct):
     effort: str | None = None
     auth_method: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    env_drop: tuple[str, ...] = ()
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return what the tool gets of an environment."""
+        dropped = self.dropped(environ)
+        return {**{name: value for name, value in environ.items() if name not in dropped}, **self.env}
+
+    def dropped(self, environ: Mapping[str, str]) -> list[str]:
+        """Return the variables that the tool does not get; csa's own, HOME and PATH stay whatever the patterns say."""
+        if not self.env_drop:
+            return []
+        from fnmatch import fnmatchcase  # noqa: PLC0415  # few have set any
+
+        names = (name for name in environ if not name.startswith("CSA_") and name not in {"HOME", "PATH"})
+        return [name for name in names if any(fnmatchcase(name, pattern) for pattern in self.env_drop)]
 
 
 class _Value(Generic[_T]):
@@ -159,6 +178,10 @@ class Config(Struct):
         return bool(self.values["handoff"][0] == "on")
 
     @property
+    def shares(self) -> bool:
+        return bool(self.values["shared"][0] == "on")
+
+    @property
     def limits(self) -> Limits:
         """The limits that records pass on; depth is stored separately there."""
         words = {
@@ -197,6 +220,7 @@ class Config(Struct):
             effort=value("effort") or None,
             auth_method=value("auth_method") or None,
             env=dict(value("env") or {}),
+            env_drop=tuple(value("env_drop") or ()),
         )
 
 
@@ -284,6 +308,8 @@ def unknown_key(origin: str, name: str, known: list[str], *, where: str = "", pr
 
 
 def _loosens(name: str, new: Any, current: Any) -> bool:
+    if _key_of(name).kind == "switch":
+        return bool(new == "on" and current == "off")
     if name == "permission":
         return Permission(new).rank > Permission(current).rank
     if _key_of(name).grows:

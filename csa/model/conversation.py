@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 from csa.model.events import Event
 from csa.structs import Struct, field
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
 
 _ENDED = {"completed", "failed"}
 
@@ -36,6 +39,7 @@ class Message(Struct, frozen=False):
     tool: str = ""
     model: str | None = None
     calls: list[ToolCall] = field(default_factory=list)
+    is_replay: bool = False  # a recorded turn stood in for the tool
 
 
 def read_conversation(events: Iterable[Event]) -> Iterator[Message]:
@@ -60,6 +64,7 @@ class Conversation:
         self._tool = ""
         self._model: str | None = None
         self._prompt = ""
+        self._is_replay = False
 
     def take(self) -> list[Message]:
         """Return the messages, and forget them."""
@@ -78,6 +83,7 @@ class Conversation:
     def say(self, event: Event, role: str, content: str) -> Message:
         """Add a message."""
         message = Message(event.seq, event.turn, role, content, event.ts, self._tool, self._model)
+        message.is_replay = self._is_replay
         self.messages.append(message)
         return message
 
@@ -85,6 +91,7 @@ class Conversation:
         self._tool = str(event.data.get("tool") or "")
         self._model = _optional_text(event.data.get("model"))
         self._prompt = _text(event.data.get("prompt"))
+        self._is_replay = bool(event.data.get("replayed_from"))
         self.say(event, "user", self._prompt)
 
     def bind(self, event: Event) -> None:

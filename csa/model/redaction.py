@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 MARK = "[REDACTED]"
+NAMES_VARIABLE = "CSA_SECRET_NAMES"  # names variables that are secrets, whatever they are called
 _ESCAPES = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 _PLAIN = re.compile(r"[ !#-\[\]-~]+")  # printable ASCII without quote and backslash: JSON leaves it as it is
 _WINDOW = 16 << 10  # longer than any secret that has no line break
@@ -113,20 +114,34 @@ def is_secret_name(name: str) -> bool:
     return bool(_SECRET_NAME.search(name))
 
 
-class Redactor:
-    """Redacts text and JSON values. Knows the secret values of one environment."""
+def can_be_hidden(value: str) -> bool:
+    """Say whether redacting a value everywhere would hide it, and not ordinary words."""
+    return len(value.strip()) >= _MIN_LENGTH and value.strip().lower() not in _TRIVIAL
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
-        values = {value.strip() for name, value in (environ or {}).items() if is_secret_name(name)}
-        secrets = sorted(
-            (v for v in values if len(v) >= _MIN_LENGTH and v.lower() not in _TRIVIAL), key=len, reverse=True
-        )
+
+def _declared(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that an environment declares to be secrets."""
+    return {name: environ[name] for name in environ.get(NAMES_VARIABLE, "").split(",") if name in environ}
+
+
+class Redactor:
+    """Redacts text and JSON values. Knows the secret values of one environment, and others that are declared.
+
+    A declared one is redacted in answers, too, however short.
+    """
+
+    def __init__(self, environ: Mapping[str, str] | None = None, declared: Iterable[str] = ()) -> None:
+        environ = environ or {}
+        named = {value.strip() for value in (*_declared(environ).values(), *declared)}
+        values = named | {value.strip() for name, value in environ.items() if is_secret_name(name)}
+        secrets = sorted(filter(can_be_hidden, values), key=len, reverse=True)
         long = [v for v in secrets if len(v) >= ANSWER_MIN_LENGTH]
         self.multiline = [v for v in long if "\n" in v]
         self._plain = [v for v in long if _PLAIN.fullmatch(v)]
         self._escapable = [(_hint(v), _nested_pattern(v)) for v in long if not _PLAIN.fullmatch(v)]
         short = [v for v in secrets if len(v) < ANSWER_MIN_LENGTH]
-        self._short = [(_hint(v), re.compile(rf"(?<!\w){_nested_pattern(v).pattern}(?!\w)")) for v in short]
+        self._short = [(_hint(v), _word_pattern(v)) for v in short if v not in named]
+        self._escapable += [(_hint(v), _word_pattern(v)) for v in short if v in named]
         self._literals = [*self._plain, *(hint for hint, _ in (*self._escapable, *self._short))]
 
     def redact(self, text: str) -> str:
@@ -270,6 +285,11 @@ def _seam(text: str, end: int, span: int, redact: Callable[[str], str]) -> int:
         if before and redact(before) + redact(after) == redact(before + after):
             return cut
     return 0
+
+
+def _word_pattern(value: str) -> re.Pattern[str]:
+    """Match a short value where it is not a part of a word."""
+    return re.compile(rf"(?<!\w){_nested_pattern(value).pattern}(?!\w)")
 
 
 def _nested_pattern(value: str) -> re.Pattern[str]:

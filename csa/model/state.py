@@ -65,10 +65,12 @@ class SessionState(Struct, kw_only=True):
     owner: str | None = None
     branch: str | None = None
     permission: str | None = None  # of the last turn: the highest a child may have
+    shared: bool | None = None  # whether several tools may work in it; None is as configured
     extra_writable: tuple[str, ...] = ()  # directories besides its own that its agent may write at `edit`
     ephemeral: bool = False
     pinned: bool = False  # never cleaned up
     expires_at: datetime | None = None
+    closed_at: datetime | None = None  # continued only with --reopen
     phase: str = "active"  # other implementations know more
     retired_at: datetime | None = None
     retired_phase: str | None = None  # the phase before it was deleted
@@ -137,10 +139,12 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         owner=_optional(record, "owner", str),
         branch=_optional(record, "branch", str),
         permission=_optional(record, "permission", str),
+        shared=_optional(record, "shared", bool),
         extra_writable=_paths(record, "extra_writable"),
         ephemeral=_optional(record, "ephemeral", bool) or False,
         pinned=_optional(record, "pinned", bool) or False,
         expires_at=_optional_time(record, "expires_at"),
+        closed_at=parse_time(record.get("closed_at")),
         phase=_optional(record, "phase", str) or "active",
         retired_at=parse_time(record.get("retired_at")),
         retired_phase=_optional(record, "retired_phase", str),
@@ -178,10 +182,12 @@ def render_state(state: SessionState) -> dict[str, Any]:
         "owner": state.owner,
         "branch": state.branch,
         "permission": state.permission,
+        "shared": state.shared,
         "extra_writable": list(state.extra_writable) or None,
         "ephemeral": state.ephemeral or None,
         "pinned": state.pinned or None,
         "expires_at": state.expires_at,
+        "closed_at": state.closed_at,
         "phase": state.phase,
         "retired_at": state.retired_at,
         "retired_phase": state.retired_phase,

@@ -12,6 +12,7 @@ from typing import Any
 
 from csa.errors import ConfigError, UsageError
 from csa.model.config import AUTO, Key, checked, unknown_key
+from csa.model.structured import NotJsonError, parse_json
 from csa.structs import Struct
 
 KEYS: Mapping[str, Key] = {
@@ -23,6 +24,7 @@ KEYS: Mapping[str, Key] = {
     "system": Key("text", "", "text to add to the tool's system prompt"),
     "opening": Key("text", "", "text that comes before the first prompt of a session"),
     "prompt": Key("text", "", "the prompt, with `{{prompt}}` where what is typed goes, else before it"),
+    "schema": Key("text", "", "a JSON Schema, as JSON, that answers must conform to"),
     "context_window": Key("count", 0, "how many earlier turns a turn sends at most; 0 is all"),
     "context_tokens": Key("count", 0, "how many tokens of earlier turns a turn sends at most; 0 is no limit"),
 }
@@ -76,6 +78,8 @@ class Template(Struct):
         self._check_variables(variables)
         values = {**variables, PROMPT: prompt}
         found = {key: _fill(value, values) if key in _TEXTS else value for key, value in self.values.items()}
+        if "schema" in found:
+            found["schema"] = parse_json(found["schema"])
         if PROMPT not in _names_in(self.values.get(PROMPT, "")):
             found[PROMPT] = "\n\n".join(text for text in (found.get(PROMPT), prompt) if text)
         return found
@@ -116,7 +120,18 @@ def make_template(name: str, place: str, values: Mapping[str, Any], *, is_projec
     for key in _TEXTS:
         if key not in _WITH_PROMPT and PROMPT in _names_in(found.get(key, "")):
             raise ConfigError(f"{place}: {{{{prompt}}}} has no place in '{key}'.", hint="put it into 'prompt'")
+    if "schema" in found:
+        _check_schema(place, found["schema"])
     return Template(name, place, is_project, found)
+
+
+def _check_schema(place: str, text: str) -> None:
+    try:
+        is_object = isinstance(parse_json(text), dict)
+    except NotJsonError as error:
+        raise ConfigError(f"{place}: 'schema' is not JSON: {error}.") from error
+    if not is_object:
+        raise ConfigError(f"{place}: 'schema' is not a JSON object.")
 
 
 def escaped(text: str) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 LARGEST = (1 << 63) - 1
+CHARS_PER_TOKEN = 4  # an estimate, where no tool has counted
 
 
 class Usage(Struct):

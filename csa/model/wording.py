@@ -9,7 +9,7 @@ from csa.model.conversation import count_told
 from csa.model.events import Event
 from csa.model.state import parse_time
 from csa.model.text import one_line
-from csa.model.usage import Usage, number_of
+from csa.model.usage import CHARS_PER_TOKEN, Usage, number_of
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ def _permission(data: _Data) -> str:
 
 
 def _started(data: _Data) -> str:
-    return f"started {data.get('tool')}: {data.get('prompt', '')}"
+    told = data.get("replayed_from")
+    replay = f" (replay of {told.get('session')})" if isinstance(told, Mapping) else ""
+    return f"started {data.get('tool')}{replay}: {data.get('prompt', '')}"
 
 
 def _finished(data: _Data) -> str:
@@ -90,8 +92,10 @@ def _usage(data: _Data) -> str:
 
 
 def _handoff(data: Mapping[str, Any]) -> str:
-    count, tool = count_told(data), data.get("to")
-    given = f"a summary of {count} earlier turn{'s' * (count != 1)}" if count else "nothing from earlier turns"
+    count, size = count_told(data), number_of(data.get("characters"))
+    tool = f"{data.get('to')} ({data['vendor']})" if data.get("vendor") else data.get("to")
+    amount = f", about {tokens(int(size) // CHARS_PER_TOKEN)} tokens" if size else ""
+    given = f"a summary of {count} earlier turn{'s' * (count != 1)}{amount}" if count else "nothing from earlier turns"
     if data.get("reason") == "context_window":
         return f"{tool} begins a new conversation with {given}: {data.get('message')}"
     return f"gave {tool} {given}"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from csa.runner.on_finish import FollowUp
     from csa.runner.queueing import Queued
     from csa.runner.request import RunOptions, RunRequest
+    from csa.runner.sessions.creating import Created
     from csa.runner.turns.compaction import CompactionResult
     from csa.runner.turns.plan import TurnPlan
     from csa.runner.turns.starting import StartedTurn
@@ -190,6 +191,16 @@ class Csa(SessionVerbs):
         from csa.runner.request import request_of  # noqa: PLC0415  # as above
 
         return start_detached(self.context, request_of(prompt, options), wait_s=wait_s, on_finish=on_finish)
+
+    def create(self, request: RunRequest | None = None, **options: Unpack[RunOptions]) -> Created:
+        """Make a session without a turn; `options` are as for `run`. The first turn in it uses what is asked for here.
+
+        Raises as `run`, and as entering a turn does.
+        """
+        from csa.runner.request import request_of  # noqa: PLC0415  # as above
+        from csa.runner.sessions.creating import make_session  # noqa: PLC0415  # as above
+
+        return make_session(self.context, request_of(request or "", options))
 
     async def compress(
         self, selector: str, *, tool: str | None = None, timeout_s: float | None = None

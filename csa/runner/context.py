@@ -35,6 +35,7 @@ class Context:
         command: str = "csa",
         owns_process: bool = False,
         is_detached: bool = False,
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.store = store
         self.environ = environ
@@ -42,6 +43,7 @@ class Context:
         self.command = command  # how agents are told to call csa
         self.owns_process = owns_process  # this process is csa's alone (see `start_tool`)
         self.is_detached = is_detached  # it outlives whoever started it (see `start_detached`)
+        self.secrets = secrets or {}  # for the environment of tools, and hidden in all that is written
         self._load_config = config
         self._find_caller = caller
 
@@ -70,14 +72,20 @@ class Context:
         """Return the context for another project, in whose directory it then is, for the same caller."""
         if str(project) == self.store.project_pathname:
             return self
-        return self._copy(Store(self.store.root_pathname, project), str(project), lambda: self.caller)
+        return self._changed(
+            store=Store(self.store.root_pathname, project), directory=str(project), caller=lambda: self.caller
+        )
+
+    def with_secrets(self, secrets: Mapping[str, str]) -> Context:
+        """Return the context with secrets for the tools that are run."""
+        return self._changed(secrets=secrets, caller=lambda: self.caller) if secrets else self
 
     def as_then(self, ceiling: Mapping[str, Any] | None) -> Context:
         """Return the same context for who called at another time, with no more rights than then; None: no session did.
 
         Its caller raises as `Caller.below`, and RefusedError if there is none any more.
         """
-        return self._copy(self.store, self.directory_pathname, lambda: self._caller_then(ceiling))
+        return self._changed(caller=lambda: self._caller_then(ceiling))
 
     def _caller_then(self, ceiling: Mapping[str, Any] | None) -> Caller | None:
         if ceiling is None:  # and not a session in whose tree this process happens to be
@@ -86,17 +94,19 @@ class Context:
             raise RefusedError("It was queued by a session that is not named.")
         return self.caller.below(ceiling)
 
-    def _copy(self, store: Store, directory: str, caller: Callable[[], Caller | None]) -> Context:
-        return Context(
-            store=store,
-            environ=self.environ,
-            directory=directory,
-            config=self._load_config,
-            caller=caller,
-            command=self.command,
-            owns_process=self.owns_process,
-            is_detached=self.is_detached,
-        )
+    def _changed(self, **changes: Any) -> Context:
+        same: dict[str, Any] = {
+            "store": self.store,
+            "environ": self.environ,
+            "directory": self.directory_pathname,
+            "config": self._load_config,
+            "caller": self._find_caller,
+            "command": self.command,
+            "owns_process": self.owns_process,
+            "is_detached": self.is_detached,
+            "secrets": self.secrets,
+        }
+        return Context(**{**same, **changes})
 
     @cached_property
     def caller(self) -> Caller | None:
@@ -108,4 +118,4 @@ class Context:
         """The redactor, with the secrets of this environment."""
         from csa.model.redaction import Redactor  # noqa: PLC0415  # twenty patterns, which reading does not need
 
-        return Redactor(self.environ)
+        return Redactor(self.environ, self.secrets.values())

@@ -80,6 +80,16 @@ def make_current(context: Context, session_id: str) -> str | None:
     return None
 
 
+def leave_current(context: Context, session_id: str) -> str | None:
+    """Forget the current session if it is that one; return why that failed, as a warning."""
+    try:
+        if not _is_agents(context) and find_pointer(context).read(context.store) == session_id:
+            change_current(context, None)
+    except (StateError, UsageError) as error:
+        return f"the current session could not be forgotten: {error.message}"
+    return None
+
+
 def change_current(context: Context, session_id: str | None) -> None:
     """Make a session the current one, as the user asks; None forgets it.
 

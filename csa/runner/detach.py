@@ -28,6 +28,7 @@ from csa.runner.environment import outer_sandbox
 from csa.runner.inherited import without_descriptors, without_repository
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import FromTemplate, RunRequest
+from csa.runner.secrets import refuse_later
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_turn
 from csa.store.sessions import Store
@@ -148,6 +149,7 @@ def parked_order(order: dict[str, Any], request: RunRequest) -> dict[str, Any]:
 
 def restart(order: dict[str, Any], environ: Mapping[str, str], store: Store, session_id: str) -> Detached:
     """Carry out an order whose supervisor has died; raises as `start_detached`."""
+    refuse_later(order["request"].get("secrets"), is_agents=any(order["caller"].values()))
     return _require(_start(order, _environment(environ, store, session_id), project=str(store.project)))
 
 

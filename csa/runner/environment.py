@@ -8,6 +8,8 @@ from pathlib import Path
 
 from csa.errors import UsageError
 from csa.model.adapter import Invocation
+from csa.model.config import ToolConfig
+from csa.model.redaction import NAMES_VARIABLE
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.process.session_processes import KEEP_VARIABLE
@@ -33,17 +35,22 @@ def refuse_in_replay(context: Context, what: str) -> None:
         raise UsageError(f"{REPLAY} is set, and {what} cannot be replayed.", hint=f"unset {REPLAY}")
 
 
-def base_environment(
-    environ: Mapping[str, str], markers: Iterable[str], configured: Mapping[str, str]
-) -> dict[str, str]:
-    """Return the environment a tool starts with, including the user's settings.
+def base_environment(environ: Mapping[str, str], markers: Iterable[str], configured: ToolConfig) -> dict[str, str]:
+    """Return the environment a tool starts with, as the user's settings change it.
 
     It lacks an outer agent's markers, an outer session's identity, the user's terminal, and variables that name the
     caller's descriptors.
     """
     dropped = {*markers, *_OWN_VARIABLES}
     inherited = without_descriptors(environ)
-    return {**{name: value for name, value in inherited.items() if name not in dropped}, **configured}
+    return configured.environment({name: value for name, value in inherited.items() if name not in dropped})
+
+
+def with_secrets(environ: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with secrets, which a csa that is called there knows to be some."""
+    known = filter(None, environ.get(NAMES_VARIABLE, "").split(","))
+    names = {NAMES_VARIABLE: ",".join(dict.fromkeys([*known, *secrets]))} if secrets else {}
+    return {**environ, **secrets, **names}
 
 
 def session_environment(

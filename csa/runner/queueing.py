@@ -13,13 +13,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from csa.errors import BusyError, CsaError, FullError, StateError, UsageError
+from csa.errors import BusyError, CsaError, FullError, NotFoundError, UsageError
 from csa.model.state import format_time
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.detach import Detached, hand_over_queue, order_for, start_detached, start_queue
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
+from csa.runner.secrets import refuse_later
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act
 from csa.runner.turns.admission import check_again
@@ -56,8 +57,12 @@ class Queued(Struct, kw_only=True):
         return {**known, "started": self.started and self.started.to_json()}
 
 
-def queue_prompt(context: Context, request: RunRequest, *, on_finish: FollowUp | None = None) -> Queued:
+def queue_prompt(
+    context: Context, request: RunRequest, *, on_finish: FollowUp | None = None, starts: bool = True
+) -> Queued:
     """Add a prompt to the queue of its session; if that is not running, start it in the background.
+
+    Without `starts` it only waits: the caller runs the session's turn, and goes on with the queue.
 
     It is refused here as `plan_turn` refuses it, and planned again when its turn comes: for the same caller, who has
     then no more rights than now.
@@ -68,6 +73,7 @@ def queue_prompt(context: Context, request: RunRequest, *, on_finish: FollowUp |
         BusyError: the session is in use by another program, which takes nothing from a queue.
         And as `plan_turn`, and as entering the turn where it begins at once: nothing waits then.
     """
+    refuse_later(request.secrets, is_agents=context.caller is not None)
     plan = plan_turn(context, request)
     state, place = plan.state, plan.context
     if request.ephemeral or state.ephemeral:
@@ -87,9 +93,16 @@ def queue_prompt(context: Context, request: RunRequest, *, on_finish: FollowUp |
         entry, position = enqueue(
             paths, order, at=format_time(datetime.now(UTC)), by=caller.session_id if caller else None
         )
+    except FileNotFoundError as error:
+        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa ls") from error
     except OSError as error:
-        raise StateError.denied(paths.root, "cannot be written", error) from error
+        raise CsaError(
+            f"The queue cannot be written: {error.strerror}: {error.filename or paths.root}.",
+            hint="make it writable, or free space; nothing was queued",
+        ) from error
     queued = Queued(session_id=session_id, name=state.name, project=project, entry_id=entry.entry_id, position=position)
+    if not starts:
+        return queued
     try:
         return _see_to(place, queued)
     except BaseException:
@@ -134,17 +147,31 @@ def resume_queue(session: Session) -> Detached | None:
     return start_queue(session.context, session.session_id, resumes=True)
 
 
-def change_queue(session: Session, *, move_to: tuple[str, int] | None = None, gone: Sequence[str] = ()) -> list[str]:
-    """Move a prompt to a position, or remove some, and record that; return what could not be recorded.
+def move_queued(session: Session, entry_id: str, position: int) -> list[str]:
+    """Put a queued prompt at a position, from 1; return what could not be recorded of it.
 
-    Raises RefusedError for the caller's own session and those above it; GoneError for a prompt that does not wait.
+    Raises RefusedError for the caller's own session and those above it, and as `queue.move`.
     """
     refuse_own_lineage(session.context.caller, session.session_id, verb="change the queue of")
-    if move_to:
-        move(session.paths, *move_to)
-    for entry_id in gone:
-        remove(session.paths, entry_id)
-    what = {"moved": list(move_to)} if move_to else {"removed": list(gone)}
+    move(session.paths, entry_id, position)
+    return _note_change(session, moved=entry_id, position=position)
+
+
+def remove_queued(session: Session, entry_ids: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Remove queued prompts; return the ids of those that still waited, and what could not be recorded of it.
+
+    Raises RefusedError for the caller's own session and those above it.
+    """
+    refuse_own_lineage(session.context.caller, session.session_id, verb="change the queue of")
+    removed: list[str] = []
+    for entry_id in entry_ids:
+        with suppress(GoneError):
+            remove(session.paths, entry_id)
+            removed.append(entry_id)
+    return removed, _note_change(session, removed=removed)
+
+
+def _note_change(session: Session, **what: Any) -> list[str]:
     loss = record_act(session.context, "session queue", session.session_id, **what)
     return [loss] if loss else []
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         system: str | None
         schema: dict[str, Any] | None
         opening: str | None
+        secrets: tuple[str, ...] | None
         template: FromTemplate | None
         ephemeral: bool
         fork_from: str | None
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         fallback: tuple[str, ...] | None
         park_limit_s: float | None
         handoff: bool | None
+        shared: bool | None
         context_window: int | None
         context_tokens: int | None
         budget_tokens: int | None
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         budget_time_s: float | None
         ttl: timedelta | None
         steal: bool
+        reopen: bool
         directory: Path | None
 
 
@@ -74,6 +77,7 @@ class RunRequest(Struct, kw_only=True):
         system: text to add to the tool's system prompt.
         schema: a JSON Schema that the answer has to conform to; the value is `output` in the result.
         opening: text that comes before the prompt if the session is new.
+        secrets: NAME, NAME=env:VARIABLE or NAME=file:FILE: variables for the tool whose values are stored nowhere.
         template: the template it was made from, for the record (see `Csa.from_template`).
         ephemeral: keep nothing; the session is gone when the turn has ended.
         fork_from: a selector; begin the new session with a copy of that one's conversation.
@@ -83,6 +87,7 @@ class RunRequest(Struct, kw_only=True):
         retries: how often to try again after a transient error of the provider.
         fallback: TOOL or TOOL:MODEL of those that take over, in this order, when the provider fails.
         park_limit_s: how many seconds to wait at most for a used-up quota to reset; 0 is not at all.
+        shared: whether other tools may work in the session or get its history, from now on.
         handoff: whether to give the tool a summary of turns that others have run.
         context_window: how many earlier turns the tool is sent at most, from now on; 0 is all.
         context_tokens: how many tokens of earlier turns it is sent at most, from now on; 0 is no limit.
@@ -91,6 +96,7 @@ class RunRequest(Struct, kw_only=True):
         budget_time_s: likewise in seconds of all turns, added up.
         ttl: after which the session expires.
         steal: continue it although another machine, as far as is known, may still run it.
+        reopen: continue it although it is closed.
         directory: where a new session starts; where the client was opened when None.
     """
 
@@ -109,6 +115,7 @@ class RunRequest(Struct, kw_only=True):
     system: str | None = None
     schema: dict[str, Any] | None = None
     opening: str | None = None
+    secrets: tuple[str, ...] | None = None
     template: FromTemplate | None = None
     ephemeral: bool = False
     fork_from: str | None = None
@@ -119,6 +126,7 @@ class RunRequest(Struct, kw_only=True):
     fallback: tuple[str, ...] | None = None
     park_limit_s: float | None = None
     handoff: bool | None = None
+    shared: bool | None = None
     context_window: int | None = None
     context_tokens: int | None = None
     budget_tokens: int | None = None
@@ -126,6 +134,7 @@ class RunRequest(Struct, kw_only=True):
     budget_time_s: float | None = None
     ttl: timedelta | None = None
     steal: bool = False
+    reopen: bool = False
     directory: Path | None = None
 
     def is_templates(self, field: str) -> bool:
@@ -157,7 +166,7 @@ def going_on(request: RunRequest, **changes: Any) -> RunRequest:
     What it said about the session and the tool's conversation is in the record and in the plan by now.
     """
     said: dict[str, Any] = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
-    said |= {"name": None, "description": None, "effort": None, "extra_writable": None}
+    said |= {"name": None, "description": None, "effort": None, "extra_writable": None, "reopen": False}
     if request.template:
         kept = tuple(field for field in request.template.fields if field not in said | changes)
         said["template"] = replace(request.template, fields=kept)

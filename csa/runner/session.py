@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
+from csa.errors import AmbiguousError, NotFoundError, RefusedError, RetiredError, StateError, UsageError
 from csa.ids import may_be_id
 from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target
 from csa.structs import replace
@@ -273,15 +273,30 @@ def _nearly(name: str, store: Store) -> str | None:
 def _find_relative(context: Context, selector: str, *, retired: bool) -> Session:
     if selector == "@current":
         return _current(context, retired=retired)
-    caller = context.caller
     if selector == "@last":
-        return Session(context, context.store.last_used(caller.session_id if caller else None))
+        return find_last(context)
+    caller = context.caller
     if selector not in {"@self", "@parent", "@root"}:
         raise UsageError(f"Unknown selector '{selector}'.", hint="use @current, @last, @self, @parent or @root")
     session_id = _relative_id(caller, selector)
     assert caller is not None  # or there would be none
     project = caller.project_of(session_id)
     return find_session(context.in_project(project) if project else context, session_id, retired=retired)
+
+
+def find_last(context: Context, *, is_open: bool = False) -> Session:
+    """Return the session used last among those the caller would create; with `is_open`, one that is not closed."""
+    caller = context.caller
+    return Session(context, context.store.last_used(caller.session_id if caller else None, is_open=is_open))
+
+
+def refuse_closed(state: SessionState) -> None:
+    """Raise RefusedError for a session that its user has closed."""
+    if state.closed_at is not None:
+        raise RefusedError(
+            f"Session {state.session_id} is closed.",
+            hint=f'csa run --session {state.session_id} --reopen "..." continues it',
+        )
 
 
 def _relative_id(caller: Caller | None, selector: str) -> str:
@@ -316,7 +331,7 @@ def _current(context: Context, *, retired: bool) -> Session:
 
 def _none_current(context: Context, problem: str) -> NotFoundError:
     """Say that there is none to go on with, and which ones could be chosen."""
-    newest = [state.session_id for state in context.store.by_use(None)[:_NEWEST_NAMED]]
+    newest = [state.session_id for state in context.store.by_use(None, is_open=True)[:_NEWEST_NAMED]]
     if not newest:
         return NotFoundError(f"{problem} in {context.store.project}.", hint='csa run "..." starts one')
     lines = [f"{problem} in {context.store.project}; those used last are", *context.store.describe(newest[::-1])]

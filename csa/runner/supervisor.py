@@ -25,7 +25,6 @@ import anyio
 
 from csa.errors import BusyError, CsaError, FullError
 from csa.model.redaction import Redactor, StreamRedactor
-from csa.model.result import RunResult
 from csa.ownership import open_private
 from csa.paths import SessionPaths
 from csa.process.launch import become_subreaper
@@ -80,20 +79,20 @@ def main() -> int:
         _say({})
         return 0
     if last.order["on_finish"]:
-        _finish(last.order, last.turn.result)
+        _finish(last.order, last.turn)
     return last.turn.result.exit_code
 
 
-def _finish(order: dict[str, Any], result: RunResult) -> None:
+def _finish(order: dict[str, Any], turn: Turn) -> None:
     """Run the command that was asked for; what it prints is redacted on its way to supervisor.log."""
     environ = callers_environment(order, os.environ)
-    redactor = Redactor(environ)
+    redactor = turn.plan.context.redactor
     source, output = os.pipe()
     copier = threading.Thread(target=_copy_redacted, args=(source, redactor), daemon=True)
     copier.start()
     try:
         problems = run_on_finish(
-            FollowUp(**order["on_finish"]), result, environ=environ, directory=order["directory"], output=output
+            FollowUp(**order["on_finish"]), turn.result, environ=environ, directory=order["directory"], output=output
         )
     finally:
         os.close(output)

@@ -276,7 +276,7 @@ def find_login(
     adapter: Adapter, config: Config, environ: Mapping[str, str], *, command: tuple[str, ...] = (), directory: str = "."
 ) -> Login:
     """Say whether the tool would send credentials, as far as its adapter can tell: for a turn in `directory`."""
-    probe, environ = adapter.probe, {**environ, **config.for_tool(adapter.name).env}
+    probe, environ = adapter.probe, config.for_tool(adapter.name).environment(environ)
     files = read_named_files((*probe.login_files, *adapter.capabilities.reads), environ, directory)
     if isinstance(adapter, LoginJudge):
         return adapter.login(LoginRequest(command=command or (adapter.executable,), environ=environ, files=files))

@@ -262,6 +262,12 @@ class SessionVerbs:
 
         return pin_session(self.session(selector), pinned=pinned)
 
+    def close(self, selector: str) -> Edit:
+        """Close a session: it is continued only with `reopen`. BusyError while it runs."""
+        from csa.runner.sessions.editing import close_session  # noqa: PLC0415  # only this needs it
+
+        return close_session(self.session(selector))
+
     def delete(self, *selectors: str, force: bool = False, purge: bool = False) -> list[Removed]:
         """Move sessions to the trash, from where `restore` brings them back for some days.
 

@@ -240,11 +240,18 @@ def refuse_when_full(store: Store, max_sessions: int) -> None:
 
 
 def build_session(
-    store: Store, state: SessionState, redactor: Redactor, *, tool: str, detached: bool = False, max_sessions: int = 0
+    store: Store,
+    state: SessionState,
+    redactor: Redactor,
+    *,
+    tool: str,
+    errand: str = "",
+    detached: bool = False,
+    max_sessions: int = 0,
 ) -> HeldSession:
     """Create a new session, locked and not yet visible; `publish` shows it. Remains of a crashed start are removed.
 
-    Takes `store_lock` meanwhile: not to be called while holding it.
+    With an `errand` it runs no turn. Takes `store_lock` meanwhile: not to be called while holding it.
 
     Raises:
         BusyError: another process is building a session with that id.
@@ -265,7 +272,8 @@ def build_session(
             give_to_owner(paths.root)
             _make_layout(paths)
             create_state(paths.state, state)
-            locks, _ = _take_locks(paths, state, tool, owner_record(tool, 1, detached=detached))
+            owner = owner_record(tool, 0 if errand else 1, detached=detached, errand=errand)
+            locks, _ = _take_locks(paths, state, tool, owner)
         except BaseException:
             _remove_tree(paths.root, must=False)
             raise

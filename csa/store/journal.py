@@ -64,7 +64,7 @@ class Journal:
         self.lost = 0
         self._path = path
         self.fault: OSError | None = None
-        self._redactor = redactor
+        self.redactor = redactor
         self._clock_ns = clock_ns
         self._may_write = may_write
         self._stamped_ms = -1
@@ -166,10 +166,10 @@ class Journal:
         events = [Event(seq, ts, kind, turn, data) for seq, (kind, data) in enumerate(entries, self._seq + 1)]
         lines = [_encode(event) for event in events]
         text = "".join(lines)
-        if self._redactor.may_hold_secret(text):
+        if self.redactor.may_hold_secret(text):
             for at, event in enumerate(events):
-                if self._redactor.may_hold_secret(lines[at]):
-                    data = self._redactor.redact_data(event.data)
+                if self.redactor.may_hold_secret(lines[at]):
+                    data = self.redactor.redact_data(event.data)
                     events[at] = Event(event.seq, ts, event.type, turn, data)
                     lines[at] = _encode(events[at])
             text = "".join(lines)
@@ -190,7 +190,7 @@ class Journal:
         key = (kind, {name: value for name, value in data.items() if name != "text"})
         ready = self._release_chunk() if self._chunks and self._chunks[:2] != key else []
         if not self._chunks:
-            self._chunks = (*key, StreamRedactor(self._redactor))
+            self._chunks = (*key, StreamRedactor(self.redactor))
         text = self._chunks[2].feed(data["text"])
         return [*ready, (kind, {**key[1], "text": text})] if text else ready
 

@@ -200,7 +200,7 @@ def _running(info: SessionInfo, liveness: Liveness, tail: _Tail) -> SessionInfo:
 def _at_rest(info: SessionInfo, state: SessionState, status: str, tail: _Tail) -> SessionInfo:
     duration, doing = tail.duration_s, tail.doing
     if not tail.is_finished:
-        doing = f"{status}: {tail.doing or state.description}"
+        doing = ": ".join(filter(None, (status, tail.doing or state.description)))
         if tail.started_at is not None and tail.last_at is not None:
             duration = tail.last_at - tail.started_at
     return replace(info, status=status, doing=doing, duration_s=duration)

@@ -15,7 +15,7 @@ from csa.errors import NotFoundError, RefusedError, StateError, UsageError
 from csa.ids import ENTROPY_BYTES, is_session_id, milliseconds_of, new_session_id
 from csa.ownership import make_directory
 from csa.store.atomic import read_regular, sync_directory, write_atomically
-from csa.store.locks import Lock, acquire_lock
+from csa.store.locks import Lock, acquire_lock, is_locked
 from csa.store.transcript import last_turn_event, started_of_entry
 from csa.structs import Struct
 
@@ -89,11 +89,15 @@ def entries(paths: SessionPaths) -> list[Entry]:
 
 def remove(paths: SessionPaths, entry_id: str) -> None:
     """Take a prompt out of the queue; GoneError if it does not wait there any more."""
-    try:
-        (paths.queue / f"{entry_id}{WAITS}").unlink()
-    except FileNotFoundError:
-        raise GoneError(paths, entry_id) from None
-    sync_directory(paths.queue)
+    with _lock(paths):
+        is_taken = not (paths.queue / f"{entry_id}{WAITS}").exists()
+        if is_taken and is_locked(paths.session_lock):  # otherwise whoever has taken it has died
+            raise GoneError(paths, entry_id)
+        try:
+            (paths.queue / f"{entry_id}{TAKEN if is_taken else WAITS}").unlink()
+        except FileNotFoundError:
+            raise GoneError(paths, entry_id) from None
+        sync_directory(paths.queue)
 
 
 def move(paths: SessionPaths, entry_id: str, position: int) -> None:
@@ -120,11 +124,12 @@ def claim(paths: SessionPaths, entry_id: str) -> None:
     GoneError if it was removed, or has begun before.
     """
     waiting, taken = (paths.queue / f"{entry_id}{suffix}" for suffix in (WAITS, TAKEN))
-    try:
-        os.rename(waiting, taken)
-    except FileNotFoundError:
-        if not taken.exists():
-            raise GoneError(paths, entry_id) from None
+    with _lock(paths):
+        try:
+            os.rename(waiting, taken)
+        except FileNotFoundError:
+            if not taken.exists():
+                raise GoneError(paths, entry_id) from None
     if started_of_entry(paths.transcript, entry_id):
         drop(paths, entry_id)
         raise GoneError(paths, entry_id)

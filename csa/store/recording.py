@@ -78,7 +78,7 @@ class RecordedSession:
         return found
 
     def turn(self, number: int) -> RecordedTurn:
-        """Read a turn; NotFoundError, StateError."""
+        """Read a turn; NotFoundError if there is none, StateError if it cannot be read."""
         span = self.span(number)
         last = span.finished.seq if span.finished else None
         events = [
@@ -95,6 +95,11 @@ class RecordedSession:
             stderr=_read_file(place / "stderr.log") or b"",
             schema=json.loads(_read_file(place / "schema.json") or b"null") if "schema" in span.started.data else None,
         )
+
+    def answer(self) -> str:
+        """Return the answer of its last turn; empty if there is none."""
+        place = self.paths.turn_output(self.spans[-1].number if self.spans else 0)
+        return (_read_file(place / "final.md") or b"").decode("utf-8", "replace")
 
     def run_of(self, span: Span) -> Span:
         """Return the last turn of the `csa run` that began with this one."""
@@ -125,6 +130,17 @@ class Recording:
     def founders(self) -> list[str]:
         """Return the sessions without a parent in the recording."""
         return [each for each in sorted(self._places) if self.session(each).state.parent_session_id not in self._places]
+
+    def below(self, top: str) -> list[RecordedSession]:
+        """Return a session and all below it, parents first."""
+        found = [self.session(top)]
+        for parent in found:
+            found += [
+                child
+                for child in map(self.session, sorted(self._places))
+                if child.state.parent_session_id == parent.session_id and child not in found
+            ]
+        return found
 
     def calls_of(self, turn: RecordedTurn) -> list[Call]:
         """Return the runs that an agent has called for in a turn, in the order in which they began."""

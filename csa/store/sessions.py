@@ -231,16 +231,23 @@ class Store(Struct, frozen=False):
         """Return the deleted sessions that match an id, a prefix or a name; of several with a name, the newest."""
         return self._matches(selector, self.retired_dir)
 
-    def last_used(self, parent: str | None) -> str:
-        """Return the session used last among the children of `parent`, or among the roots if that is None."""
-        if not (states := self.by_use(parent)):
-            whose = "no session yet" if parent is None else f"no child session of {parent}"
-            raise NotFoundError(f"There is {whose} in {self.project}.", hint='csa run "..."')
-        return states[0].session_id
+    def last_used(self, parent: str | None, *, is_open: bool = False) -> str:
+        """Return the session used last among the children of `parent`, or the roots if that is None.
 
-    def by_use(self, parent: str | None) -> list[SessionState]:
+        With `is_open`, closed ones are left out.
+        """
+        if found := self.by_use(parent, is_open=is_open):
+            return found[0].session_id
+        if closed := self.by_use(parent):
+            hint = f'csa run --session {closed[0].session_id} --reopen "..."'
+            raise NotFoundError(f"Every session that could be continued in {self.project} is closed.", hint=hint)
+        whose = "no session yet" if parent is None else f"no child session of {parent}"
+        raise NotFoundError(f"There is {whose} in {self.project}.", hint='csa run "..."')
+
+    def by_use(self, parent: str | None, *, is_open: bool = False) -> list[SessionState]:
         """Return the children of `parent`, or the roots if that is None, those used last first."""
         states = [r.state for r in self.records() if r.state and r.state.parent_session_id == parent]
+        states = [state for state in states if not (is_open and state.closed_at)]
         return sorted(states, key=lambda state: (state.last_accessed, state.session_id), reverse=True)
 
     def _matches(self, selector: str, directory: str) -> list[str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from csa.model.usage import Usage
     from csa.store.owner import Owner
 
+CLOSED = "closed"  # a phase, as views see it; the record has the time
 SHOWN_LENGTH = 10  # characters of an id, at least
 
 
@@ -152,8 +153,10 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
 
     @property
     def phase(self) -> str:
-        """`active`, `available` (compacted) or `retired` (deleted)."""
-        return RETIRED if self.record.is_retired or not self.state else self.state.phase
+        """`active`, `available` (compacted), `closed` or `retired` (deleted)."""
+        if self.record.is_retired or not self.state:
+            return RETIRED
+        return CLOSED if self.state.closed_at else self.state.phase
 
     @property
     def children(self) -> int:

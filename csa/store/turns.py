@@ -18,6 +18,10 @@ from csa.store.transcript import parse_line, read_events_backwards, read_lines
 from csa.store.unfinished import ERRANDS, Open, Pending
 from csa.structs import Struct
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Any
+
 TURN_ENDS = frozenset({"run_started", "run_finished"})
 NOTHING_USED = frozenset({"spawn", "unknown_conversation"})  # kinds of error of a turn in which no model was asked
 _MAX_LOOK_BACK = 2000  # events of a turn that has not ended
@@ -38,6 +42,7 @@ class TurnRecord(Struct):
     messages: int = 1  # the prompt, and the messages; a streamed message counts once
     so_far: Usage | None = None  # the last reported usage; the end is more exact
     template: str | None = None  # that it was run with
+    replayed_from: Mapping[str, Any] | None = None  # the recorded session and turn that stood in for the tool
 
     @property
     def told(self) -> Usage | None:
@@ -191,8 +196,16 @@ def _turn(started: Event | None, finished: Event | None, messages: int, so_far: 
     began = finished.data.get("started_at") if finished else None
     moment = parse_time(began or (started.ts if started else None))
     template = started.data.get("template") if started else None
+    replayed = started.data.get("replayed_from") if started else None
     return TurnRecord(
-        known.turn, tool, moment, finished, messages + 1, so_far, None if template is None else str(template)
+        known.turn,
+        tool,
+        moment,
+        finished,
+        messages + 1,
+        so_far,
+        None if template is None else str(template),
+        replayed if isinstance(replayed, Mapping) else None,
     )
 
 

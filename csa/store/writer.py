@@ -34,6 +34,10 @@ class SessionWriter:
         """The transcript, opened when it is first written to; StateError or OSError where it cannot be."""
         return Journal(self.paths.transcript, self.redactor, turn=self.last_turn(), may_write=self.is_ours)
 
+    def hide_with(self, redactor: Redactor) -> None:
+        """Redact what is written from now on with another redactor."""
+        self.redactor = self.journal.redactor = redactor
+
     def last_turn(self) -> int:
         """Return the number of the last turn, which what is noted after it bears."""
         last = last_turn_event(self.paths.transcript)

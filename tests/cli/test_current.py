@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from csa.errors import RefusedError
+from csa.runner.client import Csa
+from csa.runner.request import RunRequest
 from csa.store.current import choose_current, read_current
 from csa.store.sessions import Store
 from tests.cli.prepared import HOUR, session_id, store_of, write_session
@@ -247,3 +250,208 @@ def test_an_interrupted_write_is_no_choice(tmp_path_factory: pytest.TempPathFact
         choose_current(store, session_id(2))
         assert read_current(store) == session_id(2)
     assert os.listdir(store.path) == ["current"]
+
+
+def test_a_session_made_without_a_turn(place: Place) -> None:
+    """`new` prints its id and makes it current; it is idle, and its first turn uses what it was made with."""
+    kept = ("--model", "gpt-x", "--permission", "read-only", "--context-window", "3", "--budget-tokens", "100000")
+    done = place.run("session", "new", "--name", "api", "--tool", "codex", *kept)
+    made = done.out.strip()
+    assert (done.code, made in place.published(), current_of(place)) == (0, True, made)
+    assert done.err == f"csa: session {'api'} is the current one\n"
+    assert place.status(made) == "idle"
+    before = place.state(made)
+    assert (before["turns"], before["permission"], before["context_window"]) == (0, "read-only", {"turns": 3})
+    assert place.run("run", "--continue", "Fix the login").code == 0
+    started = next(event["data"] for event in place.events(made) if event["type"] == "run_started")
+    assert (started["tool"], started["model"], started["permission"]) == ("codex", "gpt-x", "read-only")
+    after = place.state(made)
+    assert (after["turns"], after["description"], after["budget"]) == (1, "Fix the login", {"tokens": 100000})
+
+
+@pytest.mark.thorough
+def test_what_is_said_of_a_session_without_a_turn(place: Place) -> None:
+    """No command calls it lost, damaged or running; those that need a turn say that there is none."""
+    made = place.run("new", "--tool", "codex", "--description", "later", "--json").json["session_id"]
+    before = snapshot(place.store)
+    for words, code in (
+        (("status", made), 0),
+        (("show", made), 0),
+        (("logs", made), 0),
+        (("validate", made), 0),
+        (("repair", made, "--dry-run"), 0),
+        (("stats",), 0),
+        (("context", made), 0),
+        (("budget", made), 0),
+        (("top", "--once", "--all"), 0),
+        (("ls", "--tree"), 0),
+        (("gc", "--dry-run", "--days", "1"), 0),
+        (("is-alive", made), 1),
+        (("result", made), 3),
+        (("wait", made), 3),
+        (("retry", made), 3),
+        (("attach", made), 3),
+        (("compress", made), 1),
+    ):
+        done = place.run(*words)
+        assert done.code == code, (words, done)
+        assert not any(word in done.out + done.err for word in ("lost", "running (", "cannot be read")), (words, done)
+    assert snapshot(place.store) == before
+    assert place.run("export", made, "-o", "x.tgz").code == 0
+    assert place.run("rm", made, "--purge").code == 0
+    assert place.run("import", "x.tgz").code == 0
+    assert place.status(made) == "idle"
+    assert place.codex("now", "--session", made).session_id == made
+    assert place.state(made)["description"] == "later"
+
+
+@pytest.mark.thorough
+def test_a_session_that_an_agent_makes(place: Place) -> None:
+    """It is a child, with its parent, depth, permission and limits, and counts as one, but not as a running turn."""
+    limits = {"CSA_CONF_MAX_CHILDREN": "2", "CSA_CONF_MAX_RUNNING": "1"}
+    root, inside = place.agent("--permission", "read-only", env=limits)
+    agent = {**inside, **limits}
+    done = place.run("new", "--tool", "codex", "--permission", "edit", env=agent)
+    assert (done.code, "is more than the 'read-only'" in done.err) == (5, True)
+    children = [place.run("new", "--tool", "codex", env=agent).out.strip() for _ in range(2)]
+    for child in children:
+        state = place.state(child)
+        assert state["genealogy"]["parent_session_id"] == root
+        assert (state["genealogy"]["depth"], state["permission"]) == (1, "read-only")
+    done = place.run("new", "--tool", "codex", env=agent)
+    assert (done.code, "max_children is 2" in done.err) == (5, True)
+    assert current_of(place) == root
+    assert sorted(place.published()) == sorted([root, *children])
+    assert place.run("run", "--session", children[0], "go", env=agent).code == 0
+    deep = place.run("new", "--tool", "codex", env={**agent, "CSA_CONF_MAX_DEPTH": "0"})
+    assert (deep.code, "max_depth is 0" in deep.err) == (5, True)
+
+
+@pytest.mark.thorough
+def test_a_refused_session_leaves_nothing(place: Place) -> None:
+    """A name that is taken, a project that is full, a tool that is missing: no directory, no pointer."""
+    place.run("new", "--tool", "codex", "--name", "api")
+    before = place.ids()
+    for words, environ, code in (
+        (("--name", "api"), {}, 2),
+        (("--name", "a b"), {}, 2),
+        (("--tool", "nope"), {}, 2),
+        ((), {"CSA_CONF_MAX_SESSIONS": "1"}, 5),
+        ((), {"CSA_CURRENT": "a b"}, 2),
+        (("--context-window", "-1"), {}, 2),
+    ):
+        done = place.run("new", "--tool", "codex", *words, env=environ)
+        assert done.code == code, (words, done.err)
+    assert (place.ids(), current_of(place)) == (before, before[0])
+
+
+def test_closing_a_session(place: Place) -> None:
+    """`close` makes it no longer current; it is continued only with `--reopen`, which opens it again."""
+    first = place.codex("one", "--name", "api").session_id
+    assert place.run("close").out == f"{first} is closed  api\n"
+    assert (current_of(place), "closed_at" in place.state(first)) == (None, True)
+    done = place.run("run", "--session", "api", "x")
+    assert (done.code, done.err.splitlines()[0]) == (5, "error: Session api is closed.")
+    assert 'hint: csa run --session api --reopen "..." continues it' in done.err
+    assert place.codex("two", "--session", "api", "--reopen").session_id == first
+    assert (current_of(place), "closed_at" in place.state(first)) == (first, False)
+
+
+@pytest.mark.thorough
+def test_what_closed_means(place: Place) -> None:
+    """Every way of continuing it is refused, `--last` passes it over; it is read, edited, forked, deleted as any."""
+    other = place.codex("zero", "--name", "web").session_id
+    first = place.codex("one", "--name", "api").session_id
+    assert place.run("close", "api", "--json").json["session_id"] == first
+    assert "is closed already" in place.run("close", "api").out
+    for words in (
+        ("run", "--session-id", "api", "x"),
+        ("run", "--detach", "--session", "api", "x"),
+        ("run", "--wait=1", "--session", "api", "x"),
+        ("retry", "api"),
+        ("compress", "api"),
+        ("use", "api"),
+        ("chat", "--session", "api"),
+    ):
+        done = place.run(*words, stdin=b"hello\n" if words[0] == "chat" else None)
+        assert (done.code, "Session api is closed." in done.err) == (5, True), (words, done.err)
+    assert place.codex("more", "--last").session_id == other
+    assert place.codex("more", "--last", "--reopen").session_id == other, "it was used later"
+    shown = {item["name"]: item for item in place.run("ls", "--json").json}
+    assert [(shown[name]["status"], shown[name]["phase"]) for name in ("api", "web")] == [
+        ("succeeded", "closed"),
+        ("succeeded", "active"),
+    ]
+    assert place.run("ls", "--format", "{name} {status}", "--status", "closed").out == "api closed\n"
+    assert "api" not in place.run("ls", "--status", "active").out
+    assert "closed" in place.run("status", "api").out.splitlines()[1]
+    for words in (("show", "api"), ("result", "api"), ("describe", "api", "new"), ("export", "api", "-o", "x.tgz")):
+        assert place.run(*words).code == 0, words
+    assert place.codex("fork", "--fork-from", "api").session_id != first
+    assert place.run("rm", "api").code == 0
+    assert place.run("restore", first).code == 0
+    assert place.run("retry", "api", "--reopen").code == 0
+    place.run("close", "api")
+    place.run("close", "web")
+    for state in place.published():
+        place.run("close", state)
+    done = place.run("run", "--last", "x")
+    assert (done.code, "Every session that could be continued" in done.err) == (3, True)
+
+
+@pytest.mark.thorough
+def test_who_may_close(place: Place) -> None:
+    """Not while it runs; an agent neither its own session nor one above, but its child, and no pointer changes."""
+    root, inside = place.agent()
+    child = place.codex("part", env=inside).session_id
+    for own in (root, "@self"):
+        done = place.run("close", own, env=inside)
+        assert (done.code, "cannot close itself" in done.err) == (5, True)
+    assert place.run("close", child, env=inside).code == 0
+    assert place.run("close", env=inside).code == 3
+    assert current_of(place) == root
+    place.play(*place.hold())
+    running = place.start("run", "--tool", "codex", "long")
+    place.wait_ready()
+    done = place.run("close", running.session_id)
+    assert (done.code, "is locked by PID" in done.err) == (4, True)
+    place.release()
+    assert running.wait().code == 0
+
+
+@pytest.mark.thorough
+def test_a_pointer_of_another_terminal_to_a_closed_session(place: Place) -> None:
+    """It is said that the session is closed, and how to go on; a fixed one stays as it is."""
+    pane = {"CSA_CURRENT": "pane"}
+    first = place.codex("one", "--name", "api", env=pane).session_id
+    place.run("close", "api")
+    assert current_of(place, "pane") == first
+    assert place.run("current", env=pane).out == f"{first}  api (closed)\n"
+    done = place.run("run", "--continue", "x", env=pane)
+    assert (done.code, "Session api is closed." in done.err) == (5, True)
+    assert place.run("close", env=pane).code == 0
+    assert current_of(place, "pane") is None
+    assert place.run("close", env={"CSA_CURRENT": first}).code == 0
+
+
+@pytest.mark.thorough
+def test_closed_meanwhile(place: Place) -> None:
+    """A turn that was planned before its session was closed does not begin."""
+    session = place.codex("one").session_id
+    client = Csa.from_environment(place.project, environ=place.environment(None))
+    plan = client.plan(RunRequest(prompt="two", session=session))
+    assert client.close(session).is_change
+    with pytest.raises(RefusedError, match="is closed"):
+        client.begin(plan)
+    assert (place.state(session)["turns"], place.status(session)) == (1, "succeeded")
+    assert client.ask_sync("two", session=session, reopen=True).status == "succeeded"
+
+
+@pytest.mark.thorough
+def test_the_library_makes_sessions(place: Place) -> None:
+    """`create` makes one without a turn, and leaves the user's current session alone."""
+    client = Csa.from_environment(place.project, environ=place.environment(None))
+    made = client.create(tool="codex", name="api", permission="read-only")
+    assert (made.session_id, made.tool, client.info("api").status) == (client.resolve("api"), "codex", "idle")
+    assert client.ask_sync("one", session="api").turn == 1
+    assert current_of(place) is None

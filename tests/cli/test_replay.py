@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.cli.prepared import store_of, write_session
+from tests.cli.terminal import Terminal
 from tests.replays import normalised
-from tests.support import CSA, Done, Place
+from tests.support import CSA, Done, Place, snapshot
 
 NO_TOOLS = {"PATH": f"{Path(CSA).parent}:/usr/bin:/bin", "FAKE_TOOL_SCRIPT": None}
 
@@ -57,6 +59,9 @@ def test_a_turn_is_replayed(place: Place) -> None:
     tools = [place.state(each)["tools"]["codex"]["provider_session_id"] for each in (recorded, done.session_id)]
     assert len({*tools}) == 2  # the real conversation stays that of the real session alone
     assert (place.session(done.session_id) / "output/turn-0001/stderr.log").read_text() == "careful\n"
+    assert place.run("status", done.session_id, "--json").json["last_turn"]["replayed_from"]["session"] == recorded
+    stats = place.run("stats", "--json").json
+    assert (stats["total"]["turns"], stats["replayed_turns"]) == (1, 1)
 
 
 @pytest.mark.thorough
@@ -181,3 +186,31 @@ def test_a_replay_that_diverges(place: Place) -> None:
     done = replay(place, recorded, CSA_CONF_MAX_DEPTH="0")
     assert done.code == 1
     assert "goes another way than the recording: a nested run did not begin" in " ".join(done.err.split())
+
+
+def test_a_conversation_on_the_screen(place: Place) -> None:
+    """`csa replay` prints what `csa show -f` had printed, and nothing is written."""
+    recorded = write_session(store_of(place), 1, events=(("agent_message", {"text": "it works"}),))
+    before = snapshot(place.state_root)
+    shown = place.run("replay", recorded, "--speed", "max")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out == place.run("show", "-f", recorded).out
+    assert "it works" in shown.out
+    assert snapshot(place.state_root) == before
+    assert place.run("replay", recorded, "--speed", "fast").code == 2
+
+
+@pytest.mark.thorough
+def test_a_tree_on_the_screen(place: Place, tmp_path: Path) -> None:
+    """In a pipe a tree is replayed as the lines of `logs --tree`, also from an archive; on a terminal it is drawn."""
+    recorded = record_tree(place)
+    lines = place.run("logs", "--tree", recorded).out
+    assert place.run("replay", "--tree", recorded, "--speed", "0").out == lines
+    archive = tmp_path / "bug.tgz"
+    assert place.run("export", recorded, "--tree", "-o", str(archive)).code == 0
+    assert place.run("replay", "--tree", str(archive), "--speed", "max").out == lines
+    with Terminal(place, "replay", "--tree", recorded, "--speed", "2") as terminal:
+        terminal.wait_for_frame("● ", "3 sessions, ")
+        assert terminal.end() == 0
+        assert "csa: 3 sessions in" in terminal.frame[-2]
+        assert terminal.frame[-1] == "done again"

@@ -56,6 +56,10 @@ def test_options_come_before_the_template(place: Place) -> None:
     write(place, "t", 'tool = "claude-code"\nmodel = "opus"\npermission = "read-only"\nsystem = "a"')
     plan = place.run("run", "--template", "t", "--permission", "edit", "--dry-run", "--json", "x").json
     assert [plan[key] for key in ("tool", "model", "permission", "template")] == ["claude-code", "opus", "edit", "t"]
+    words = ("--tool", "codex", "--schema", '{"type": "object"}', "--force")
+    assert place.run("template", "save", "s", *words).code == 0
+    place.play(["say", '{"a": 1}'])
+    assert place.run("run", "--as", "s", "--json", "x").json["output"] == {"a": 1}
     plan = place.run("run", "--template", "t", "--tool", "codex", "--dry-run", "--json", "x").json
     assert [plan[key] for key in ("tool", "model", "permission")] == ["codex", None, "read-only"]
     assert plan["origins"]["permission"] == "template t"

@@ -76,6 +76,7 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         retries=3,
         fallback=("gemini-cli",),
         handoff=False,
+        shared=False,
         budget_tokens=4,
         budget_usd=5.5,
         budget_time_s=6.5,
@@ -84,9 +85,12 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         extra_writable=("/e",),
         park_limit_s=7.5,
         steal=True,
+        reopen=True,
         context_window=8,
         context_tokens=9,
         opening="o",
+        schema={"type": "object"},
+        secrets=("S=env:T",),
         template=FromTemplate("t", "/t.toml", is_project=True, fields=("tool",)),
     )
     plain = RunRequest(prompt="")

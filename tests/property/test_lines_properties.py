@@ -36,7 +36,7 @@ def test_a_page_is_what_lies_between_two_numbers(
         found = [head_of(line) for line in read_page(path, after=after, before=before, limit=limit)]
         assert [head[0] for head in found if head] == [n for n in whole if after < n < before][:limit]
         newest = [head_of(line) for line in read_page(path, limit=limit)]
-        assert [head[0] for head in newest if head] == whole[-limit:] if limit else whole[: 0 if limit == 0 else None]
+        assert [head[0] for head in newest if head] == whole[0 if limit is None else max(0, len(whole) - limit) :]
         with Lines(path) as lines:
             at, end, blocks = 0, lines.end(), b""
             while block := lines.block(at, end):

@@ -35,6 +35,7 @@ CASES = ["new-text", "tool-call", "resume", "resume-unknown", "fail-401"]
 RECORDED = [(tool, case) for tool in ARGV for case in [*CASES, "tool-failed"]] + [
     ("claude-code", "permission-denied"),
     ("claude-code", "compact"),
+    ("claude-code", "structured"),
     ("gemini-cli", "permission-denied"),
     ("gemini-cli", "file-change"),
     ("gemini-cli", "session-id-in-use"),
@@ -55,6 +56,7 @@ SCRIPTS: dict[str, list[list[Any]]] = {
     "tool-failed": [["call", "false", "no\n", 1], ["say", "done"]],
     "permission-denied": [["deny", "Bash", "curl example.com"], ["say", "done"]],
     "file-change": [["edit", "new.txt"], ["say", "done"]],
+    "structured": [["answer", {"name": "Ada"}]],
     "outside": [["ask", "external_directory", "/etc/*"], ["say", "done"]],
     "parallel": [["run-parallel", ["echo 1", "echo 2"]], ["say", "done"]],
     "retry": [["retry", "500", 1], ["retry", "500", 2], ["say", "done"]],
@@ -170,6 +172,8 @@ class Place:
             return self.play_opencode(case, prompt)
         stdin = ["-"] if tool == "codex" else []
         session = UNKNOWN
+        if case == "structured":
+            return self.run([*ARGV[tool], "--json-schema", '{"type": "object"}'], prompt)
         if case in ("resume", "compact", "session-id-in-use"):
             session = self.run([*ARGV[tool], *stdin], "hello").session_id
         if case == "session-id-in-use":

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.model.adapter import Invocation
+from csa.model.config import ToolConfig
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.environment import apply_changes, base_environment, outer_sandbox, session_environment, system_note
@@ -36,7 +37,7 @@ def test_the_base_has_no_trace_of_an_outer_agent() -> None:
         "CSA_CONF_MAX_DEPTH": "2",
         "EDITOR": "vi",
     }
-    assert base_environment(outer, {"CLAUDECODE"}, {"EDITOR": "ed", "NEW": "1"}) == {
+    assert base_environment(outer, {"CLAUDECODE"}, ToolConfig(env={"EDITOR": "ed", "NEW": "1"})) == {
         "PATH": "/bin",
         "CSA_CONF_MAX_DEPTH": "2",
         "EDITOR": "ed",

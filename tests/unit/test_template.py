@@ -52,6 +52,8 @@ def test_variables_that_are_missing_or_unknown_are_named() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
+        ({"schema": "{"}, "'schema' is not JSON"),
+        ({"schema": "[]"}, "'schema' is not a JSON object"),
         ({"modle": "x"}, "unknown key 'modle'"),
         ({"command": ["x"]}, "unknown key 'command'"),
         ({"env": {"A": "b"}}, "unknown key 'env'"),

@@ -32,6 +32,7 @@ class ChatView(Silence):
     def __init__(self, client: Csa, editor: Editor, heed: Callable[[Entry], None]) -> None:
         self._client = client
         self._editor = editor
+        editor.open()
         self._heed = heed
         self._outcomes = Outcomes()
         markdown = partial(render_markdown, is_styled=Style(sys.stdout).enabled)

@@ -10,7 +10,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import termios
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Self
 
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
@@ -30,6 +33,7 @@ from csa.process.wakeup import heeded
 from csa.structs import Struct
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_DEADLY = (signal.SIGTERM, signal.SIGHUP)
 _MENU_ROWS = 6
 
 
@@ -63,7 +67,9 @@ class Editor:
     ) -> None:
         self._above = above
         self._sign = sign
+        self._complete = complete
         self._is_styled = Style(sys.stdout).enabled
+        self._given: list[Any] | None = None
         self._left = Document()
         self._heed: Callable[[Entry], None] = lambda _: None
         self._is_over, self._is_idle = True, True
@@ -87,9 +93,40 @@ class Editor:
         )
         self._session.default_buffer.accept_handler = self._accept
 
+    def __enter__(self) -> Self:
+        """Take the terminal: keys that are pressed while nobody reads them wait, unechoed, for the next period."""
+        self._given = _settings()
+        self._hold()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the terminal back as it was."""
+        _set(self._given)
+        for number in heeded(_DEADLY):
+            signal.signal(number, signal.SIG_DFL)
+
+    def _hold(self) -> None:
+        if self._given:
+            quiet = [*self._given[:6], list(self._given[6])]
+            quiet[0] &= ~(termios.ICRNL | termios.INLCR)
+            quiet[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN)  # Ctrl-C and Ctrl-Z work as usual
+            _set(quiet)
+        for number in heeded(_DEADLY):
+            signal.signal(number, _leave)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Have the terminal as it was given meanwhile, for what has its own use for it."""
+        _set(self._given)
+        try:
+            yield
+        finally:
+            self._hold()
+
     def read(self) -> Entry:
         """Return the next thing that is wanted."""
         found: list[Entry] = []
+        self.open()
 
         def end(entry: Entry) -> None:
             found.append(entry)
@@ -100,6 +137,8 @@ class Editor:
                 asyncio.run(self._read(end))
             except KeyboardInterrupt:  # before our handler was installed
                 found.append(Entry("interrupt"))
+            finally:
+                self._hold()
         return found[0] if found else Entry("signal", number=signal.SIGHUP)
 
     async def _read(self, heed: Callable[[Entry], None]) -> None:
@@ -110,8 +149,13 @@ class Editor:
         await self.edit(heed, is_idle=True)
 
     async def edit(self, heed: Callable[[Entry], None], *, is_idle: bool = False) -> None:
-        """Let a person type until `close`; return, too, if the terminal goes away. Idle, Ctrl-C empties the prompt."""
-        self._heed, self._is_idle, self._is_over = heed, is_idle, False
+        """Let a person type from `open` to `close`, or until the terminal is gone. Idle, Ctrl-C empties the prompt.
+
+        `close` may come first.
+        """
+        if self._is_over:
+            return
+        self._heed, self._is_idle = heed, is_idle
         loop = asyncio.get_running_loop()
         taken = heeded([*OBEYED, signal.SIGCONT])
         for number in taken:
@@ -126,6 +170,10 @@ class Editor:
             for number in taken:
                 loop.remove_signal_handler(number)
 
+    def open(self) -> None:
+        """Have what comes next last until it is closed again."""
+        self._is_over = False
+
     def close(self) -> None:
         """End the editing; what stands at the prompt is kept for the next time."""
         self._is_over = True
@@ -136,7 +184,10 @@ class Editor:
 
     def refill(self, text: str) -> None:
         """Put a text back to the prompt, if nothing else has been typed there."""
-        if not self._left.text:
+        buffer = self._session.default_buffer
+        if self._session.app.is_running and not buffer.text:
+            buffer.insert_text(text)
+        elif not self._left.text:
             self._left = Document(text)
 
     def print(self, acts: Iterable[Callable[[], object]]) -> None:
@@ -188,6 +239,7 @@ class Editor:
         app = self._session.app
         app.renderer.erase()
         with app.input.detach(), app.input.cooked_mode():
+            _set(self._given)
             act()
         app.renderer.reset()
         app.invalidate()
@@ -195,6 +247,7 @@ class Editor:
     def _bindings(self) -> KeyBindings:
         keys = KeyBindings()
         keys.add("enter")(self._enter)
+        keys.add("tab")(self._tab)
         keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
         keys.add("c-c")(self._interrupt)
         is_empty = Condition(lambda: not self._session.default_buffer.text)
@@ -213,6 +266,18 @@ class Editor:
         else:
             buffer.validate_and_handle()
 
+    def _tab(self, event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        found = list(self._complete(buffer.document.text_before_cursor))
+        if len(found) == 1:
+            buffer.delete_before_cursor(found[0].length)
+            buffer.insert_text(found[0].text)
+            buffer.complete_state = None
+        elif buffer.complete_state:
+            buffer.complete_next()
+        else:
+            buffer.start_completion()
+
     def _interrupt(self, event: KeyPressEvent) -> None:
         if event.current_buffer.text and self._is_idle:
             event.current_buffer.reset()
@@ -222,6 +287,23 @@ class Editor:
     def _leave_for_key(self, number: signal.Signals) -> None:
         if heeded([number]):
             self._leave_terminal(lambda: obey(number, with_job=True))
+
+
+def _leave(number: int, _frame: object) -> None:
+    """End as the signal would have had it, with the terminal given back on the way."""
+    raise SystemExit(128 + number)
+
+
+def _settings() -> list[Any] | None:
+    with suppress(OSError, termios.error):  # the terminal is gone
+        return termios.tcgetattr(sys.stdin)
+    return None
+
+
+def _set(settings: list[Any] | None) -> None:
+    if settings:
+        with suppress(OSError, termios.error):
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
 
 
 class _History(History):

@@ -14,7 +14,7 @@ from csa.model.wording import tokens_of, usage_in_words
 from csa.paths import RETIRED
 from csa.runner.sessions.listing import once_each
 from csa.store.sessions import format_age
-from csa.store.shown import SessionInfo
+from csa.store.shown import CLOSED, SessionInfo
 
 _ROOMY_FROM = 120  # columns; narrower terminals get shortened tools and projects
 _CUT_TOOLS, _CUT_PLACE = 18, 14
@@ -54,7 +54,9 @@ class View:
         return format_age(self.now, info.state.last_accessed) if info.state else "-"
 
     def status(self, info: SessionInfo) -> str:
-        return RETIRED if info.record.is_retired else info.status
+        if info.record.is_retired:
+            return RETIRED
+        return CLOSED if info.phase == CLOSED and not info.is_running else info.status
 
     def styled_status(self, info: SessionInfo, shown: str) -> str:
         return self.style(shown, STATUS_STYLES.get(self.status(info), ""))

@@ -141,7 +141,7 @@ class Outcomes:
             self._error = one_line(str(event.data.get("message", "")))
         elif event.type == "warning":
             yield "warning", one_line(str(event.data.get("message", "")))
-        elif event.type == "retry":
+        elif event.type == "retry" or _goes_elsewhere(event):
             yield "csa", describe(event) or ""
 
     def left(self) -> Iterator[tuple[str, str]]:
@@ -151,6 +151,11 @@ class Outcomes:
         if self._finished:
             status = self._finished.data.get("status")
             yield "csa", _closing_line(self._finished, "succeeded in" if status == "succeeded" else "ended after")
+
+
+def _goes_elsewhere(event: Event) -> bool:
+    """Say whether an event is about what another vendor gets."""
+    return event.type == "handoff" and bool(event.data.get("vendor"))
 
 
 def _tells(event: Event, error: str) -> bool:
@@ -183,7 +188,7 @@ class PlainLines(Silence):
             tell(kind, cut(words, _LINE_WIDTH))
         if event.type == "agent_message":
             self._message = line or ""
-        elif line and event.type not in _TOLD_AS_OUTCOME:
+        elif line and event.type not in _TOLD_AS_OUTCOME and not _goes_elsewhere(event):
             self._say_message()
             say(cut(line, _LINE_WIDTH))
 

@@ -16,12 +16,39 @@ from csa.store.following import Follower
 from csa.store.genealogy import Descendants
 from csa.store.liveness import probe
 from csa.store.sessions import Target
+from csa.structs import Struct
 
 _LOOK_S = 0.05
 _FIND_S = 0.5  # between two looks for new descendants
 _REST = 20  # ... but at least this many times as long as a look takes
 _SHORT = 10  # characters of an id
 _COLOURS = ("cyan", "green", "yellow", "red")
+
+
+class Whose(Struct):
+    """What the lines of a session begin with."""
+
+    label: str
+    colour: str
+
+    @classmethod
+    def of(cls, session_id: str, name: str | None, number: int) -> Whose:
+        """Return it for the session with that number in its tree."""
+        return cls(one_line(name or "") or session_id[:_SHORT], _COLOURS[number % len(_COLOURS)])
+
+
+class TreeLines:
+    """Prints the events of many sessions, each with its session's label; these are as wide as the widest so far."""
+
+    def __init__(self) -> None:
+        self._printer, self._style, self._width = EventPrinter(), Style(sys.stdout), _SHORT
+
+    def print(self, whose: Whose, event: Event) -> None:
+        """Print an event, if it is relevant to people."""
+        self._width = max(self._width, display_width(whose.label))
+        if (line := self._printer.line(event, taken=self._width + 2)) is not None:
+            pad = " " * (self._width - display_width(whose.label))
+            print(f"{self._style(whose.label, whose.colour)}{pad}  {line}")
 
 
 class _Member:
@@ -31,8 +58,7 @@ class _Member:
         store, session_id = target
         paths = store.find(session_id)
         state = store.record(session_id).state
-        self.label = one_line(state.name or "" if state else "") or session_id[:_SHORT]
-        self.colour = _COLOURS[number % len(_COLOURS)]
+        self.whose = Whose.of(session_id, state.name if state else None, number)
         self._paths = paths
         self._follower = Follower(paths.transcript, tail=tail)
 
@@ -87,14 +113,11 @@ class _Tree:
 
 def print_tree(top: Session, *, follows: bool, tail: int | None) -> None:
     """Print a tree's events; with `follows` also new ones, until nothing in it is running."""
-    tree, printer, style, width = _Tree(top, tail=tail), EventPrinter(), Style(sys.stdout), _SHORT
+    tree, lines = _Tree(top, tail=tail), TreeLines()
     while True:
         look = tree.look()
         for member, event in look if tail is None else deque(look, maxlen=tail):
-            width = max(width, display_width(member.label))
-            if (line := printer.line(event, taken=width + 2)) is not None:
-                pad = " " * (width - display_width(member.label))
-                print(f"{style(member.label, member.colour)}{pad}  {line}")
+            lines.print(member.whose, event)
         sys.stdout.flush()
         tail = None
         if tree.has_ended or not follows:

@@ -24,10 +24,33 @@ from csa.runner.client import Csa
 from csa.runner.sessions.genealogy import Forest
 from csa.runner.sessions.observing import LiveSessions
 from csa.store.observer import Observer
+from csa.store.sessions import Record
 from csa.store.shown import SessionInfo
 from csa.store.stores import find_stores
 from csa.store.turns import usage_told
 from csa.structs import replace
+
+
+class Watched:
+    """A session as the events of its turns show it; `info` is what is known so far."""
+
+    def __init__(self, record: Record, *, tool: str, started_at: float, before: Usage) -> None:
+        self._before = before  # what it had used before the turn
+        usage = before + counted(None)
+        self.info = SessionInfo(record=record, status="running", tool=tool, started_at=started_at, _usage=usage)
+
+    def note(self, event: Event) -> None:
+        """Note an event."""
+        if event.type == "run_started":
+            self.info = replace(self.info, tool=str(event.data.get("tool")))
+        elif event.type == "run_finished":
+            self._before += counted(usage_told(event))
+            self.info = replace(self.info, _usage=self._before, status=str(event.data.get("status")))
+        elif event.type == "usage":
+            self.info = replace(self.info, _usage=self._before + counted(Usage.from_dict(event.data)))
+            return
+        if line := describe(event):
+            self.info = replace(self.info, doing=line)
 
 
 class TurnTree:
@@ -40,34 +63,19 @@ class TurnTree:
         self._looking = self._sessions()
         self._place = partial(shorten, user_home=home(client.context.environ))
         self._subject = subject
-        self._before = subject.usage
         self._used = Usage()
         self.others: list[SessionInfo] = []
         self._resumed: set[str] = set()
         self._since = subject.session_id
         if not subject.is_new:
             self._since = max(self._since, new_session_id(time.time_ns() // 1_000_000, bytes(ENTROPY_BYTES)))
-        self._own = SessionInfo(
-            record=subject.record,
-            status="running",
-            tool=subject.tool,
-            started_at=subject.started_at,
-            _usage=subject.usage + counted(None),
-        )
+        self._watched = Watched(subject.record, tool=subject.tool, started_at=subject.started_at, before=subject.usage)
 
     def note(self, event: Event) -> None:
         """Note an event of the turn."""
-        if event.type == "run_started":
-            self._own = replace(self._own, tool=str(event.data.get("tool")))
-        elif event.type == "run_finished":
-            used = counted(usage_told(event))
-            self._used, self._before = self._used + used, self._before + used
-            self._own = replace(self._own, _usage=self._before, status=str(event.data.get("status")))
-        elif event.type == "usage":
-            self._own = replace(self._own, _usage=self._before + counted(Usage.from_dict(event.data)))
-            return
-        if line := describe(event):
-            self._own = replace(self._own, doing=line)
+        self._watched.note(event)
+        if event.type == "run_finished":
+            self._used += counted(usage_told(event))
 
     def look(self) -> None:
         """Find the other sessions; may be called in a thread."""
@@ -82,17 +90,17 @@ class TurnTree:
         with suppress(CsaError, OSError):
             self.others = self._sessions().all(self._is_ours)
         time_s = time.time() - self._subject.started_at
-        self._own = replace(self._own, doing="", duration_s=time_s, _usage=self._used)
+        self._watched.info = replace(self._watched.info, doing="", duration_s=time_s, _usage=self._used)
 
     def last_lines(self, width: int) -> tuple[list[Line], str]:
         """Return what stays of the tree once it has ended, and its totals."""
         now = time.time()
-        time_s = self._own.duration_s or 0.0
+        time_s = self._watched.info.duration_s or 0.0
         return lay_out_end(self._tree(), width=width, now=now, place=self._place, time_s=time_s)
 
     def _tree(self) -> Forest:
         """Return the session with what is below it."""
-        nodes = walk(arrange([self._own, *self.others]))
+        nodes = walk(arrange([self._watched.info, *self.others]))
         return [node for node in nodes if node.session_id == self._subject.session_id]
 
     def _is_ours(self, observer: Observer, session_id: str) -> bool:

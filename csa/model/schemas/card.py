@@ -17,7 +17,7 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import BRANCH, OLD_ERROR, OWNER, PIECES, known, old_id, words
+from csa.model.schemas.shared import BRANCH, OLD_ERROR, OWNER, PIECES, REPLAYED_FROM, known, old_id, words
 
 _TOOL_STATE = known(
     "provider_session_id model",
@@ -48,6 +48,7 @@ CARD = known(
                     "exit_code": maybe(integer("what `csa run` exited with")),
                     "error": maybe(ref("turn_error", "why it failed")),
                     "template": maybe(text("the template it was run with")),
+                    "replayed_from": maybe(REPLAYED_FROM),
                 },
                 "the last turn",
             )
@@ -70,6 +71,7 @@ CARD = known(
         "owner": OWNER,
         "branch": BRANCH,
         "permission": maybe(text("what its agent may do: `read-only`, `edit` or `full`")),
+        "shared": maybe(flag("whether other tools may work in it; null is as configured")),
         "extra_writable": texts("extra directories it may write"),
         "project_path": old(text(""), "project"),
         "directory": text("the directory of its files"),

@@ -23,7 +23,7 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import TURN_STATUSES
+from csa.model.schemas.shared import REPLAYED_FROM, TURN_STATUSES
 
 _KIND = text("the kind, as a keyword")
 _MESSAGE = text("the same as a sentence")
@@ -81,6 +81,10 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "origins": mapping({"type": "string"}, "where each of these settings came from"),
                 "template": text("the template it was run with; `origins` has its file"),
                 "system": text("what was added to the tool's system prompt"),
+                "secrets": each(
+                    record({"name": text("the variable"), "source": text("`env:VARIABLE` or `file:FILE`")}),
+                    "what `--secret` gave to the tool; the values are stored nowhere",
+                ),
                 "prompt": text("the prompt, redacted"),
                 "resumed": maybe(text("the tool's conversation that is resumed")),
                 "schema": record(
@@ -92,12 +96,10 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 ),
                 "head": maybe(text("the project's commit")),
                 "queued": text("the id of the queued prompt that it sends"),
-                "replayed_from": record(
-                    {"session": text("its id"), "turn": integer("its turn")},
-                    "the recorded turn that stood in for the tool, in a replay",
-                ),
+                "replayed_from": REPLAYED_FROM,
             },
-            optional="effort timeout_s idle_timeout_s origins caller template system schema head queued replayed_from",
+            optional="effort timeout_s idle_timeout_s origins caller template system secrets schema head queued "
+            "replayed_from",
         ),
     ),
     "session_bound": (
@@ -157,11 +159,12 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "turns": each({"type": "integer"}, "the summarised turns"),
                 "characters": integer("the summary's length"),
                 "reason": text("why a new conversation began"),
+                "vendor": text("the vendor that got it, if it had not run those turns"),
                 "replaces": maybe(text("the conversation that it replaces")),
                 "message": text("how the context window was exceeded"),
                 "sources": each(_SOURCE, "summarised turns of other sessions"),
             },
-            optional="reason replaces message sources",
+            optional="reason replaces message sources vendor",
         ),
     ),
     "fork": (
@@ -213,7 +216,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
         record(
             {
                 "what": text(
-                    "`renamed`, `described`, `budgeted`, `pinned`, `restored`, `adopted`, `attached`, `merged`, ..."
+                    "`created`, `renamed`, `described`, `pinned`, `closed`, `restored`, `attached`, `merged`, ..."
                 ),
                 "by": text("who did it"),
             },

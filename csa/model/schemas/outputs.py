@@ -60,6 +60,8 @@ PLAN = record(
         "effort": maybe(text("the reasoning effort asked for")),
         "schema": maybe(one_of("how the answer would be held to a schema", "native", "asked")),
         "template": maybe(text("the template; `origins` has its file")),
+        "secrets": texts("the secrets the tool would get: the variable, and where its value comes from"),
+        "env_drop": texts("variables the tool would not get"),
         "extra_writable": texts("directories in which it could write, too"),
         "timeout_s": maybe(number("the time limit")),
         "idle_timeout_s": maybe(number("the limit of its silence")),
@@ -223,5 +225,6 @@ STATS = record(
         "since": maybe(moment("from when")),
         "rows": each(record({"key": text("the tool, day, tree or owner"), **_ROW}), "the rows"),
         "total": record(_ROW, "all of them"),
+        "replayed_turns": integer("turns that are not counted, since recorded ones stood in for their tools"),
     }
 )

@@ -20,6 +20,10 @@ from csa.model.schemas.kit import (
     texts,
 )
 
+REPLAYED_FROM = record(
+    {"session": text("its id"), "turn": integer("its turn")},
+    "the recorded turn that stood in for the tool, in a replay",
+)
 TURN_STATUSES = ("succeeded", "failed", "cancelled", "timed_out", "killed", "lost")
 STATUSES = ("running", "open", "idle", *TURN_STATUSES, "unknown", "damaged", "retired", "removed")
 VOCABULARY: Mapping[str, Schema] = {
@@ -37,7 +41,7 @@ VOCABULARY: Mapping[str, Schema] = {
         "visible from here); `damaged`; `retired` (in the trash); `removed` (it was ephemeral)",
         *STATUSES,
     ),
-    "phase": text("`active`, `available` (its conversation was compacted) or `retired` (in the trash)"),
+    "phase": text("`active`, `available` (its conversation was compacted), `closed` or `retired` (in the trash)"),
     "tool": maybe(text("the tool of the turn; for a session, of its last turn")),
     "turn": maybe(integer("the turn's number, from 1")),
     "turns": maybe(integer("how many turns the session has had")),

@@ -44,6 +44,8 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "rename": ("the session's name", upkeep.RENAMED),
     "describe": ("the session's description", upkeep.DESCRIBED),
     "pin": ("whether the session is pinned", upkeep.PINNED),
+    "new": ("the session that was made", upkeep.CREATED),
+    "close": ("the session that is closed", upkeep.CLOSED),
     "current": ("the current session", upkeep.CURRENT),
     "merge": ("the new session", upkeep.MERGED),
     "context": ("what the next turn sends of earlier turns", upkeep.CONTEXT),

@@ -34,6 +34,11 @@ ARTIFACT = record(
 RENAMED = known("session_id project name", {"before": maybe(text("the previous name"))})
 DESCRIBED = known("session_id project description", {"before": maybe(text("the previous description"))})
 PINNED = known("session_id project", {"pinned": flag("clean-up leaves it alone")})
+CREATED = known(
+    "session_id project name description parent_session_id tool model",
+    {"permission": text("the permission of its turns"), "current": flag("it is the current session now")},
+)
+CLOSED = known("session_id project", {"closed_at": moment("when it was closed")})
 CURRENT = record({"session_id": maybe(text("the current session; null if none is chosen"))})
 MERGED = known(
     "session_id name project tool description",
@@ -215,6 +220,7 @@ TEMPLATE = known(
         "permission": maybe(text("what the agent may do")),
         "system": maybe(text("text for the tool's system prompt")),
         "opening": maybe(text("text that comes before the first prompt of a session")),
+        "schema": maybe(text("a JSON Schema, as JSON, that answers must conform to")),
         "prompt": maybe(text("the prompt, with `{{prompt}}` where what is typed goes")),
         "context_window": maybe(integer("how many earlier turns a turn sends at most")),
         "context_tokens": maybe(integer("how many tokens of earlier turns a turn sends at most")),

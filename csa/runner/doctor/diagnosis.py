@@ -14,7 +14,7 @@ from csa import __version__
 from csa.errors import ConfigError, CsaError, RefusedError, ToolUnavailableError
 from csa.model.adapter import Adapter
 from csa.model.check import ANSWER_LIMIT_S, Check
-from csa.model.config import Config, combine_layers
+from csa.model.config import Config, ToolConfig, combine_layers
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import Context
 from csa.runner.doctor.other_checks import check_command, check_other_store
@@ -110,7 +110,7 @@ async def _check_git(context: Context, *, limit_s: float) -> Check:
     path = shutil.which("git", path=context.environ.get("PATH"))
     if path is None:
         return Check("setup", "git", "warn", "not installed; agents need it to work on code", "install git")
-    environment = base_environment(context.environ, (), {})
+    environment = base_environment(context.environ, (), ToolConfig())
     answer = await ask_version((path, "--version"), str(context.directory), environment, limit_s=limit_s)
     if answer.problem:
         return Check("setup", "git", "warn", f"{path} {answer.problem}", f"check the output of `{path} --version`")

@@ -53,6 +53,7 @@ class ToolFinding(Struct):
     login: Login
     usage: ToolUsage = field(default_factory=ToolUsage)
     faults: list[tuple[str, str]] = field(default_factory=list)  # of its files, each with a next step
+    dropped: list[str] = field(default_factory=list)  # variables it does not get
 
     @property
     def is_usable(self) -> bool:
@@ -77,7 +78,7 @@ async def find_tools(
     found = {adapter.name: anyio.Event() for adapter in adapters}
 
     async def look(adapter: Adapter) -> None:
-        configured = config.for_tool(adapter.name).env
+        configured = config.for_tool(adapter.name)
         command = find_command(adapter, config, context.environ)
         answer = Answer()
         if command:
@@ -85,10 +86,12 @@ async def find_tools(
             environment = base_environment(context.environ, markers, configured)
             answer = await ask_version(asked, str(context.directory), environment, limit_s=limit_s)
         known = find_login(adapter, config, context.environ, command=command or (), directory=str(context.directory))
-        variables = {**context.environ, **configured}
+        variables = configured.environment(context.environ)
         faults = check_files(adapter, variables, str(context.directory)) if command else []
         taken = usage.get(adapter.name, ToolUsage())
-        findings[adapter.name] = ToolFinding(adapter, command, answer, known, taken, faults)
+        findings[adapter.name] = ToolFinding(
+            adapter, command, answer, known, taken, faults, configured.dropped(context.environ)
+        )
         found[adapter.name].set()
 
     async with anyio.create_task_group() as tasks:
@@ -179,6 +182,8 @@ def judge_tool(finding: ToolFinding, config: Config) -> Check:
     if finding.login.is_there is False:
         steps.append(finding.login.step or _login_step(finding.adapter))
     detail += _memory(finding.usage)
+    if finding.dropped:
+        detail.append(f"does not get {', '.join(finding.dropped)} (env_drop)")
     detail.append(finding.command[0])
     steps += [step for _, step in finding.faults]
     took_s = finding.answer.took_s

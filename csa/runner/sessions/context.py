@@ -11,11 +11,12 @@ from typing import Any
 from csa.errors import UsageError
 from csa.model.limits import ContextWindow
 from csa.model.state import SessionState, ToolState, format_time
+from csa.model.usage import CHARS_PER_TOKEN
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.sessions.editing import Edit
 from csa.runner.toolbox import tool_names, unknown_tool
-from csa.runner.turns.handoff import CHARS_PER_TOKEN, Handoff, make_handoff
+from csa.runner.turns.handoff import Handoff, make_handoff
 from csa.runner.turns.origins import begins_merged, find_histories
 from csa.runner.turns.window import Held, applied, digest_limits, in_force, outgrown, read_held
 from csa.store.held import HeldSession

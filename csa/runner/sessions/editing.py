@@ -1,17 +1,20 @@
-"""Giving a session another name, description or budget, and protecting it from clean-up."""
+"""Giving a session another name, description or budget, protecting it from clean-up, and closing it."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from csa.errors import UsageError
 from csa.model.limits import Budget
-from csa.model.state import SessionState
+from csa.model.state import SessionState, format_time
+from csa.runner.caller import refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.turns.planning import AskedBudget, changed_budget, check_name, description_of, is_unicode
 from csa.store.held import HeldSession, store_lock
+from csa.store.parked import forget_parked
 from csa.structs import Struct, replace
 
 
@@ -57,6 +60,20 @@ def pin_session(session: Session, *, pinned: bool) -> Edit:
         return _save(session.context, held, replace(held.state, pinned=pinned), "session pin")
 
 
+def close_session(session: Session) -> Edit:
+    """Close a session: from now on it is continued only with `reopen`; one that waits for a quota no longer does.
+
+    Raises:
+        RefusedError: it is the calling session, or above it.
+        BusyError: it is running.
+    """
+    refuse_own_lineage(session.context.caller, session.session_id, verb="close")
+    with hold_session(session) as held:
+        forget_parked(session.store, session.session_id)
+        after = replace(held.state, closed_at=held.state.closed_at or datetime.now(UTC))
+        return _save(session.context, held, after, "session close")
+
+
 def budget_session(session: Session, asked: AskedBudget) -> Edit:
     """Give a session another budget; RefusedError from inside any session, as `csa run --budget-tokens` has it."""
     changed_budget(session.context, session.load(), asked)  # an agent's own session runs: that is not the reason
@@ -69,6 +86,7 @@ _WORDS = {
     "session rename": ("renamed", "name"),
     "session describe": ("described", "description"),
     "session budget": ("budgeted", "budget"),
+    "session close": ("closed", "closed_at"),
 }
 
 
@@ -78,9 +96,13 @@ def _save(context: Context, held: HeldSession, after: SessionState, command: str
         return edit
     what, field = _WORDS.get(command, ("pinned" if after.pinned else "unpinned", "pinned"))
     values = {field: getattr(after, field), "before": getattr(edit.before, field)}
-    changes: dict[str, Any] = {
-        key: value.to_record() if isinstance(value, Budget) else value for key, value in values.items()
-    }
+    changes = {key: _as_json(value) for key, value in values.items()}
     record_update(context, held, what, changes, after)
     loss = record_act(context, command, after.session_id, what=what, **changes)
     return replace(edit, losses=(loss,) if loss else ())
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Budget):
+        return value.to_record()
+    return format_time(value) if isinstance(value, datetime) else value

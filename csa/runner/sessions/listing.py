@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _OF_TURNS = ("succeeded", "failed", "cancelled", "timed_out", "killed", "lost")
 STATUSES = ("running", "open", "idle", "unknown", *_OF_TURNS, "damaged")
-PHASES = ("active", "available", RETIRED)
+PHASES = ("active", "available", "closed", RETIRED)
 
 
 class Selection(Struct, kw_only=True):
@@ -82,7 +82,7 @@ class Selection(Struct, kw_only=True):
             return True
         if info.record.is_retired:
             return self.wants_retired
-        return info.status in self.statuses or bool(info.state and info.state.phase in self.statuses)
+        return info.status in self.statuses or bool(info.state and info.phase in self.statuses)
 
 
 def _names_of(state: SessionState) -> tuple[str, ...]:

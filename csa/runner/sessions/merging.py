@@ -53,7 +53,7 @@ def merge_sessions(context: Context, selectors: Sequence[str], request: RunReque
         replace(request, description=request.description or about),
         previous=latest.last_tool,
         permission=_least(sources),
-        merged_from=tuple(state.session_id for state in sources),
+        sources=sources,
     )
     facts = [
         {"from": state.session_id, "turns": state.turns, "since": state.window.since_turn or None} for state in sources

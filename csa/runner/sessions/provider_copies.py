@@ -31,7 +31,7 @@ def remove_provider_copies(context: Context, state: SessionState) -> tuple[tuple
             problems.append(f"{name} cannot delete its copy of conversation {known.provider_session_id}")
             continue
         markers = (marker for other in adapters for marker in other.outer_markers)
-        environ = base_environment(context.environ, markers, context.config.for_tool(name).env)
+        environ = base_environment(context.environ, markers, context.config.for_tool(name))
         if known.account and known.account != adapter.account(environ):
             problems.append(f"{name}'s copy belongs to the account {known.account}, not to the one in use")
             continue

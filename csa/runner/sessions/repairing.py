@@ -39,7 +39,7 @@ _END_TAKEN = "transcript.jsonl: the end of turn"
 _ROOT = ""
 # What the transcript does not have, but a line of a damaged record may: by the header above it.
 _SALVAGED: Mapping[str, tuple[str, ...]] = {
-    _ROOT: ("description", "created_at", "name", "owner", "expires_at", "branch", "pinned"),
+    _ROOT: ("description", "created_at", "name", "owner", "expires_at", "branch", "pinned", "shared"),
     "genealogy": (
         *("parent_session_id", "parent_project", "root_session_id", "depth", "max_depth"),
         *("fork_of", "merged_from"),

@@ -31,6 +31,7 @@ class Statistics(Struct):
     total: Tally
     roots: dict[str, SessionState] = field(default_factory=dict)  # of trees
     left_out: list[StateError] = field(default_factory=list)  # sessions that cannot be read
+    replayed: int = 0  # turns that are not counted: no tool has run, and no model was asked
 
     def to_json(self, *, by: str, since: datetime | None) -> dict[str, object]:
         """Return the object that `csa stats --json` prints."""
@@ -40,18 +41,19 @@ class Statistics(Struct):
             "since": format_time(since) if since else None,
             "rows": [{"key": key, **tally.to_json(all_turns=count)} for key, tally in self.rows.items()],
             "total": self.total.to_json(all_turns=count),
+            "replayed_turns": self.replayed,
         }
 
 
 def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | None = None) -> Statistics:
     """Return the sums over turns since some moment, or over all. `by` is one of KEYS.
 
-    A turn of a session that is in several projects, after an import, counts once.
+    A turn of a session that is in several projects, after an import, counts once; a replayed one not at all.
     """
     rows: dict[str, Tally] = {}
     total, roots, key = Tally(), dict[str, SessionState](), KEYS[by]
     left_out: list[StateError] = []
-    seen = set[tuple[object, ...]]()
+    seen, replayed = set[tuple[object, ...]](), 0
     for record, state in _sessions(stores, since, left_out):
         try:
             done = list(read_history(record.paths.transcript))
@@ -66,12 +68,15 @@ def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | Non
             mark = (record.session_id, one.number, one.started_at)
             if mark not in seen and (since is None or (one.started_at and one.started_at >= since)):
                 seen.add(mark)
+                if isinstance(one, TurnRecord) and one.replayed_from:
+                    replayed += 1
+                    continue
                 for tally in (rows.setdefault(key(state, one), Tally()), total):
                     if isinstance(one, TurnRecord):
                         tally.add(_facts(record, one))
                     else:
                         tally.add_compaction(record.session_id, one.usage)
-    return Statistics(dict(sorted(rows.items(), key=_order(by))), total, roots, left_out)
+    return Statistics(dict(sorted(rows.items(), key=_order(by))), total, roots, left_out, replayed)
 
 
 def _sessions(

@@ -127,7 +127,8 @@ class _Watch:
     def _goes_on(self) -> bool:
         """Say whether another process is about to go on with the queue; it is given a moment."""
         try:
-            if not count_queued(self.paths) or why_held(self.paths):
+            last = last_turn_event(self.paths.transcript) if count_queued(self.paths) else None
+            if last is None or last.type == "run_started" or why_held(self.paths):
                 return False
         except StateError:
             return False

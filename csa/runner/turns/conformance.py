@@ -93,7 +93,7 @@ def first_fault(schema: Mapping[str, Any], value: Any) -> Fault | None:
     """Return how a value does not conform to a schema that was checked; None if it does. It blocks, for 0.2 s."""
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", __name__],
+            [sys.executable, "-P", "-m", __name__, str(CPU_LIMIT_S)],
             input=json_text([schema, value]).encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -134,7 +134,7 @@ def _cut(text: str) -> str:
 
 def main() -> None:
     """Check what stdin names, a schema and a value; print the fault, or null."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]),) * 2)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     schema, value = json.loads(sys.stdin.buffer.read())

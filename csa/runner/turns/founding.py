@@ -12,6 +12,8 @@ from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.turnrecorder import publish, with_tool
 from csa.store.held import build_session
+from csa.store.owner import CHANGE
+from csa.store.trees import leave_tree
 
 
 def found_session(plan: TurnPlan, what: str, facts: Mapping[str, Any]) -> SessionState:
@@ -32,12 +34,17 @@ def found_session(plan: TurnPlan, what: str, facts: Mapping[str, Any]) -> Sessio
                 with_tool(plan.state, plan),
                 context.redactor,
                 tool=plan.adapter.name,
+                errand=CHANGE,
                 max_sessions=context.config.max_sessions,
             )
             admission.admit(held)
         with held:
-            held.record("session_updated", {"what": what, **facts, "by": owner_name(context.environ)})
-            publish(held)
+            try:
+                held.record("session_updated", {"what": what, **facts, "by": owner_name(context.environ)})
+                publish(held)
+            finally:
+                if not held.is_published:
+                    held.attempt("the tree's list", lambda: leave_tree(held.store.root, held.state))
             return held.state
     except OSError as error:
         place = error.filename or context.store.path

@@ -16,12 +16,12 @@ from typing import Any
 
 from csa.model.events import Event
 from csa.model.result import UNKNOWN_CONVERSATION, kind_in_words
+from csa.model.usage import CHARS_PER_TOKEN
 from csa.paths import SessionPaths
 from csa.store.results import read_final_text
 from csa.store.transcript import read_events_backwards
 from csa.structs import Struct, field
 
-CHARS_PER_TOKEN = 4  # an estimate
 _LEAST_ROOM = 240  # a turn that has less is left out, and so are those before it
 _SHARE = 0.75  # of the remaining room, for a turn that has others before it
 _MOST_CALLS = 200
@@ -63,13 +63,15 @@ class Digest(Struct):
     text: str
     turns: tuple[int, ...]
     by_session: Mapping[str, list[int]] = field(default_factory=dict)
+    tools: tuple[str, ...] = ()  # that ran them
 
 
 class Handoff(Struct):
-    """The text that goes before the prompt, and the data of the `handoff` event."""
+    """The text that goes before the prompt, the data of the `handoff` event, and the tools of the turns in it."""
 
     text: str
     data: dict[str, Any]
+    tools: tuple[str, ...] = ()
 
 
 def make_handoff(
@@ -102,7 +104,7 @@ def hand_over_histories(histories: Sequence[History], tool: str, limits: DigestL
     """Summarise for `tool` the sessions that a new one begins with; None if nothing was said in them."""
     told = digest_histories(histories, _without_frame(limits))
     if told and len(told.by_session) == 1:  # then its turns need no name
-        told = Digest(told.text, tuple(*told.by_session.values()))
+        told = Digest(told.text, tuple(*told.by_session.values()), {}, told.tools)
     return _hand_over(tool, [(_heading(histories), told)], turns=told.turns) if told else None
 
 
@@ -137,7 +139,8 @@ def _hand_over(tool: str, told: Sequence[tuple[str, Digest]], *, turns: Sequence
     text = "\n\n".join([*parts, _GO_ON])
     sources = [{"session_id": name, "turns": numbers} for _, each in told for name, numbers in each.by_session.items()]
     data = {"to": tool, "turns": list(turns), "characters": len(text)}
-    return Handoff(text, {**data, **({"sources": sources} if sources else {})})
+    tools = tuple({tool: None for _, each in told for tool in each.tools})
+    return Handoff(text, {**data, **({"sources": sources} if sources else {})}, tools)
 
 
 def digest(
@@ -161,11 +164,12 @@ def digest(
     def is_told(turn: _Turn) -> bool:
         return turn.number >= limits.since and not (known_to and turn.tool == known_to and turn.is_bound)
 
-    turns = (turn for turn in _turns_backwards(paths) if before is None or turn.number < before)
-    told = _tell(list(islice(takewhile(is_told, turns), limits.turns)), limits.tokens * CHARS_PER_TOKEN, prompt)
+    earlier = (turn for turn in _turns_backwards(paths) if before is None or turn.number < before)
+    told = _tell(list(islice(takewhile(is_told, earlier), limits.turns)), limits.tokens * CHARS_PER_TOKEN, prompt)
     if not told:
         return None
-    return Digest("\n\n".join(text for _, text in told), tuple(turn.number for turn, _ in told))
+    turns = [turn for turn, _ in told]
+    return Digest("\n\n".join(text for _, text in told), tuple(turn.number for turn in turns), {}, _tools_of(turns))
 
 
 def digest_histories(histories: Sequence[History], limits: DigestLimits) -> Digest | None:
@@ -185,7 +189,12 @@ def digest_histories(histories: Sequence[History], limits: DigestLimits) -> Dige
     by_session: dict[str, list[int]] = {}
     for turn, _ in ordered:
         by_session.setdefault(turn.session, []).append(turn.number)
-    return Digest("\n\n".join(text for _, text in ordered), (), by_session)
+    tools = _tools_of([turn for turn, _ in ordered])
+    return Digest("\n\n".join(text for _, text in ordered), (), by_session, tools)
+
+
+def _tools_of(turns: Sequence[_Turn]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(turn.tool for turn in turns))
 
 
 def _turns_of(history: History, *, named: bool) -> Iterator[_Turn]:

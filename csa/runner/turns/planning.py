@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,12 +24,13 @@ from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
-from csa.runner.session import Session, find_session, follow_resumed
+from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.reach import extra_writable
+from csa.runner.turns.sharing import asked_sharing, is_shared, refuse_second_tool, refuse_to_hand_over
 from csa.store.genealogy import ancestors
 from csa.store.held import refuse_when_full
 from csa.store.project import git_branch
@@ -56,11 +58,23 @@ def plan_turn(
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
     _check_words(request, may_lack_prompt=bool(context.environ.get(REPLAY)))
+    context, request = _knowing_secrets(context, request)
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
         return _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
     return plan_resume(target, request, now=now)
+
+
+def _knowing_secrets(context: Context, request: RunRequest) -> tuple[Context, RunRequest]:
+    """Return a context with the values of the request's secrets, read now, and the request with their full sources."""
+    if not request.secrets:
+        return context, request
+    from csa.runner.secrets import parse_secrets  # noqa: PLC0415  # few turns have any
+
+    sources = parse_secrets(request.secrets, context.directory, context.environ)
+    values = {source.name: source.read(context.environ) for source in sources}
+    return context.with_secrets(values), replace(request, secrets=tuple(source.words for source in sources))
 
 
 def _check_words(request: RunRequest, *, may_lack_prompt: bool = False) -> None:
@@ -98,6 +112,8 @@ def _check_beginning(request: RunRequest) -> None:
         raise UsageError("--ephemeral always starts a new session; it cannot continue one.")
     if request.fork_from is not None and continues:
         raise UsageError("--fork-from always starts a new session; it cannot continue one.")
+    if request.reopen and not (continues or request.session_id is not None):
+        raise UsageError("--reopen continues a closed session.", hint='csa run --session S --reopen "..."')
 
 
 def _check_texts(request: RunRequest) -> None:
@@ -120,9 +136,10 @@ def _check_numbers(request: RunRequest) -> None:
 
 def _find_target(context: Context, request: RunRequest) -> Session | None:
     """Return the session to continue; None for a new one."""
-    if request.session is not None or request.last:
-        selector = "@last" if request.session is None else request.session
-        return follow_resumed(find_session(context, selector), retired=False)
+    if request.session is not None:
+        return follow_resumed(find_session(context, request.session), retired=False)
+    if request.last:
+        return follow_resumed(find_last(context, is_open=not request.reopen), retired=False)
     if request.session_id is None:
         return None
     if asked := _asked_id(request):
@@ -153,7 +170,7 @@ def plan_session(
     *,
     previous: str | None = None,
     permission: str | None = None,
-    merged_from: tuple[str, ...] = (),
+    sources: Sequence[SessionState] = (),
 ) -> TurnPlan:
     """Decide what a new session without a turn is; raises as `plan_turn`.
 
@@ -162,14 +179,18 @@ def plan_session(
         request: what is said about it; the prompt is not used.
         previous: the tool, if the request names none.
         permission: what its agents may do, if the request does not say it.
-        merged_from: the sessions that it begins with.
+        sources: the sessions that it is merged from.
     """
     _check_texts(request)
     _check_numbers(request)
     check_name(request.name)
     now = datetime.now(UTC)
     plan = _plan_new(context, request, new_id=_new_id(), now=now, previous=previous, permission=permission)
-    return replace(plan, state=replace(plan.state, merged_from=merged_from))
+    refuse_to_hand_over(context, sources, plan.adapter.name)
+    is_private = plan.state.shared is None and any(not is_shared(context, source) for source in sources)
+    merged_from = tuple(source.session_id for source in sources)
+    shared = False if is_private else plan.state.shared
+    return replace(plan, state=replace(plan.state, merged_from=merged_from, shared=shared))
 
 
 def _new_id() -> str:
@@ -216,11 +237,7 @@ def _plan_new(
         project_path=str(project),
         created_at=now,
         last_accessed=now,
-        description=(
-            description_of(context, request.description)
-            if request.description
-            else _fold(summarise(context.redactor.redact(request.prompt)))
-        ),
+        description=(description_of(context, request.description) if request.description else _about(context, request)),
         name=name,
         owner=owner_name(context.environ),
         branch=git_branch(directory),
@@ -236,7 +253,11 @@ def _plan_new(
         limits=context.config.limits.tightened_by(parent.limits) if parent else context.config.limits,
         budget=_with_budget(Budget(), _asked_budget(request)),
         window=replace(source.window if source else ContextWindow(), since_turn=0).asked(*_asked_window(request)),
+        shared=source.shared if source else None,
     )
+    if source:
+        refuse_second_tool(context, source, choice.adapter.name)
+    state = replace(state, shared=asked_sharing(context, request, state))
     known = (source or state).tools.get(choice.adapter.name, ToolState())
     if request.opening:
         request = replace(request, prompt=f"{request.opening}\n\n{request.prompt}", opening=None)
@@ -261,6 +282,8 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     context = session.context
     refuse_own_lineage(context.caller, session.session_id)
     state = caught_up(session.paths, session.load())
+    if not request.reopen:
+        refuse_closed(state)
     request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)
     choice = _choose(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())
@@ -275,13 +298,15 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         description=(
             description_of(context, request.description)
             if request.description and not request.is_templates("description")
-            else state.description
+            else state.description or ("" if state.turns else _about(context, request))
         ),
         expires_at=_expiry_on_resume(context, request, state, now),
         limits=_limits_on_resume(context, state),
         budget=changed_budget(context, state, _asked_budget(request)),
         window=state.window.asked(*_asked_window(request)),
+        shared=asked_sharing(context, request, state),
     )
+    refuse_second_tool(context, state, choice.adapter.name)
     plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd, replay=replay)
     _refuse_other_account(plan, known)
     return plan
@@ -335,7 +360,7 @@ def _plan(
         transport=choice.transport,
         permission=permission,
         cwd=cwd,
-        account=choice.adapter.account({**context.environ, **configured.env}),
+        account=choice.adapter.account({**configured.environment(context.environ), **context.secrets}),
         model=model.value,
         effort=effort.value,
         origins={
@@ -418,7 +443,7 @@ def _choose(context: Context, request: RunRequest, *, previous: str | None, repl
             request.tool,
             previous,
             context.config,
-            context.environ,
+            {**context.environ, **context.secrets},
             avoid_family=family,
             transport=request.transport,
         )
@@ -532,6 +557,11 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _about(context: Context, request: RunRequest) -> str:
+    """Return the description of a session whose first prompt it is."""
+    return _fold(summarise(context.redactor.redact(request.prompt)))
 
 
 def description_of(context: Context, text: str) -> str:

@@ -72,7 +72,7 @@ def find_replay(context: Context, *, turn: int, continues: SessionPaths | None) 
         UsageError: that session replays another recording, or none.
         CsaError: the recording is missing or damaged, or cannot be replayed.
     """
-    with _open_recording(context, context.environ[REPLAY]) as (recording, session_id, archive):
+    with open_recording(context, context.environ[REPLAY]) as (recording, session_id, archive):
         if continues is not None and (before := replayed_session(continues)) != session_id:
             is_what = f"a replay of {before}" if before else "no replay"
             raise UsageError(
@@ -144,11 +144,22 @@ def replays_below(top: Target) -> dict[str, str]:
     return found
 
 
+def is_archive(named: str) -> bool:
+    """Say whether what names a recording is ARCHIVE or ARCHIVE#ID, and no session here."""
+    place = named.partition("#")[0]
+    return place.endswith(_ARCHIVE_ENDINGS) or "/" in place
+
+
 @contextmanager
-def _open_recording(context: Context, named: str) -> Iterator[tuple[Recording, str, str]]:
-    """Yield the recording that is named, the session in it, and the archive it is in, if it is in one."""
+def open_recording(context: Context, named: str) -> Iterator[tuple[Recording, str, str]]:
+    """Yield the recording that is named, the session in it, and the archive it is in, if it is in one.
+
+    Raises as `find_session`, and:
+        NotFoundError: there is no such archive, or no such session in it.
+        ArchiveError, RefusedError: as `unpack`.
+    """
     place, _, chosen = named.partition("#")
-    if not (place.endswith(_ARCHIVE_ENDINGS) or "/" in place):
+    if not is_archive(named):
         yield _recorded_here(context, named)
         return
     archive = os.path.join(context.directory_pathname, os.path.expanduser(place))
@@ -157,16 +168,15 @@ def _open_recording(context: Context, named: str) -> Iterator[tuple[Recording, s
             with open(archive, "rb") as stream:
                 unpacked = unpack(stream, Path(directory))
         except OSError as error:
-            raise NotFoundError(f"{REPLAY}: {archive} cannot be read: {error.strerror}.") from error
+            raise NotFoundError(f"{archive} cannot be read: {error.strerror}.") from error
         recording = Recording({each: SessionPaths(Path(directory, each)) for each in unpacked.files})
         matching = (
             sorted(each for each in unpacked.files if each.startswith(chosen)) if chosen else recording.founders()
         )
         if len(matching) > 1:
-            hint = f"name one: {REPLAY}={place}#ID"
-            raise AmbiguousError(named, matching, len(matching), hint=hint)
+            raise AmbiguousError(named, matching, len(matching), hint=f"name one: {place}#ID")
         if not matching:
-            raise NotFoundError(f"{REPLAY}: there is no session {chosen or 'at all'} in {archive}.")
+            raise NotFoundError(f"There is no session {chosen or 'at all'} in {archive}.")
         yield recording, matching[0], archive
 
 

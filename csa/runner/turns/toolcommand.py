@@ -19,6 +19,7 @@ from csa.runner.environment import (
     outer_sandbox,
     session_environment,
     system_note,
+    with_secrets,
 )
 from csa.runner.inherited import is_same_work_tree, without_repository
 from csa.runner.namedfiles import read_named_files
@@ -27,9 +28,10 @@ from csa.runner.turns.handoff import Handoff, make_handoff
 from csa.runner.turns.origins import begins_merged, find_histories, missing_sources
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.runfiles import is_roots_alone, run_directory
+from csa.runner.turns.sharing import vendor_given
 from csa.runner.turns.window import digest_limits
 from csa.store.atomic import make_private_directory
-from csa.structs import Struct
+from csa.structs import Struct, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionP
 
     `known` is its conversation by now; `paths` is where the record currently is.
     """
-    handoff = None if plan.compacts else _handoff(plan, known, turn=turn, paths=paths)
+    handoff = None if plan.compacts else _naming_vendor(plan, _handoff(plan, known, turn=turn, paths=paths))
     asked, problems = _make_request(plan, known, handoff)
     if begins_merged(plan.state):
         gone = missing_sources(plan.context, paths)
@@ -119,7 +121,8 @@ def tool_environment(plan: TurnPlan, adapters: list[Adapter]) -> dict[str, str]:
     markers = (marker for adapter in adapters for marker in adapter.outer_markers)
     is_elsewhere = not is_same_work_tree(context.directory, plan.cwd)
     environ = without_repository(context.environ) if is_elsewhere else context.environ
-    return base_environment(environ, markers, context.config.for_tool(plan.adapter.name).env)
+    base = base_environment(environ, markers, context.config.for_tool(plan.adapter.name))
+    return with_secrets(base, context.secrets)
 
 
 def _environment(plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, turn: int) -> Mapping[str, str]:
@@ -133,6 +136,12 @@ def _environment(plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, 
         keep_background=plan.request.keep_background,
     )
     return apply_changes({**asked.environ, **own}, invocation, plan.cwd)
+
+
+def _naming_vendor(plan: TurnPlan, handoff: Handoff | None) -> Handoff | None:
+    """Add the vendor that gets a summary of what was said with another's tools."""
+    vendor = vendor_given(plan.context, plan.adapter.name, handoff.tools) if handoff else None
+    return replace(handoff, data={**handoff.data, "vendor": vendor}) if handoff and vendor else handoff
 
 
 def _handoff(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> Handoff | None:

@@ -162,14 +162,14 @@ class Turn:
                     await self._deliver(self._execution.last)
                 self._send.close()
                 recorder = self._execution.recorder
-                self._leave(recorder)
+                await self._leave(recorder)
                 with recorder.held.losing("usage_stats.toml"):
                     self._note_usage()
                 self.losses = [*recorder.losses]
                 if self.successor:
                     recorder.losses.clear()
 
-    def _leave(self, recorder: TurnRecorder) -> None:
+    async def _leave(self, recorder: TurnRecorder) -> None:
         """Let the next queued prompt begin under the same lock; else release it, and have another process go on."""
         goes_on = self._result is not None and self._result.status == "succeeded" and not recorder.journal.fault
         with recorder.held.losing("the session's queue", "gone on with"):
@@ -180,7 +180,7 @@ class Turn:
             recorder.close()
         with recorder.held.losing("the session's queue", "handed over"):
             if goes_on and count_queued(self.paths) and why_held(self.paths) is None:
-                self.hand_over()
+                await anyio.to_thread.run_sync(self.hand_over)
 
     async def _run_execution(self, deadline: float | None) -> None:
         try:

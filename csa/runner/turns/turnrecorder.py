@@ -17,8 +17,11 @@ from csa.errors import BusyError
 from csa.model.adapter import Outcome, Update
 from csa.model.events import Event
 from csa.model.limits import Spent, spent_by_turn
+from csa.model.redaction import Redactor
 from csa.model.result import RunResult, json_text, summarise
 from csa.model.state import SessionState, ToolState, format_time
+from csa.runner.secrets import sources_of
+from csa.runner.session import refuse_closed
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorder import Recorder, end_lost_compaction
@@ -90,7 +93,7 @@ class TurnRecorder(Recorder):
             state = with_tool(replace(state, **self._changes()), self.plan)
             self.tool_state = state.tools[self.plan.adapter.name]
             self._leave_outgrown()
-            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active")
+            state = replace(state, turns=self.turn, last_accessed=datetime.now(UTC), phase="active", closed_at=None)
         request = self.plan.request
         prompt = self.held.redactor.redact(request.prompt)
         path = self.paths.turn_output(self.turn) / "prompt.md"
@@ -113,6 +116,7 @@ class TurnRecorder(Recorder):
                 "origins": dict(self.plan.origins),
                 **({"template": request.template.name} if request.template else {}),
                 **({"system": request.system} if request.system else {}),
+                **({"secrets": sources_of(request.secrets)} if request.secrets else {}),
                 "prompt": prompt,
                 "resumed": self.tool_state.provider_session_id,
                 **asked,
@@ -246,6 +250,9 @@ class TurnRecorder(Recorder):
             holder = SlotHolder(plan.state.session_id, plan.adapter.name)
             pass_slot(self.held.store.root, self.held.slot, holder, plan.state.limits, callers=plan.callers)
         self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
+        if plan.context.secrets != self.plan.context.secrets:  # those of this turn may still be said
+            known = (*self.plan.context.secrets.values(), *plan.context.secrets.values())
+            self.held.hide_with(Redactor(plan.context.environ, known))
         return TurnRecorder(self.held, plan, notes)
 
     def close(self) -> None:
@@ -286,6 +293,7 @@ class TurnRecorder(Recorder):
             "limits": wanted.limits,
             "budget": wanted.budget,
             "window": wanted.window,
+            "shared": wanted.shared,
         }
 
     def _save_state(self, *, spent: Spent | None = None, at: datetime | None = None) -> None:
@@ -374,6 +382,8 @@ def begin(plan: TurnPlan) -> TurnRecorder:
             )
         admission.admit(held)
     try:
+        if not (plan.is_new or plan.request.reopen):
+            refuse_closed(held.state)  # as it is, now that it is ours
         return TurnRecorder(held, plan, admission.notes)
     except BaseException:
         held.close()

@@ -16,9 +16,9 @@ from csa.model.conversation import count_told
 from csa.model.events import Event
 from csa.model.limits import ContextWindow
 from csa.model.state import SessionState, ToolState
-from csa.model.usage import Usage
+from csa.model.usage import CHARS_PER_TOKEN, Usage
 from csa.paths import SessionPaths
-from csa.runner.turns.handoff import CHARS_PER_TOKEN, DigestLimits
+from csa.runner.turns.handoff import DigestLimits
 from csa.runner.turns.plan import TurnPlan
 from csa.store.transcript import read_events_backwards
 from csa.structs import Struct, field

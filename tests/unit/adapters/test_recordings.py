@@ -58,6 +58,7 @@ FAILED = {
         "hook-stopped": "permission",
         "max-budget": "internal",
         "prompt-blocked": "permission",
+        "structured-never": "invalid_output",
         "resume-unknown": "unknown_conversation",
         "session-id-in-use": "invalid_request",
         "sigint-mid-model": "protocol",
