@@ -5,7 +5,7 @@
     ├── NotFoundError         3  no such session, project or record
     ├── AmbiguousError        3  a selector names several sessions
     ├── BusyError             4  another supervisor holds the session
-    ├── RefusedError          5  refused by a limit, a budget, or because it would affect the caller's own session
+    ├── RefusedError          5  refused by a limit or a budget, for the caller's own session, or for one that is closed
     │   └── FullError         5  a limit on running turns is reached; waiting may help
     ├── StateError            6  a stored record is damaged (path, and line where known)
     │   └── DeniedError       6  a file of another user, which may be undamaged
@@ -95,7 +95,7 @@ class BusyError(CsaError):
 
 
 class RefusedError(CsaError):
-    """A limit, a budget, or the caller's own place among the sessions forbids it."""
+    """A limit, a budget, or the caller's own place among the sessions forbids it; or the session is closed."""
 
     code = "refused"
     exit_code = 5

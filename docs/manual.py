@@ -18,7 +18,7 @@ EXITS = (
     ("2", "The arguments are wrong."),
     ("3", "There is no such session, or the prefix is ambiguous."),
     ("4", "The session is busy, or csa cannot know whether it is running."),
-    ("5", "Refused by a limit, a budget, or because it would affect the caller's own session."),
+    ("5", "Refused by a limit or a budget, for the caller's own session, or because the session is closed."),
     ("6", "The configuration is wrong, or a record is damaged."),
     ("7", "The tool is missing, or not logged in."),
     ("8", "Rate limited by the provider, or a quota is used up."),

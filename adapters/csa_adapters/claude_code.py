@@ -58,7 +58,7 @@ class ClaudeCodeAdapter:
     name = "claude-code"
     family = "anthropic"
     executable = "claude"
-    capabilities = Capabilities(fork=True, extra_writable=True, reads=_SETTINGS)
+    capabilities = Capabilities(fork=True, extra_writable=True, flags=True, reads=_SETTINGS)
     outer_markers = frozenset(
         {
             "CLAUDECODE",
@@ -121,6 +121,7 @@ class ClaudeCodeAdapter:
         return Invocation(
             argv=(
                 *request.command,
+                *request.flags,
                 *_ALWAYS,
                 *_session(request),
                 *_permission(request),

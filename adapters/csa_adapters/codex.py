@@ -53,7 +53,7 @@ class CodexAdapter:
     name = "codex"
     family = "openai"
     executable = "codex"
-    capabilities = Capabilities(fork=True, system_on_resume=False, extra_writable=True)
+    capabilities = Capabilities(fork=True, system_on_resume=False, extra_writable=True, flags=True)
     # CODEX_HOME is configuration and stays; CODEX_SANDBOX_NETWORK_DISABLED is true of every descendant.
     outer_markers = frozenset(
         {
@@ -110,6 +110,7 @@ class CodexAdapter:
             argv=(
                 *request.command,
                 "exec",
+                *request.flags,
                 *_ALWAYS,
                 *_permission(request),
                 *_options(request),

@@ -65,7 +65,7 @@ class GeminiCliAdapter:
     name = "gemini-cli"
     family = "google"
     executable = "gemini"
-    capabilities = Capabilities(reads=READS, extra_writable=True)
+    capabilities = Capabilities(reads=READS, extra_writable=True, flags=True)
     outer_markers = frozenset({"GEMINI_CLI", "GEMINI_CLI_NO_RELAUNCH", "GEMINI_CLI_TRUST_WORKSPACE", "GEMINI_PTY_INFO"})
     probe = Probe(
         version_arguments=("--version",),
@@ -103,7 +103,14 @@ class GeminiCliAdapter:
 
     def invocation(self, request: TurnRequest) -> Invocation:
         """Say how to run the turn; UsageError for an id that gemini would treat as an index, or impossible settings."""
-        argv = (*request.command, *_ALWAYS, *_session(request), *_permission(request), *_options(request))
+        argv = (
+            *request.command,
+            *request.flags,
+            *_ALWAYS,
+            *_session(request),
+            *_permission(request),
+            *_options(request),
+        )
         files = {} if request.permission is Permission.FULL else {"policy.toml": _policy(request)}
         if request.ephemeral:
             return _ephemeral(request, argv, files)

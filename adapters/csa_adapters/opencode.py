@@ -61,7 +61,7 @@ class OpencodeAdapter:
     name = "opencode"
     family = "opencode"  # it uses any provider its user chose
     executable = "opencode"
-    capabilities = Capabilities(fork=True, extra_writable=True)
+    capabilities = Capabilities(fork=True, extra_writable=True, flags=True)
     # The outer server's password: an inner one has its own.
     outer_markers = frozenset(
         {"OPENCODE", "OPENCODE_PID", "AGENT", "OPENCODE_SERVER_PASSWORD", "OPENCODE_SERVER_USERNAME"}
@@ -138,7 +138,7 @@ class OpencodeAdapter:
 
 def _bridge(request: TurnRequest, order: _Json) -> Invocation:
     return Invocation(
-        argv=(sys.executable, "-I", "-S", BRIDGE, *request.command),
+        argv=(sys.executable, "-I", "-S", BRIDGE, *request.command, *request.flags),
         stdin=json.dumps(order).encode(),
         env=_environment(request),
     )

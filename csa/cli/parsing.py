@@ -52,6 +52,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments; UsageError, with a suggestion, if they are wrong."""
         try:
+            if self.get_default("flags") is not None:
+                return self._parse_with_flags(list(sys.argv[1:] if args is None else args), namespace)
             if any(action.nargs == argparse.ZERO_OR_MORE and not action.option_strings for action in self._actions):
                 return self.parse_intermixed_args(args, namespace)
             return super().parse_args(args, namespace)
@@ -59,6 +61,22 @@ class Parser(argparse.ArgumentParser):
             message = str(refusal)
             hint = self._hint(message, args) or f"{self.prog} --help"
             raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=hint) from refusal
+
+    def _parse_with_flags(self, words: list[str], namespace: Any) -> Any:
+        """Parse arguments of which those after `--` are flags for the tool.
+
+        If there is no prompt before it, the next word is the prompt, whatever it begins with; `--` may follow again.
+        """
+        end = words.index("--") if "--" in words else len(words)
+        own, flags = words[:end], words[end + 1 :]
+        found = super().parse_args(own, namespace)
+        if flags and found.prompt is None and found.prompt_file is None:
+            prompt, flags = flags[0], flags[1:]
+            if flags and flags[0] != "--":
+                self.error(f"unrecognized arguments: {' '.join(flags)}")
+            found, flags = super().parse_args([*own, "--", prompt], namespace), flags[1:]
+        found.flags = tuple(flags)
+        return found
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201  # as it is
         """Accept an optional value only as `--option=value`, or the option would consume the prompt."""
@@ -104,6 +122,8 @@ class Parser(argparse.ArgumentParser):
             return None
         arguments, rest = self.parse_known_args(words)  # type: ignore[no-untyped-call]  # as argparse has it
         first = getattr(arguments, "prompt", None)
+        if first is not None and "--" in words and first.startswith("-"):
+            return f"the prompt goes before the tool's flags: {self.prog} PROMPT -- {first} ..."
         if first is None or any(word.startswith("-") for word in rest):
             return None
         if arguments.wait == math.inf and first.replace(".", "", 1).isdigit():

@@ -8,13 +8,14 @@ secret is not stored: give it with --prompt, --prompt-file or --edit. Exits as c
 from __future__ import annotations
 
 import argparse
-from shlex import quote
+from shlex import join, quote
 
-from csa.cli.output import cut, one_line, tell
+from csa.cli.output import cut, one_line, tell, warn
 from csa.cli.run import run_turn
 from csa.cli.run_options import add_turn_options, defaults_of_run
 from csa.cli.selecting import add_selector, find_to_show, selectors_given
 from csa.errors import NotFoundError, UsageError
+from csa.model.events import Event
 from csa.model.redaction import MARK
 from csa.runner.session import Session
 from csa.store.artifacts import SCHEMA_FILE
@@ -39,12 +40,15 @@ def execute(arguments: argparse.Namespace) -> int:
     session = find_to_show(arguments)
     given = {**vars(arguments), "session": session.session_id, "is_literal": True, "way_to_stdin": _WAY_TO_STDIN}
     words = argparse.Namespace(**{**defaults_of_run(), **given})
-    _refuse_without_secrets(session, arguments)
+    started = last_started(session.files.transcript)
+    if started:
+        _refuse_without_secrets(session, started, arguments)
+        _tell_flags(started)
     if words.schema is None:
-        words.schema = _last_schema(session)
+        words.schema = _last_schema(session, started)
     if arguments.prompt is not None or arguments.prompt_file is not None:
         return run_turn(words)
-    turn, prompt = _last_prompt(session)
+    turn, prompt = _last_prompt(session, started)
     if arguments.edit:
         from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are sent as they are
 
@@ -59,9 +63,9 @@ def execute(arguments: argparse.Namespace) -> int:
     return run_turn(words)
 
 
-def _last_prompt(session: Session) -> tuple[int, str]:
+def _last_prompt(session: Session, started: Event | None) -> tuple[int, str]:
     """Return the last turn that has begun, and its redacted prompt."""
-    state, started = session.record.state, last_started(session.files.transcript)
+    state = session.record.state
     turn = max(state.turns if state else 0, started.turn if started else 0)
     if started and started.turn == turn:
         return turn, str(started.data.get("prompt") or "")
@@ -74,9 +78,9 @@ def _last_prompt(session: Session) -> tuple[int, str]:
         ) from None
 
 
-def _last_schema(session: Session) -> str | None:
+def _last_schema(session: Session, started: Event | None) -> str | None:
     """Return the schema of the last turn that has begun, if it had one."""
-    if (started := last_started(session.files.transcript)) is None or not started.data.get("schema"):
+    if started is None or not started.data.get("schema"):
         return None
     try:
         schema = read_regular(session.files.turn_output(started.turn) / SCHEMA_FILE).decode()
@@ -93,17 +97,21 @@ def _last_schema(session: Session) -> str | None:
     return schema
 
 
-def _refuse_without_secrets(session: Session, arguments: argparse.Namespace) -> None:
+def _refuse_without_secrets(session: Session, started: Event, arguments: argparse.Namespace) -> None:
     """Have the secrets of the turn named again: a record may come from elsewhere, and must not choose files to read."""
-    started = last_started(session.files.transcript)
-    secrets = started.data.get("secrets") if started else None
-    if started is None or not isinstance(secrets, list) or not secrets or arguments.secret:
+    secrets = started.data.get("secrets")
+    if not isinstance(secrets, list) or not secrets or arguments.secret:
         return
     again = [f"--secret {quote(str(each.get('name')))}={quote(str(each.get('source')))}" for each in secrets]
     raise UsageError(
         f"Turn {started.turn} had {len(again)} secret{'s' * (len(again) > 1)}, whose values csa has not stored.",
         hint=f"csa retry {session.session_id} {' '.join(again)}",
     )
+
+
+def _tell_flags(started: Event) -> None:
+    if isinstance(flags := started.data.get("flags"), list):
+        warn([f"turn {started.turn} had flags for its tool, which are not given again: -- {join(map(str, flags))}"])
 
 
 def _refuse_redacted(session_id: str, turn: int, prompt: str) -> None:

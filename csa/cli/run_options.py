@@ -18,6 +18,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         help="what to do; `-`, or no PROMPT in a pipe, reads it from stdin; on a terminal no PROMPT opens $EDITOR",
     )
+    parser.epilog = (
+        "What follows -- goes to the tool's own command line, for this turn only: csa run PROMPT -- --flag value. "
+        "Without a PROMPT before it, the next word is the prompt."
+    )
     which = add_session_options(parser)
     which.add_argument(
         "--queue",
@@ -30,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
     prompt.add_argument("--stdin", action="store_true", help="append stdin to PROMPT, after a blank line")
     add_turn_options(parser)
-    parser.set_defaults(is_literal=False, way_to_stdin="csa run --stdin adds it to the prompt")
+    parser.set_defaults(is_literal=False, flags=(), way_to_stdin="csa run --stdin adds it to the prompt")
 
 
 def add_session_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -37,6 +37,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         extra_writable=None if arguments.extra_writable is None else tuple(arguments.extra_writable),
         permission=Permission(arguments.permission) if arguments.permission else None,
         system=_system(arguments),
+        flags=arguments.flags or None,
         secrets=None if arguments.secret is None else tuple(arguments.secret),
         schema=read_schema(arguments.schema),
         ephemeral=arguments.ephemeral,

@@ -39,6 +39,7 @@ class Capabilities(Struct):
     system_on_resume: a different system text takes effect when a conversation is resumed.
     reads: configuration files of the tool that the adapter needs, named like `Probe.login_files`; `./` stands for
         the directory of the turn. Those that exist come with the request (`TurnRequest.files`).
+    flags: its command line takes words of the user's own (`TurnRequest.flags`).
     extra_writable: it can be allowed to write extra directories at `edit` (`TurnRequest.extra_writable`).
     """
 
@@ -46,6 +47,7 @@ class Capabilities(Struct):
     system_on_resume: bool = True
     reads: tuple[str, ...] = ()
     extra_writable: bool = False
+    flags: bool = False
 
 
 class TurnRequest(Struct, kw_only=True):
@@ -68,6 +70,7 @@ class TurnRequest(Struct, kw_only=True):
     environ: Mapping[str, str] = field(default_factory=dict)  # the environment the tool starts with
     is_root: bool = False
     csa_command: str = "csa"  # how an agent calls csa: an absolute path if known
+    flags: tuple[str, ...] = ()  # the user's own words for the tool's command line, before those of the adapter
     sandboxed_by: str | None = None  # the adapter in whose tool's sandbox csa itself runs ("codex")
     extra_writable: tuple[str, ...] = ()  # directories that the agent may write besides `cwd`; only at `edit`
     writable_dirs: tuple[str, ...] = ()  # what a nested `csa run` must be able to write, besides the project

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         schema: dict[str, Any] | None
         opening: str | None
         secrets: tuple[str, ...] | None
+        flags: tuple[str, ...] | None
         template: FromTemplate | None
         ephemeral: bool
         fork_from: str | None
@@ -78,6 +79,7 @@ class RunRequest(Struct, kw_only=True):
         schema: a JSON Schema that the answer has to conform to; the value is `output` in the result.
         opening: text that comes before the prompt if the session is new.
         secrets: NAME, NAME=env:VARIABLE or NAME=file:FILE: variables for the tool whose values are stored nowhere.
+        flags: words for the tool's own command line, in this turn only; not for an agent that calls csa.
         template: the template it was made from, for the record (see `Csa.from_template`).
         ephemeral: keep nothing; the session is gone when the turn has ended.
         fork_from: a selector; begin the new session with a copy of that one's conversation.
@@ -116,6 +118,7 @@ class RunRequest(Struct, kw_only=True):
     schema: dict[str, Any] | None = None
     opening: str | None = None
     secrets: tuple[str, ...] | None = None
+    flags: tuple[str, ...] | None = None
     template: FromTemplate | None = None
     ephemeral: bool = False
     fork_from: str | None = None

@@ -294,7 +294,7 @@ def refuse_closed(state: SessionState) -> None:
     """Raise RefusedError for a session that its user has closed."""
     if state.closed_at is not None:
         raise RefusedError(
-            f"Session {state.session_id} is closed.",
+            f"Session {state.session_id} is closed, so nothing runs in it.",
             hint=f'csa run --session {state.session_id} --reopen "..." continues it',
         )
 
@@ -313,19 +313,21 @@ def _relative_id(caller: Caller | None, selector: str) -> str:
 
 
 def _current(context: Context, *, retired: bool) -> Session:
-    from csa.runner.current import find_pointer  # noqa: PLC0415  # few selectors need it
+    from csa.runner.current import VARIABLE, find_pointer  # noqa: PLC0415  # few selectors need it
 
-    chosen = find_pointer(context).read(context.store)
+    pointer = find_pointer(context)
+    chosen = pointer.read(context.store)
     if chosen is None:
         raise _none_current(context, "No active session")
     try:
         return find_session(context, chosen, retired=retired)
     except RetiredError:
-        raise RetiredError(
-            f"The current session {chosen} is deleted.",
-            hint=f"csa restore {chosen} brings it back, csa switch S makes another one current",
-        ) from None
+        way = f"unset {VARIABLE}" if pointer.session_id else "csa switch S makes another one current"
+        hint = f"csa restore {chosen} brings it back; {way}"
+        raise RetiredError(f"The current session {chosen} is deleted.", hint=hint) from None
     except NotFoundError:
+        if pointer.session_id:
+            raise NotFoundError(f"{VARIABLE} is {chosen}, which does not exist.", hint=f"unset {VARIABLE}") from None
         raise _none_current(context, f"The current session {chosen} no longer exists") from None
 
 

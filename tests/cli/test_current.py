@@ -94,6 +94,10 @@ def test_a_stale_pointer(place: Place) -> None:
     done = place.run("run", "--continue", "x")
     assert (done.code, "error: The current session api is deleted." in done.err) == (3, True)
     assert f"hint: csa restore {session_id(1)} brings it back" in done.err
+    done = place.run("run", "--continue", "x", env={"CSA_CURRENT": session_id(1)})
+    assert (done.code, "is deleted." in done.err, "; unset CSA_CURRENT" in done.err) == (3, True, True)
+    done = place.run("current", env={"CSA_CURRENT": session_id(7)})
+    assert (done.code, "which does not exist" in done.err) == (3, True)
     shutil.rmtree(store.retired_paths(session_id(1)).root)
     done = place.run("run", "--continue", "x")
     assert (done.code, f"The current session {session_id(1)} no longer exists" in done.err) == (3, True)
@@ -351,7 +355,7 @@ def test_closing_a_session(place: Place) -> None:
     assert place.run("close").out == f"{first} is closed  api\n"
     assert (current_of(place), "closed_at" in place.state(first)) == (None, True)
     done = place.run("run", "--session", "api", "x")
-    assert (done.code, done.err.splitlines()[0]) == (5, "error: Session api is closed.")
+    assert (done.code, done.err.splitlines()[0]) == (5, "error: Session api is closed, so nothing runs in it.")
     assert 'hint: csa run --session api --reopen "..." continues it' in done.err
     assert place.codex("two", "--session", "api", "--reopen").session_id == first
     assert (current_of(place), "closed_at" in place.state(first)) == (first, False)
@@ -374,7 +378,7 @@ def test_what_closed_means(place: Place) -> None:
         ("chat", "--session", "api"),
     ):
         done = place.run(*words, stdin=b"hello\n" if words[0] == "chat" else None)
-        assert (done.code, "Session api is closed." in done.err) == (5, True), (words, done.err)
+        assert (done.code, "Session api is closed," in done.err) == (5, True), (words, done.err)
     assert place.codex("more", "--last").session_id == other
     assert place.codex("more", "--last", "--reopen").session_id == other, "it was used later"
     shown = {item["name"]: item for item in place.run("ls", "--json").json}
@@ -428,7 +432,7 @@ def test_a_pointer_of_another_terminal_to_a_closed_session(place: Place) -> None
     assert current_of(place, "pane") == first
     assert place.run("current", env=pane).out == f"{first}  api (closed)\n"
     done = place.run("run", "--continue", "x", env=pane)
-    assert (done.code, "Session api is closed." in done.err) == (5, True)
+    assert (done.code, "Session api is closed," in done.err) == (5, True)
     assert place.run("close", env=pane).code == 0
     assert current_of(place, "pane") is None
     assert place.run("close", env={"CSA_CURRENT": first}).code == 0
@@ -455,3 +459,31 @@ def test_the_library_makes_sessions(place: Place) -> None:
     assert (made.session_id, made.tool, client.info("api").status) == (client.resolve("api"), "codex", "idle")
     assert client.ask_sync("one", session="api").turn == 1
     assert current_of(place) is None
+
+
+@pytest.mark.thorough
+def test_the_current_session_moves_with_its_project(place: Place) -> None:
+    """`adopt` takes the pointers along, and leaves nothing of the old store."""
+    session = place.codex("one").session_id
+    place.run("use", session, env={"CSA_CURRENT": "pane"})
+    moved = place.project.with_name("moved")
+    place.project.rename(moved)
+    assert place.run("adopt", str(place.project), cwd=moved).code == 0
+    assert not place.store.exists()
+    for environ in (None, {"CSA_CURRENT": "pane"}):
+        assert place.run("current", cwd=moved, env=environ).out.startswith(session)
+
+
+@pytest.mark.thorough
+def test_a_tree_with_a_session_without_a_turn(place: Place) -> None:
+    """Waiting for a tree, ending it, its budget, its logs, deleting and restoring it take such a child as it is."""
+    root, inside = place.agent("--budget-tokens", "100000")
+    child = place.run("new", "--tool", "codex", env=inside).out.strip()
+    for words in (("wait", "--tree", root), ("kill", "--tree", root), ("budget", root), ("logs", "--tree", root)):
+        done = place.run(*words)
+        assert done.code == 0, (words, done)
+        assert "lost" not in done.out + done.err, (words, done)
+    assert place.run("rm", "--tree", root).code == 0
+    assert not place.published()
+    assert place.run("restore", "--tree", root).code == 0
+    assert place.status(child) == "idle"

@@ -90,6 +90,7 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         context_tokens=9,
         opening="o",
         schema={"type": "object"},
+        flags=("--f",),
         secrets=("S=env:T",),
         template=FromTemplate("t", "/t.toml", is_project=True, fields=("tool",)),
     )

@@ -81,6 +81,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "origins": mapping({"type": "string"}, "where each of these settings came from"),
                 "template": text("the template it was run with; `origins` has its file"),
                 "system": text("what was added to the tool's system prompt"),
+                "flags": texts("the user's own words on the tool's command line"),
                 "secrets": each(
                     record({"name": text("the variable"), "source": text("`env:VARIABLE` or `file:FILE`")}),
                     "what `--secret` gave to the tool; the values are stored nowhere",
@@ -98,7 +99,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "queued": text("the id of the queued prompt that it sends"),
                 "replayed_from": REPLAYED_FROM,
             },
-            optional="effort timeout_s idle_timeout_s origins caller template system secrets schema head queued "
+            optional="effort timeout_s idle_timeout_s origins caller template system flags secrets schema head queued "
             "replayed_from",
         ),
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, StateError, UsageError
 from csa.model.state import SessionState, ToolState
 from csa.ownership import make_directory
-from csa.paths import CHECKPOINTS, SessionPaths
+from csa.paths import CHECKPOINTS, CURRENT, CURRENT_OF_TERMINALS, SessionPaths
 from csa.runner.context import Context
 from csa.runner.sessions.acting import record_act, record_update
 from csa.store.atomic import append_private, move_directory, read_regular
@@ -18,7 +18,7 @@ from csa.store.held import open_session, store_lock
 from csa.store.liveness import probe
 from csa.store.owner import CHANGE
 from csa.store.project import find_project
-from csa.store.retiring import hold, move_with, remove_empty_directories
+from csa.store.retiring import hold, move_with, remove_empty_directories, remove_tree
 from csa.store.sessions import Store
 from csa.store.statefile import draft_state, load_state
 from csa.store.taking import refuse_busy
@@ -182,14 +182,14 @@ def _move_rest(source: Store, store: Store, adoption: Adoption) -> None:
     """Move what a store has besides its sessions, if this one does not have it."""
     if adoption.left:
         return
-    for name in ("usage_stats.toml", CHECKPOINTS):
+    for name in ("usage_stats.toml", CURRENT, CURRENT_OF_TERMINALS, CHECKPOINTS):
         here, there = source.path / name, store.path / name
         if here.exists() and not there.exists():
             try:
                 move_directory(here, there, aside=f".{name}.tmp") if here.is_dir() else os.rename(here, there)
             except OSError as error:
                 adoption.warnings.append(f"{here} stays where it is: {error.strerror or error}")
-        elif here.is_dir():
+        elif name == CHECKPOINTS and here.is_dir():
             adoption.warnings.append(f"checkpoints of the adopted sessions stay in {here}")
         else:
-            here.unlink(missing_ok=True)  # this project's own figures take precedence
+            remove_tree(here)  # this project's own figures and choices take precedence

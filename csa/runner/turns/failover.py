@@ -89,8 +89,8 @@ def plan_fallback(failed: TurnPlan, *, kind: str) -> tuple[TurnPlan | None, list
     while left:
         name, model = split_fallback(left[0])
         left = left[1:]
-        # Effort and transport were for the first tool.
-        wanted = going_on(failed.request, tool=name, transport=None, model=model, fallback=())
+        # Effort, transport and flags were for the first tool.
+        wanted = going_on(failed.request, tool=name, transport=None, model=model, flags=None, fallback=())
         try:
             plan = plan_resume(Session(failed.context, failed.state.session_id), wanted, now=datetime.now(UTC))
         except CsaError as error:

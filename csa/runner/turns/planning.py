@@ -15,7 +15,7 @@ from pathlib import Path
 
 from csa.errors import NotFoundError, RefusedError, RetiredError, ToolUnavailableError, UsageError
 from csa.ids import ENTROPY_BYTES, is_session_id, new_session_id
-from csa.model.config import Config
+from csa.model.config import NATIVE, Config
 from csa.model.limits import LARGEST_COUNT, Budget, ContextWindow, Limits, is_count
 from csa.model.permission import Permission
 from csa.model.result import summarise
@@ -117,7 +117,15 @@ def _check_beginning(request: RunRequest) -> None:
 
 
 def _check_texts(request: RunRequest) -> None:
-    texts = (request.prompt, request.description, request.system, request.opening, request.model, request.effort)
+    texts = (
+        request.prompt,
+        request.description,
+        request.system,
+        request.opening,
+        request.model,
+        request.effort,
+        *(request.flags or ()),
+    )
     if any(text is not None and not is_unicode(text) for text in texts):
         raise UsageError("The prompt and the options must be valid UTF-8.")
     if "\0" in request.prompt:
@@ -259,10 +267,16 @@ def _plan_new(
         refuse_second_tool(context, source, choice.adapter.name)
     state = replace(state, shared=asked_sharing(context, request, state))
     known = (source or state).tools.get(choice.adapter.name, ToolState())
-    if request.opening:
-        request = replace(request, prompt=f"{request.opening}\n\n{request.prompt}", opening=None)
+    request = _with_opening(request)
     plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory), replay=replay)
     return _plan_fork(plan, origin, source) if origin and source else plan
+
+
+def _with_opening(request: RunRequest) -> RunRequest:
+    """Return the request for the first turn of a session."""
+    if not request.opening:
+        return request
+    return replace(request, prompt=f"{request.opening}\n\n{request.prompt}", opening=None)
 
 
 def _load_source(origin: Session) -> SessionState:
@@ -297,7 +311,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         name=request.name or state.name,
         description=(
             description_of(context, request.description)
-            if request.description and not request.is_templates("description")
+            if request.description and not (request.is_templates("description") and state.turns)
             else state.description or ("" if state.turns else _about(context, request))
         ),
         expires_at=_expiry_on_resume(context, request, state, now),
@@ -307,6 +321,8 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         shared=asked_sharing(context, request, state),
     )
     refuse_second_tool(context, state, choice.adapter.name)
+    if not state.turns:
+        request = _with_opening(request)
     plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd, replay=replay)
     _refuse_other_account(plan, known)
     return plan
@@ -342,6 +358,8 @@ def _plan(
     """Make the plan; `known` is what the session, or the one it is forked from, has kept of the tool."""
     tool = choice.adapter.name
     configured = context.config.for_tool(tool)
+    if request.flags:
+        request = _with_flags(context, request, choice)
     permission = _permission(context, request, state)
     asked = replace(request, model=choice.model, effort=None) if choice.is_fallback else request
     model, effort = choose_model(asked, known, context.config, tool)
@@ -388,6 +406,26 @@ def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
         "timeout_s": "--timeout" if request.timeout_s else values["timeout_s"][1],
         "idle_timeout_s": "--idle-timeout" if request.idle_timeout_s else values["idle_timeout_s"][1],
     }
+
+
+def _with_flags(context: Context, request: RunRequest, choice: ToolChoice) -> RunRequest:
+    """Return the request with the flags that the tool gets: none that were for one that is not installed."""
+    if context.caller is not None:
+        raise RefusedError(
+            f"The tool's own flags cannot be given from inside session {context.caller.session_id}.",
+            hint="leave out what follows --",
+        )
+    if choice.is_fallback:
+        return replace(request, flags=None)
+    name = f"{choice.adapter.name} over ACP" if choice.transport != NATIVE else choice.adapter.name
+    if not choice.adapter.capabilities.flags:
+        raise UsageError(
+            f"csa cannot give {name} flags of its own.",
+            hint=f"put them into command in [tools.{choice.adapter.name}] of your config",
+        )
+    if not (request.flags or ("",))[0].startswith("-"):
+        raise UsageError("What follows -- must begin with a flag of the tool.", hint="csa run PROMPT -- --flag value")
+    return request
 
 
 def _template_origins(request: RunRequest, permission: Permission) -> dict[str, str]:

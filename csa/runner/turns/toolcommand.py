@@ -99,6 +99,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         auth_method=context.config.for_tool(plan.adapter.name).auth_method,
         system=_join(None if plan.state.ephemeral else note, plan.request.system),
         schema=plan.request.schema if plan.is_held_to_schema else None,
+        flags=() if plan.compacts else plan.request.flags or (),
         timeout_s=plan.timeout_s,
         ephemeral=plan.state.ephemeral,
         environ=base,
