@@ -222,6 +222,12 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "parent": self.parent,
         }
 
+    def to_row(self) -> dict[str, Any]:
+        """Return the object that `csa serve` shows of it in lists; it has nothing that changes by itself."""
+        used = self.state and self.state.last_accessed
+        more = {"last_accessed": used and format_time(used), "doing": self.doing}
+        return {**self._common(), **more, "pinned": bool(self.state and self.state.pinned)}
+
     def _common(self) -> dict[str, Any]:
         """Return what all JSON forms of a session begin with."""
         from csa.model.clock import from_timestamp  # noqa: PLC0415  # only JSON needs it

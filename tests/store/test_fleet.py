@@ -51,6 +51,7 @@ def test_each_change_is_seen_at_the_next_look(store: Store, state_root: Path) ->
     assert {info.session_id for info in fleet.infos} == {IDS[1]}
 
 
+@pytest.mark.thorough
 def test_a_project_appears_with_its_first_turn(store: Store, state_root: Path, tmp_path: Path) -> None:
     """A turn in a project that had no store is seen at once; one that is not served never is."""
     finished_session(store, IDS[0])
@@ -64,6 +65,7 @@ def test_a_project_appears_with_its_first_turn(store: Store, state_root: Path, t
     assert [each.project_pathname for each in fleet.stores] == sorted([other.project_pathname, store.project_pathname])
 
 
+@pytest.mark.thorough
 def test_looking_writes_nothing(store: Store, state_root: Path) -> None:
     """The store is byte-identical after a look, with a running turn."""
     finished_session(store, IDS[0])
@@ -88,6 +90,7 @@ def test_what_nobody_has_announced_is_seen_in_the_round(store: Store, state_root
     assert seen.doing.endswith("from elsewhere")
 
 
+@pytest.mark.thorough
 def test_a_session_is_found_in_any_project(store: Store, state_root: Path, tmp_path: Path) -> None:
     """By id, by a short prefix and by name, wherever csa is called; what means two sessions is ambiguous."""
     other = Store(state_root, tmp_path / "other")
