@@ -24,11 +24,13 @@ SLOTS = ".slots"  # of the state root
 SERVE = ".serve"  # likewise: the server's lock and tokens
 CHECKPOINTS = "audit.git"
 CURRENT, CURRENT_OF_TERMINALS = "current", "current.d"
+CHAT_HISTORY = "chat_history"
 STORE_FILES = frozenset(
     {
         "store.lock",
         CURRENT,
         CURRENT_OF_TERMINALS,
+        CHAT_HISTORY,
         "audit.jsonl",
         CHECKPOINTS,
         "usage_stats.toml",

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ TARGET = HERE / "captures"
 FIXTURES = HERE.parent / "fixtures"
 WIDTHS = (140, 80)
 LINES, LOW = 60, 14  # LOW for what fills the screen
+CHAT_LINES = 32
 PATIENCE_S = 30.0
 ENOUGH = 4  # sessions at work make a view worth drawing
 
@@ -91,11 +93,15 @@ RULES = [
 
 @dataclass(frozen=True)
 class View:
-    """A command to draw. `until`: draw it when the screen shows that, then press `q`; else when it has ended."""
+    """A command to draw. `until`: draw it when the screen shows that, then press `q`; else when it has ended.
+
+    `talk` is what a person types, each when the screen shows the text before it.
+    """
 
     name: str
     words: tuple[str, ...]
     until: Callable[[str], bool] | None = None
+    talk: tuple[tuple[str, str], ...] = ()
 
 
 def is_busy(text: str) -> bool:
@@ -123,6 +129,25 @@ LIVE = (
     View("run", ("run", "--tool", "codex", "--name", "api", "Add rate limiting to the API"), is_varied),
     View("watch", ("ls", "--tree", "--watch"), is_varied),
     View("top", ("top",), is_busy),
+)
+CHATS = (
+    View(
+        "chat",
+        ("chat", "--tool", "codex", "--name", "api"),
+        lambda text: is_busy(text) and "queued:" in text,
+        (("codex>", "Add rate limiting to the API\r"), ("started", "Now write the migration\r")),
+    ),
+    View(
+        "chat-commands",
+        ("chat", "--session", "quota"),
+        lambda text: "saved checkpoint" in text and "/prune" in text,
+        (
+            ("claude-code>", "Write the migration for quotas\r"),
+            ("succeeded in", "/context\r"),
+            ("oldest turn", "/save migration written\r"),
+            ("saved checkpoint", "/p"),
+        ),
+    ),
 )
 SIZES = ((160, 50), (80, 24), (50, 15))
 TOUR = (
@@ -197,18 +222,22 @@ class Place:
         terminal: pexpect.spawn[bytes] = pexpect.spawn(
             "csa", list(view.words), cwd=self.project, env=self.env, dimensions=(lines, columns), timeout=PATIENCE_S
         )
-        deadline = time.monotonic() + PATIENCE_S
+        deadline, talk = time.monotonic() + PATIENCE_S, list(view.talk)
         try:
             while time.monotonic() < deadline:
                 try:
                     stream.feed(terminal.read_nonblocking(1 << 16, timeout=0.1))
                 except pexpect.TIMEOUT:  # between two frames
+                    if talk and talk[0][0] in "\n".join(screen.display):
+                        terminal.send(talk.pop(0)[1])
                     if view.until is not None and view.until("\n".join(screen.display)):
                         return screen
                 except pexpect.EOF:
                     return screen
             raise RuntimeError(f"csa {' '.join(view.words)} has not shown what is to be drawn")
         finally:
+            if view.talk:
+                terminal.kill(signal.SIGTERM)  # Ctrl-C ends its turn only
             terminal.sendintr()
             terminal.expect(pexpect.EOF)
             terminal.close()
@@ -268,6 +297,7 @@ def _text(column: int, row: int, text: str, style: str) -> str:
 def main() -> None:
     shutil.rmtree(TARGET, ignore_errors=True)
     TARGET.mkdir()
+    draw_chats()
     with tempfile.TemporaryDirectory(prefix="csa-captures-") as base:
         place = Place(Path(base).resolve() / "demo")
         for columns in WIDTHS:
@@ -288,6 +318,18 @@ def main() -> None:
             try:
                 for view in TOUR:
                     _write(view, columns, place.show(view, columns, lines), lines=lines)
+            finally:
+                place.csa("kill", "--all", "--yes")
+
+
+def draw_chats() -> None:
+    """Draw the chats, in a place of their own for each width."""
+    for columns in WIDTHS:
+        with tempfile.TemporaryDirectory(prefix="csa-captures-") as base:
+            place = Place(Path(base).resolve() / "demo")
+            try:
+                for view in CHATS:
+                    _write(view, columns, place.show(view, columns, CHAT_LINES))
             finally:
                 place.csa("kill", "--all", "--yes")
 

@@ -13,7 +13,7 @@ Json = dict[str, Any]
 _IDS = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|ses_[0-9A-Za-z]+")
 # Times, and where it ran: the argv has the places of tools and of their homes.
 _LEFT_OUT = frozenset(
-    {"ts", "started_at", "finished_at", "duration_s", "peak_rss_bytes", "pid", "argv", "replayed_from"}
+    {"ts", "started_at", "finished_at", "duration_s", "peak_rss_bytes", "pid", "argv", "replayed_from", "retry_after_s"}
 )
 _SHOWN_TIMES = re.compile(r"\b\d+(m\d\d)?s\b")
 

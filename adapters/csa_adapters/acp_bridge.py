@@ -21,7 +21,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from glob import glob
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,8 @@ class Turn:
         self._updates = 0  # what the agent has reported about itself
         self._has_said = False
         self._last_stray = ""
-        self._can: Json = {}  # the agent's session capabilities
+        self._capabilities: Json = {}  # the agent's
+        self._can: Json = {}  # ... for sessions
         self._loads = False
         self._methods: list[Any] = []  # to authenticate
         self._default_method = ""
@@ -167,6 +168,7 @@ class Turn:
         if version != PROTOCOL_VERSION:
             raise Failed(f"the agent speaks version {version} of the protocol, not 1", kind="protocol")
         capabilities = mapping_of(answer.get("agentCapabilities"))
+        self._capabilities = capabilities
         self._can = mapping_of(capabilities.get("sessionCapabilities"))
         self._loads = capabilities.get("loadSession") is True
         self._methods = list_of(answer.get("authMethods"))
@@ -310,11 +312,14 @@ class Turn:
         texts = list(self._order["prompt"])
         if self._order["system"] and not self._system():
             texts.insert(0, self._order["system"])
-        return self._send_prompt(texts)
+        takes = mapping_of(self._capabilities.get("promptCapabilities"))
+        given = self._order.get("attachments", ())
+        attached = [each["content" if takes.get(each["needs"]) is True else "link"] for each in given]
+        return self._send_prompt(texts, attached)
 
-    def _send_prompt(self, texts: list[str]) -> Json:
+    def _send_prompt(self, texts: list[str], attached: Sequence[Json] = ()) -> Json:
         self._is_prompting = True
-        blocks = [{"type": "text", "text": text} for text in texts]
+        blocks = [*({"type": "text", "text": text} for text in texts), *attached]
         number = self._agent.request("session/prompt", {"sessionId": self._session, "prompt": blocks})
         try:
             result = self._answer("session/prompt", number)

@@ -20,6 +20,7 @@ from csa_adapters.jsonlines import mapping_of, read_object
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from csa.model.attachment import Attachment
     from csa_adapters.claude_compaction import ClaudeCompactionDecoder
     from csa_adapters.claude_stream import ClaudeCodeDecoder
 
@@ -58,7 +59,7 @@ class ClaudeCodeAdapter:
     name = "claude-code"
     family = "anthropic"
     executable = "claude"
-    capabilities = Capabilities(fork=True, extra_writable=True, flags=True, reads=_SETTINGS)
+    capabilities = Capabilities(fork=True, extra_writable=True, flags=True, reads=_SETTINGS, images=True, files=True)
     outer_markers = frozenset(
         {
             "CLAUDECODE",
@@ -127,8 +128,9 @@ class ClaudeCodeAdapter:
                 *_permission(request),
                 *_options(request),
                 *_schema(request),
+                *(("--input-format", "stream-json") if request.attachments else ()),
             ),
-            stdin=_literal(request.prompt).encode("utf-8", "replace"),
+            stdin=_stdin(request),
             env=_environment(request),
         )
 
@@ -229,6 +231,25 @@ def _literal(prompt: str) -> str:
     `--disable-slash-commands` does not help: known commands then answer that they are not available, with success.
     """
     return f" {prompt}" if prompt.startswith("/") else prompt
+
+
+def _stdin(request: TurnRequest) -> bytes:
+    """Write the prompt: as it is, or as a message with a block for each image and file."""
+    prompt = _literal(request.prompt)
+    if not request.attachments:
+        return prompt.encode("utf-8", "replace")
+    content = [{"type": "text", "text": prompt}, *map(_block, request.attachments)]
+    return json.dumps({"type": "user", "message": {"role": "user", "content": content}}).encode() + b"\n"
+
+
+def _block(attachment: Attachment) -> dict[str, Any]:
+    if attachment.text is not None:
+        source = {"type": "text", "media_type": "text/plain", "data": attachment.text}
+    else:
+        source = {"type": "base64", "media_type": attachment.media_type, "data": attachment.base64}
+    if attachment.is_image:
+        return {"type": "image", "source": source}
+    return {"type": "document", "source": source, "title": attachment.name}
 
 
 def _options(request: TurnRequest) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class CodexAdapter:
     name = "codex"
     family = "openai"
     executable = "codex"
-    capabilities = Capabilities(fork=True, system_on_resume=False, extra_writable=True, flags=True)
+    capabilities = Capabilities(fork=True, system_on_resume=False, extra_writable=True, flags=True, images=True)
     # CODEX_HOME is configuration and stays; CODEX_SANDBOX_NETWORK_DISABLED is true of every descendant.
     outer_markers = frozenset(
         {
@@ -115,6 +115,7 @@ class CodexAdapter:
                 *_permission(request),
                 *_options(request),
                 *_schema(request),
+                *_images(request),
                 *_thread(request),
                 "-",
             ),
@@ -241,6 +242,14 @@ def _schema(request: TurnRequest) -> tuple[str, ...]:
     if request.schema is None:
         return ()
     return (f"--output-schema={posixpath.join(request.run_directory, _SCHEMA_FILE)}",)
+
+
+def _images(request: TurnRequest) -> tuple[str, ...]:
+    """Name the images, each in one word: the option takes all words that follow it, and splits them at commas."""
+    paths = [each.path for each in request.attachments]
+    if any("," in path for path in paths):
+        raise UsageError(f"codex splits its list of images at commas, and '{request.run_directory}' contains one.")
+    return tuple(f"--image={argument(path, 'path of an image')}" for path in paths)
 
 
 def _setting(key: str, value: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 import sys
 from collections.abc import Mapping
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "gemini_bridge.py")
 
+_UNSAFE = re.compile(r"[^A-Za-z0-9_./-]")  # in a path after `@`, as far as it has a meaning there
+
 _DEBUG_LOG = "debug.log"  # deleted with the turn: it may contain anything
 
 # An untrusted directory ends a run without a terminal with exit 55.
@@ -65,7 +68,7 @@ class GeminiCliAdapter:
     name = "gemini-cli"
     family = "google"
     executable = "gemini"
-    capabilities = Capabilities(reads=READS, extra_writable=True, flags=True)
+    capabilities = Capabilities(reads=READS, extra_writable=True, flags=True, images=True, files=True)
     outer_markers = frozenset({"GEMINI_CLI", "GEMINI_CLI_NO_RELAUNCH", "GEMINI_CLI_TRUST_WORKSPACE", "GEMINI_PTY_INFO"})
     probe = Probe(
         version_arguments=("--version",),
@@ -187,16 +190,26 @@ def _policy(request: TurnRequest) -> str:
 
 def _options(request: TurnRequest) -> tuple[str, ...]:
     chosen = [f"--model={argument(request.model, 'model')}"] if request.model else []
-    for path in request.extra_writable:
+    copies = sorted({posixpath.dirname(each.path) for each in request.attachments})  # it reads nothing from elsewhere
+    for path in (*request.extra_writable, *copies):
         if "," in path:
             raise UsageError(f"gemini-cli splits its list of directories at commas, and '{path}' contains one.")
         chosen.append(f"--include-directories={argument(path, 'directory')}")
     return tuple(chosen)
 
 
-def _prompt(text: str) -> bytes:
-    """Keep a prompt from being run as a command: after a space `/compress` is text, and goes to the model."""
+def _prompt(request: TurnRequest, text: str) -> bytes:
+    """Keep a prompt from being run as a command: after a space `/compress` is text, and goes to the model.
+
+    Images and files are named after it, for gemini to read them.
+    """
+    named = [f"@{_UNSAFE.sub(_escaped, each.path)}" for each in request.attachments]
+    text = "\n\n".join([text, " ".join(named)] if named else [text])
     return (f" {text}" if text.startswith("/") else text).encode("utf-8", "replace")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\{found[0]}"
 
 
 def _environment(request: TurnRequest) -> dict[str, str | None]:
@@ -222,7 +235,7 @@ def _with_settings(request: TurnRequest, argv: tuple[str, ...], files: dict[str,
         SETTINGS_PATH: posixpath.join(request.run_directory, "settings.json"),
         OUTER_SETTINGS_PATH: original_settings_path(request.environ),
     }
-    return Invocation(argv=argv, stdin=_prompt(request.prompt), env=env, files=files)
+    return Invocation(argv=argv, stdin=_prompt(request, request.prompt), env=env, files=files)
 
 
 def _in_a_home_of_its_own(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str]) -> Invocation:
@@ -244,7 +257,7 @@ def _in_a_home_of_its_own(request: TurnRequest, argv: tuple[str, ...], files: di
     files[f"{PRIVATE}/.gemini/settings.json"] = private_settings(request, note)
     return Invocation(
         argv=argv,
-        stdin=_prompt(prompt),
+        stdin=_prompt(request, prompt),
         env=_private_environment(request),
         files=files,
         links=home_links(request, _home(request.environ)),
@@ -283,4 +296,4 @@ def _ephemeral(request: TurnRequest, argv: tuple[str, ...], files: dict[str, str
     files[f"{below}/settings.json"] = private_settings(request, note)
     # Its error reports contain the prompt.
     env = {**_private_environment(request), "TMPDIR": request.run_directory}
-    return Invocation(argv=argv, stdin=_prompt(request.prompt), env=env, files=files)
+    return Invocation(argv=argv, stdin=_prompt(request, request.prompt), env=env, files=files)

@@ -21,6 +21,7 @@ from csa_adapters.homes import home_directory, shortened
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from csa.model.attachment import Attachment
     from csa_adapters.opencode_compaction import OpencodeCompactionDecoder
     from csa_adapters.opencode_stream import OpencodeDecoder
 
@@ -61,7 +62,7 @@ class OpencodeAdapter:
     name = "opencode"
     family = "opencode"  # it uses any provider its user chose
     executable = "opencode"
-    capabilities = Capabilities(fork=True, extra_writable=True, flags=True)
+    capabilities = Capabilities(fork=True, extra_writable=True, flags=True, images=True, files=True)
     # The outer server's password: an inner one has its own.
     outer_markers = frozenset(
         {"OPENCODE", "OPENCODE_PID", "AGENT", "OPENCODE_SERVER_PASSWORD", "OPENCODE_SERVER_USERNAME"}
@@ -191,6 +192,7 @@ def _order(request: TurnRequest) -> _Json:
     denied = _NO_WRITING if request.permission is Permission.READ_ONLY else {}
     return {
         "prompt": _encodable(request.prompt),
+        "files": [_file_part(each) for each in request.attachments],
         "title": _title(request),
         "session": session,
         "fork": request.fork_of if session is None else None,
@@ -202,6 +204,12 @@ def _order(request: TurnRequest) -> _Json:
         "grants": grants(request),
         "writable": list(request.extra_writable),
     }
+
+
+def _file_part(attachment: Attachment) -> _Json:
+    """Write a part of the message that has the content in it: nothing is read when the turn runs."""
+    url = f"data:{attachment.media_type};base64,{attachment.base64}"
+    return {"type": "file", "mime": attachment.media_type, "filename": attachment.name, "url": url}
 
 
 def _title(request: TurnRequest) -> str:

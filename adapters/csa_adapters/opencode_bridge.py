@@ -164,7 +164,7 @@ class Turn:
 
     def _prompt(self) -> Json:
         kept = {key: self._asked[key] for key in ("system", "tools", "model", "variant") if self._asked.get(key)}
-        return {**kept, "parts": [{"type": "text", "text": self._asked["prompt"]}]}
+        return {**kept, "parts": [{"type": "text", "text": self._asked["prompt"]}, *self._asked.get("files", ())]}
 
     def _tell(self, kind: str, **content: Any) -> None:
         say(kind, timestamp=int(time.time() * 1000), sessionID=self._id, **content)

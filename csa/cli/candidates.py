@@ -22,7 +22,7 @@ READ_AT_MOST = 50
 _LONG_PREFIX = 10  # characters that are looked for in all projects, as `csa.runner.session` does
 _DESCRIPTION_WIDTH = 60
 _RELATIVES = (
-    ("@current", "the chosen one"),
+    ("@current", "the current one"),
     ("@last", "the one used last"),
     ("@self", "the calling one"),
     ("@parent", "its parent"),

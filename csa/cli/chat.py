@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from csa.cli.output import can_redraw, tell, warn
 from csa.cli.records import save_checkpoint
@@ -27,25 +28,25 @@ from csa.runner.current import make_current
 from csa.runner.ordered import plan_entry
 from csa.runner.queueing import queue_prompt
 from csa.runner.request import going_on
-from csa.runner.session import find_last
+from csa.runner.session import find_last, refuse_idle
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import IO, Any
+    from typing import IO
 
     from csa.cli.views.progress import Progress
     from csa.cli.views.signs import Signs
+    from csa.model.permission import Permission
     from csa.paths import SessionPaths
     from csa.runner.request import RunRequest
     from csa.runner.turns.plan import TurnPlan
     from csa.store.queue import Entry
 
-# What the session keeps once it was asked for, so that it is asked for once; and what another session has of its own.
-_KEPT: dict[str, None] = dict.fromkeys(
-    ("context_window", "context_tokens", "budget_tokens", "budget_usd", "budget_time_s")
-)
+# What is asked for once, since the session keeps it or it goes with one prompt; and what a session has of its own.
+_KEPT: dict[str, Any] = {"images": (), "files": (), "ttl": None, "shared": None, "steal": False}
+_KEPT |= dict.fromkeys(("context_window", "context_tokens", "budget_tokens", "budget_usd", "budget_time_s"))
 _OF_SESSION: dict[str, None] = dict.fromkeys(("tool", "model", "permission"))
 
 _SHOWN = 12  # characters of a commit's name
@@ -62,8 +63,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.auto_save is not None and arguments.auto_save < 1:
         raise UsageError("--auto-save takes a number of turns, 1 or more.")
-    chat = Chat(arguments)
-    if not (sys.stdin.isatty() and can_redraw(sys.stdout)):
+    is_on_terminal = sys.stdin.isatty() and can_redraw(sys.stdout) and can_redraw(sys.stderr)
+    chat = Chat(arguments, is_on_terminal=is_on_terminal)
+    if not is_on_terminal:
         return _chat_by_lines(chat)
     from csa.cli.chat_terminal import TerminalChat  # noqa: PLC0415  # pipes need no prompt_toolkit
 
@@ -73,12 +75,12 @@ def execute(arguments: argparse.Namespace) -> int:
 class Chat:
     """The session that is talked to, and what its next turn is to be like."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, *, is_on_terminal: bool) -> None:
         self.client = Csa.from_environment(command=own_command(), owns_process=True)
         self._template = chosen_template(self.client.context, arguments)
         given = {**vars(arguments), "template": None, "prompt": "", "is_literal": True, "wait": math.inf}
+        given |= {"verbose": is_on_terminal}  # the answer stands there already
         self._words = argparse.Namespace(**{**defaults_of_run(), **given})
-        self._words.verbose = True  # on a terminal the answer stands there already
         self.request = settled(self.client, request_from(self._words))
         self.is_quiet = bool(arguments.quiet)
         self.session_id = self._known_id()
@@ -92,12 +94,30 @@ class Chat:
         request = replace(self.request, prompt=prompt, **changes)
         return made_from(self._template, request, self._words.variables) if self._template else request
 
-    def run(self, prompt: str, signs: Signs, view: Callable[[TurnPlan], Progress] | None = None) -> int:
-        """Run one turn; return its exit code. From its beginning on the chat continues in its session."""
+    def run(
+        self,
+        prompt: str,
+        signs: Signs,
+        view: Callable[[TurnPlan], Progress] | None = None,
+        *,
+        permission: Permission | None = None,
+    ) -> int:
+        """Run one turn; return its exit code. From its beginning on the chat continues in its session.
+
+        A `permission` is for this turn alone.
+        """
         request = self.asked(prompt)
+
+        def make_plan() -> TurnPlan:
+            plan = self.client.plan(request)
+            if permission is None:
+                return plan
+            once = self.client.plan(replace(request, permission=permission))
+            return replace(once, state=replace(once.state, permission=plan.state.permission))
+
         if self.session_id is None and request.session_id is None:
             request = replace(request, session_id=_new_id())
-        code = run_when_free(self.client, lambda: self.client.plan(request), self._words, signs, view)
+        code = run_when_free(self.client, make_plan, self._words, signs, view)
         self.has_begun(request.session_id)
         self._count_turn()
         return code
@@ -108,7 +128,7 @@ class Chat:
             self.request, self._template = self.asked(""), None
         if self.session_id is None:
             self.session_id = self.client.resolve(str(session_id))
-        self.request = going_on(self.request, session=self.session_id, steal=False, **_KEPT)
+        self.request = going_on(self.request, session=self.session_id, **_KEPT)
 
     def queue(self, prompt: str) -> None:
         """Queue a prompt, which `run_queued` sends later, here or in another chat; raises as `queue_prompt`."""
@@ -147,7 +167,7 @@ class Chat:
         loss = make_current(self.client.context, session_id)
         warn([loss] if loss else [])
         self.session_id = session_id
-        self.request = going_on(self.request, session=session_id, steal=False, **_KEPT, **_OF_SESSION)
+        self.request = going_on(self.request, session=session_id, **_KEPT, **_OF_SESSION)
 
     def begin(self, *, fork_from: str | None, name: str | None) -> None:
         """Have the next turn begin a new session."""
@@ -170,7 +190,7 @@ class Chat:
         """Return the id of the session that is continued, if it is there."""
         request = self.request
         if request.last:
-            return find_last(self.client.context, is_open=not request.reopen).session_id
+            return refuse_idle(find_last(self.client.context, is_open=not request.reopen)).session_id
         return None if request.session is None else self.client.resolve(request.session)
 
 

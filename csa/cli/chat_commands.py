@@ -48,6 +48,9 @@ class Talk(Protocol):
     def merge(self, selectors: Sequence[str]) -> None:
         """Go on in a new session with the conversations of this one and others."""
 
+    def allow(self, prompt: str) -> None:
+        """Run one turn with full permission."""
+
     def cancel(self) -> None:
         """End the running turn."""
 
@@ -60,7 +63,11 @@ class Talk(Protocol):
 
     @property
     def called(self) -> str:
-        """The session's name or id."""
+        """The session's id."""
+
+    @property
+    def name(self) -> str:
+        """The session's name, or its id."""
 
 
 class Slash(Struct):
@@ -155,7 +162,8 @@ def _tool(talk: Talk, words: list[str]) -> None:
     if words:
         talk.ask(tool=_one(words, "tool"), model=None, effort=None)
     else:
-        talk.csa("tools")
+        talk.ask()
+        print(" ".join(name for name, _ in candidates("tools", "")))
 
 
 def _model(talk: Talk, words: list[str]) -> None:
@@ -175,11 +183,11 @@ def _prune(talk: Talk, words: list[str]) -> None:
 
 
 def _export(talk: Talk, words: list[str]) -> None:
-    path = _at_most_one(words, "file") or f"{talk.called}.md"
+    path = _at_most_one(words, "file") or f"{talk.name}.md"
     suffix = Path(path).suffix[1:]
     kind = suffix if suffix in FORMATS else "archive"
     talk.csa("export", "--session", talk.called, "--format", kind, "--output", os.path.expanduser(path))
-    tell("csa", f"written to {path}")
+    tell("csa", f"written to {path}", by_name=False)
 
 
 def _diff(talk: Talk, words: list[str]) -> None:
@@ -221,6 +229,7 @@ def _help(_talk: Talk, _words: list[str]) -> None:
     print(_KEYS)
 
 
+_ALLOWED = "You may do now what was denied before. Go on."
 _KEYS = """
 Enter sends; Esc Enter, or a backslash at the end of a line, begins a new one. Up, Down and Ctrl-R find earlier prompts,
 Tab completes commands, @files and sessions. While a turn is running, what you enter is sent when it has ended.
@@ -232,8 +241,13 @@ COMMANDS: dict[str, Slash] = {
     "permission": Slash(
         "[LEVEL]", "change what the agent may do, or show it", _permission, "permissions", at_once=True
     ),
+    "allow": Slash(
+        "[PROMPT]",
+        "have the next turn alone do what its permission forbids",
+        lambda talk, words: talk.allow(" ".join(words) or _ALLOWED),
+    ),
     "context": Slash(
-        "[-- ...]",
+        "",
         "show what the next turn sends of earlier ones",
         lambda talk, words: talk.csa("context", "--session", talk.called, *words),
         at_once=True,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from csa.cli import chat_commands
@@ -17,7 +18,9 @@ from csa.cli.views.lineedit import Editor, Entry
 from csa.cli.views.live import Line
 from csa.cli.views.signs import Signs
 from csa.errors import CsaError, UsageError
+from csa.model.permission import Permission
 from csa.runner.sessions.merging import merge_sessions
+from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.plan import TurnPlan
 from csa.store.prompts import PromptHistory
 from csa.store.queue import Entry as Queued
@@ -30,7 +33,14 @@ if TYPE_CHECKING:
 
 _LEAVING_EXITS = {128 + signal.SIGTERM, 128 + signal.SIGHUP}
 _CANCELLED = 128 + signal.SIGINT
+_LATER = ("compress", "context", "moving", "queueing", "status", "tools", "views.progress", "views.naming")
 _MOST_QUEUED = 5  # shown
+
+
+def _load_rest() -> None:
+    """Load what turns and commands need, since csa may be upgraded while a chat is open."""
+    with suppress(ImportError):
+        load_at_once(*(f"csa.cli.{name}" for name in _LATER))
 
 
 class TerminalChat:
@@ -39,15 +49,16 @@ class TerminalChat:
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
         self._waiting: list[str] = []
+        self._allowed = ""  # a prompt for a turn that may do everything
         self._takes = False  # what waits is to be sent now
         self._view: ChatView | None = None
         self._tool = ""
         self._was_interrupted = self._is_leaving = False
-        context = chat.client.context
-        self._history = PromptHistory(chat.client.store, context.redactor.redact)
+        self._first = self._plan()
+        history = PromptHistory(chat.client.store, self._first.context.redactor.redact)
         self._editor = Editor(
-            past=self._history.load(),
-            keep=self._history.add,
+            past=history.load(),
+            keep=history.add,
             complete=chat_commands.complete,
             above=self._above,
             sign=lambda: f"{self._tool}> ",
@@ -55,8 +66,10 @@ class TerminalChat:
 
     def run(self) -> int:
         """Talk until the person leaves, or a signal ends it; return the exit code."""
-        self._greet(self._plan())
+        self._greet(self._first)
+        tell("csa", "Ctrl-C ends a turn, Ctrl-D leaves; /save makes a checkpoint; see /help")
         code = None
+        Thread(target=_load_rest, daemon=True).start()
         with self._editor:
             while code is None:
                 try:
@@ -104,45 +117,55 @@ class TerminalChat:
             return None
         if command is None:
             return self._run_turn(text[1:] if text.startswith("//") else text)
-        self._obey(*command)
+        with self._editor.lent():
+            self._obey(*command)
+        if self._allowed:
+            prompt, self._allowed = self._allowed, ""
+            return self._run_turn(prompt, permission=Permission.FULL)
         return 0 if self._is_leaving else None
 
     def _obey(self, name: str, words: list[str]) -> None:
         tell("csa", f"/{name} {' '.join(words)}".rstrip())
         try:
-            with self._editor.lent():
-                chat_commands.run(self, name, words)
+            chat_commands.run(self, name, words)
         except KeyboardInterrupt:
             tell("csa", f"/{name} was interrupted")
 
-    def _run_turn(self, prompt: str, queued: Queued | None = None) -> int | None:
-        """Run one turn; return the exit code if a signal that came with it ends the chat."""
+    def _run_turn(
+        self, prompt: str, queued: Queued | None = None, *, permission: Permission | None = None
+    ) -> int | None:
+        """Run one turn; return the exit code if that ends the chat."""
         print()
         self._takes = False
+        code = None
         try:
             if queued:
                 code = self._chat.run_queued(queued, Signs(), self._new_view)
             else:
-                code = self._chat.run(prompt, Signs(), self._new_view)
+                code = self._chat.run(prompt, Signs(), self._new_view, permission=permission)
         except GoneError:
             self._takes = True
-            return None
         except CsaError as error:
             print_error(error, as_json=False)
-            if not queued:
-                self._editor.refill(prompt)
-            return None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as stop:  # before it began
+            if isinstance(stop, SystemExit) and stop.code != _CANCELLED:
+                raise
             tell("csa", "not sent")
-            if not queued:
-                self._editor.refill(prompt)
-            return None
         finally:
-            if self._view:
-                self._view.flush()
-            self._view = None
+            view, self._view = self._view, None
+            if view:
+                view.flush()
+        if code is None and not queued:
+            self._editor.refill(prompt)
+        return None if code is None else self._after_turn(code, denied=view.denied if view else 0)
+
+    def _after_turn(self, code: int, *, denied: int) -> int | None:
+        """Decide what comes after a turn; return the exit code if that ends the chat."""
         with suppress(CsaError):  # the next turn will say it
             self._tool = self._plan().adapter.name
+        if denied:
+            were = count_of(denied, "action was", "actions were")
+            tell("hint", f"{were} denied; /allow lets the agent do it once")
         self._takes = code in {0, _CANCELLED}
         self._look_at_queue()
         if self._waiting and not self._takes and not self._is_leaving:
@@ -164,12 +187,13 @@ class TerminalChat:
             if self._is_leaving:
                 self.cancel()
             self._is_leaving = True
-            self._editor.print([partial(tell, "csa", "a turn is running: once more, and it is ended")])
+            self._editor.print([partial(tell, "csa", "leaving when the turn has ended; once more ends it now")])
         elif entry.text.strip():
             self._take(entry.text)
 
     def _take(self, text: str) -> None:
         """Take a line while a turn is running: do it at once if it can be done, or queue it."""
+        command = None
         try:
             command = chat_commands.parse(text)
             if command is None:
@@ -180,7 +204,8 @@ class TerminalChat:
                 raise UsageError(f"/{command[0]} has to wait until the turn has ended.", hint="/cancel ends it")
         except CsaError as error:
             self._editor.print([partial(print_error, error, as_json=False)])
-            self._editor.refill(text)
+            if command is None:
+                self._editor.refill(text)
         self._look_at_queue()
         self._editor.refresh()
 
@@ -204,10 +229,8 @@ class TerminalChat:
         tell("csa", f"{who}{turns}: {plan.adapter.name}{model}, permission {plan.permission.value}")
         self._look_at_queue()
         if self._waiting:
-            tell(
-                "csa", f"{count_of(len(self._waiting), 'prompt')} waiting: /queue lists them, /queue resume sends them"
-            )
-        tell("csa", "Enter sends, Ctrl-C ends a turn, Ctrl-D leaves; /save makes a checkpoint, /help lists all")
+            count = count_of(len(self._waiting), "prompt")
+            tell("csa", f"{count} waiting: /queue lists, /queue resume sends them")
 
     # What chat_commands.Talk asks for.
 
@@ -267,6 +290,11 @@ class TerminalChat:
         warn(merged.losses)
         self.use(merged.state.session_id)
 
+    def allow(self, prompt: str) -> None:
+        """Have one turn run with full permission, if it may."""
+        self._plan(permission=Permission.FULL)
+        self._allowed = prompt
+
     def cancel(self) -> None:
         """End the running turn, as SIGINT does for `csa run`."""
         if self._view is None:
@@ -281,6 +309,11 @@ class TerminalChat:
     def directory(self) -> Path:
         """Where the agent works."""
         return Path(self._plan().cwd)
+
+    @property
+    def name(self) -> str:
+        """The session's name, or its id."""
+        return self._chat.client.session(self.called).record.name or self.called
 
     @property
     def called(self) -> str:

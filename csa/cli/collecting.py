@@ -24,6 +24,7 @@ from csa.cli.output import (
 from csa.cli.selecting import (
     find_projects,
     open_client,
+    read_tools,
     refuse_unknown_tools,
 )
 from csa.cli.views.naming import as_read
@@ -166,14 +167,10 @@ def _read_rule(arguments: argparse.Namespace, context: Context) -> Rule:
     older_than = parse_duration(asked) if asked is not None else None
     if asked is not None and older_than is None:
         raise UsageError(f"--older-than takes a duration such as 7d, 12h or 30m, not '{asked}'.")
-    tools = getattr(arguments, "tool", None)
-    names = frozenset(name.strip() for name in tools.split(",") if name.strip()) if tools is not None else frozenset()
-    if tools is not None and not names:
-        raise UsageError("--tool names no tool.")
     return Rule(
         days=arguments.days,
         older_than=older_than,
-        tools=names,
+        tools=read_tools(getattr(arguments, "tool", None)),
         damaged=getattr(arguments, "damaged", False),
         purge=getattr(arguments, "purge", False),
         undo_days=context.config.undo_days,
@@ -249,12 +246,13 @@ def _count_items(items: list[Item]) -> str:
     """Count sessions and other items."""
     counts: dict[str, int] = {}
     for item in items:
-        name = {"remains": "remains", "runtime": "runtime"}.get(item.reason, "session")
+        name = {each: each for each in ("remains", "runtime", "backup")}.get(item.reason, "session")
         counts[name] = counts.get(name, 0) + 1
     words = {
         "session": ("session", "sessions"),
         "remains": ("remains of a start or deletion", "remains of starts or deletions"),
         "runtime": ("runtime directory", "runtime directories"),
+        "backup": ("backup of a repair", "backups of repairs"),
     }
     return ", ".join(f"{count} {words[name][count != 1]}" for name, count in counts.items())
 

@@ -110,7 +110,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session budget", "session_budget", "show what a session's tree has used, or set a budget"),
             Command("top", "running.top", "watch everything that is running, in all projects"),
             Command("ps", "running.ps", "list everything that is running, with its processes"),
-            Command("stats", "stats", "sum up turns, tokens and cost"),
+            Command("session stats", "stats", "sum up sessions, turns, tokens and cost"),
         ),
     ),
     (

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from csa.cli.output import Style, count_of, one_line, print_json, print_problem, warn
-from csa.cli.selecting import Unlistable, add_selectors, find_all, open_client
+from csa.cli.output import Style, count_of, one_line, print_json, print_problem, tell, warn
+from csa.cli.selecting import Unlistable, add_selectors, find_all, is_confirmed, open_client
 from csa.cli.views.naming import head_of_line
 from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
@@ -84,6 +84,8 @@ def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, un
             print_problem(ended.error.message, hint=ended.error.hint)
         elif not arguments.json:
             print(_kill_in_words(ended), flush=True)
+            if ended.queued:
+                tell("hint", f"csa queue {ended.session_id} --resume")
     if arguments.json:
         print_json([ended.to_json() for ended in seen])
     code = unlistable.report(hint="what is running there continues; stop it as its owner")
@@ -93,7 +95,7 @@ def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, un
 def _kill_in_words(ended: KillResult) -> str:
     head, name = head_of_line(ended.session_id)
     named = f"{name}, " if name else ""
-    held = f"; {count_of(ended.queued, 'queued prompt')} held: csa queue {head} --resume" if ended.queued else ""
+    held = f"; {count_of(ended.queued, 'queued prompt')} held" if ended.queued else ""
     if ended.outcome == "not_running":
         return f"{head}: not running ({named}{ended.status}){held}"
     known = named + (one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool")
@@ -135,7 +137,4 @@ def _all_targets(root: Path, unlistable: Unlistable) -> list[Target]:
 def _is_confirmed(running: list[Target]) -> bool:
     projects = {store.project for store, _ in running}
     what = f"{count_of(len(running), 'session')} in {count_of(len(projects), 'project')}"
-    if not sys.stdin.isatty():
-        raise UsageError(f"This would end {what}.", hint="csa kill --all --yes")
-    print(f"End {what}? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return is_confirmed("end", what, hint="csa kill --all --yes")

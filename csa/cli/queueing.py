@@ -112,7 +112,7 @@ def _resume(session: Session, arguments: argparse.Namespace) -> int:
     if arguments.json:
         return _print(session, arguments, started=started and started.to_json())
     if started is None:
-        tell("csa", f"nothing waits for {session.session_id}")
+        tell("csa", f"nothing is queued for {session.session_id}")
         return 0
     what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
     tell("csa", f"session {session.session_id} is running in the background ({what})")
@@ -133,7 +133,7 @@ def tell_queue(session: Session) -> None:
     """Say on stderr why queued prompts do not begin, and what to do; nothing if they do."""
     if count_queued(session.files) and not session.liveness().runs_turn:
         held = why_held(session.files)
-        tell("csa", f"the queue is held: {held}" if held else "no process goes on with the queue")
+        tell("csa", f"the queue is held: {held}" if held else "no turn is running that goes on with the queue")
         tell("hint", f"csa queue {session.session_id} --resume")
 
 
@@ -151,6 +151,8 @@ def _print(session: Session, arguments: argparse.Namespace, **more: Any) -> int:
         whose = f" (from {entry.by})" if entry.by else ""
         name = f"{at:>2}" if width else entry.entry_id
         print(cut(f"{name}  {when}  {_in_words(session, entry)}{whose}", width))
+    if not known:
+        tell("csa", f"nothing is queued for {session.session_id}")
     tell_queue(session)
     return 0
 

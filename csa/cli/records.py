@@ -84,10 +84,13 @@ def configure_repair(parser: argparse.ArgumentParser) -> None:
 def execute_repair(arguments: argparse.Namespace) -> int:
     """Repair what can safely be repaired in a session's record, and print what was done.
 
-    It drops a last line of the transcript that was cut off; rebuilds an unreadable state.toml from the transcript, and
-    keeps the old file; completes a state.toml or a transcript that lacks the end of the last turn; rewrites a
+    It drops a last line of the transcript that was cut off; rebuilds an unreadable state.toml from the transcript;
+    completes a state.toml or a transcript that lacks the end of the last turn; rewrites a
     result.toml that contradicts the transcript; and restores a missing final.md from the last message. Nothing else is
     touched. Refused while the session is running.
+
+    What it changes is kept as it was, in backup/TIME in the session's directory; of the transcript only what was
+    dropped. csa gc removes that after 7 days (`undo_days`).
 
     --steal takes over a session that another machine ran and that csa cannot know has ended: on a shared disk, or in a
     copy of the state directory. Only you can know that it is no longer running there. If it still is, its turn ends as
@@ -99,10 +102,14 @@ def execute_repair(arguments: argparse.Namespace) -> int:
     repair = repair_session(session, dry_run=arguments.dry_run, steal=arguments.steal)
     if arguments.json:
         left = [problem.to_json() for problem in repair.left]
-        print_json({"session_id": repair.session_id, "dry_run": arguments.dry_run, "done": repair.done, "left": left})
+        facts = {"session_id": repair.session_id, "dry_run": arguments.dry_run, "done": repair.done, "left": left}
+        print_json({**facts, "backup": repair.backup, "kept": repair.kept})
     else:
         for done in repair.done:
             print(f"{'would repair' if arguments.dry_run else 'repaired'} {one_line(done)}")
+        if repair.kept:
+            verb = "would keep" if arguments.dry_run else "kept"
+            print(f"{verb} {one_line(', '.join(repair.kept))} as before in {repair.backup}")
         if not repair.done:
             print("Nothing to repair")
     warn(repair.losses)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from csa.cli.output import error_to_json, print_error, print_json, tell, warn
+from csa.cli.output import count_of, error_to_json, print_error, print_json, tell, warn
 from csa.cli.selecting import (
     add_selector,
     announce_elsewhere,
+    is_confirmed,
     open_client,
+    read_tools,
+    refuse_unknown_tools,
     selected,
 )
 from csa.cli.views.naming import as_read
-from csa.errors import CsaError, UsageError
+from csa.errors import CsaError, RefusedError, UsageError
+from csa.model.collection import Rule
 from csa.runner.session import find_retired
 from csa.runner.sessions.removal import (
     delete_session,
@@ -27,6 +31,7 @@ from csa.runner.sessions.removal import (
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from csa.runner.client import Csa
     from csa.runner.session import Session
 
 
@@ -36,6 +41,9 @@ def configure_delete(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-s", "--session", dest="more", action="append", default=[], metavar="SESSION", help="the same, as an option"
     )
+    parser.add_argument("--all", action="store_true", help="all of the project; running and pinned ones stay")
+    parser.add_argument("-t", "--tool", metavar="T,..", help="with --all: only those that used no other tools")
+    parser.add_argument("-y", "--yes", action="store_true", help="with --all: do not ask")
     parser.add_argument("--tree", action="store_true", help="and all their descendants, in all projects")
     parser.add_argument("-f", "--force", action="store_true", help="kill running sessions, and delete pinned ones")
     parser.add_argument("--purge", action="store_true", help="delete for good, at once")
@@ -51,15 +59,20 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     deleted too, or nothing if one of them is running or pinned. The tool's own copy of the conversation stays, unless
     --provider is given.
 
+    --all deletes the project's sessions, with --tool only those that have used no other tools. Running and pinned ones
+    stay, and are named; so do damaged ones. On a terminal csa asks first; elsewhere --yes is required.
+
     Exits 4 if a session is running, and 5 if it is pinned, or is the calling session or an ancestor of it.
     """
     selectors = [*arguments.sessions, *arguments.more]
-    if not selectors:
-        raise UsageError("Name a session.", hint="csa ls")
+    _check_words(arguments, selectors)
     client = open_client()
     done, exit_code = [], 0
-    roots = find_to_delete(client.context, selectors)
-    sessions = with_descendants(roots, force=arguments.force) if arguments.tree else roots
+    if arguments.all:
+        roots = sessions = _find_all(client, arguments)
+    else:
+        roots = find_to_delete(client.context, selectors)
+        sessions = with_descendants(roots, force=arguments.force) if arguments.tree else roots
     for session in sessions:
         session_id = session.session_id
         name = as_read(session_id, sys.stdout)  # afterwards it may have none
@@ -70,7 +83,7 @@ def execute_delete(arguments: argparse.Namespace) -> int:
             )
         except CsaError as error:
             done.append(deletion_to_json(session, error=error_to_json(error)))
-            exit_code = exit_code or error.exit_code
+            exit_code = exit_code or (0 if arguments.all else error.exit_code)
             if not arguments.json:
                 print_error(error, as_json=False)
             continue
@@ -85,6 +98,34 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     elif any(each["done"] for each in done) and not arguments.purge and sys.stderr.isatty():
         tell("hint", f"csa restore{' --tree' * arguments.tree} {_to_restore(roots, done)}")
     return exit_code
+
+
+def _check_words(arguments: argparse.Namespace, selectors: list[str]) -> None:
+    if arguments.all and (selectors or arguments.tree or arguments.force):
+        raise UsageError(
+            "--all goes with --tool, and with no session, --tree or --force.", hint="csa rm --all --tool T"
+        )
+    if not arguments.all and (arguments.tool is not None or arguments.yes):
+        raise UsageError("--tool and --yes are for --all.", hint="csa rm --all --tool T")
+    if not arguments.all and not selectors:
+        raise UsageError("Name a session.", hint="csa ls")
+
+
+def _find_all(client: Csa, arguments: argparse.Namespace) -> list[Session]:
+    """Return the sessions that --all means, once the user has confirmed it; RefusedError for an agent."""
+    if client.caller is not None:
+        raise RefusedError("An agent cannot delete everything.", hint="csa rm SESSION, for each")
+    tools = read_tools(arguments.tool)
+    refuse_unknown_tools(client, [client.store], tools)
+    rule = Rule(tools=tools)
+    sessions = [client.session(session_id) for session_id in client.store.ids()]
+    found = [session for session in sessions if (state := session.record.state) and rule.is_of_tools(state)]
+    if not found:
+        tell("csa", "there is nothing to delete")
+        return []
+    words = ["csa rm --all", *([f"--tool {arguments.tool}"] if tools else []), "--yes"]
+    is_sure = arguments.yes or is_confirmed("delete", count_of(len(found), "session"), hint=" ".join(words))
+    return found if is_sure else []
 
 
 def _to_restore(roots: list[Session], done: list[dict[str, object]]) -> str:

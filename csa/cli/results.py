@@ -8,11 +8,14 @@ import sys
 from csa.cli.output import print_json, print_problem, text_for, to_json
 from csa.cli.selecting import add_selector, find_to_read
 from csa.model.clock import local_clock
-from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, kind_in_words
+from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, abridge, kind_in_words
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.model.result import RunResult
+
+
+SUMMARY_HELP = "print about 200 tokens of a long answer: its beginning and end, and how to get the rest"
 
 
 def configure_result(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +23,7 @@ def configure_result(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--turn", type=int, metavar="N", help="print turn N's result instead of the last one's")
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--text", action="store_true", help="print the answer (the default)")
+    kinds.add_argument("--summary", action="store_true", help=SUMMARY_HELP)
     kinds.add_argument("--json", action="store_true", help="print the full result as an object")
 
 
@@ -33,10 +37,16 @@ def execute_result(arguments: argparse.Namespace) -> int:
         print_json(result.to_json())
         return 0
     if result.text:
-        print(answer_of(result))
+        print(summary_of(result) if arguments.summary else answer_of(result))
     if result.status != "succeeded":
         print_problem(f"turn {result.turn} {_end_in_words(result)}", hint=failure_hint(result))
     return 0
+
+
+def summary_of(result: RunResult) -> str:
+    """Return the beginning and the end of a long answer, and the command that prints all of it."""
+    way = f"csa result {result.session_id} --turn {result.turn}"
+    return abridge(text_for(sys.stdout, result.text), way)
 
 
 def answer_of(result: RunResult) -> str:

@@ -18,9 +18,13 @@ from csa.errors import NotFoundError, UsageError
 from csa.model.events import Event
 from csa.model.redaction import MARK
 from csa.runner.session import Session
-from csa.store.artifacts import SCHEMA_FILE
+from csa.store.artifacts import PROMPT_FILES, SCHEMA_FILE
 from csa.store.atomic import read_regular
 from csa.store.transcript import last_started
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.model.attachment import Attachment
 
 _SHOWN = 60  # characters of the prompt
 _WAY_TO_STDIN = "csa retry --prompt-file - sends it instead"
@@ -46,6 +50,8 @@ def execute(arguments: argparse.Namespace) -> int:
         _tell_flags(started)
     if words.schema is None:
         words.schema = _last_schema(session, started)
+    if words.image is None and words.file is None:
+        words.image, words.file = _last_attachments(session, started)
     if arguments.prompt is not None or arguments.prompt_file is not None:
         return run_turn(words)
     turn, prompt = _last_prompt(session, started)
@@ -76,6 +82,16 @@ def _last_prompt(session: Session, started: Event | None) -> tuple[int, str]:
             f"Session {session.session_id} has no prompt to send again.",
             hint=f'csa run --session {session.session_id} "what to do"',
         ) from None
+
+
+def _last_attachments(session: Session, started: Event | None) -> tuple[list[Attachment], list[Attachment]]:
+    """Return the images and the files that came with the prompt of the last turn that has begun."""
+    if started is None or not (recorded := started.data.get("attachments")):
+        return [], []
+    from csa.runner.attaching import read_copies  # noqa: PLC0415  # few turns have some
+
+    found = read_copies(recorded, session.files.turn_output(started.turn) / PROMPT_FILES)
+    return [each for each in found if each.is_image], [each for each in found if not each.is_image]
 
 
 def _last_schema(session: Session, started: Event | None) -> str | None:

@@ -5,6 +5,9 @@ Exits 0 if the turn succeeded, 1 if it failed, 2 on wrong usage, 3 if the sessio
 limit or budget refuses or ends it, 6 if the configuration is wrong or a record is damaged, 7 if the tool is missing or
 not logged in, 8 after a rate limit or with a used-up quota, 124 after a timeout, and 129, 130 or 143 if it was ended by
 a hangup, an interrupt or a termination signal.
+
+What follows -- goes to the tool's own command line, for this turn only: csa run PROMPT -- --flag value. Without a
+PROMPT before it, the next word is the prompt, whatever it begins with.
 """
 
 from __future__ import annotations
@@ -19,22 +22,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from csa.cli.output import has_room, lossy, print_json, printable, silence, tell, to_json, warn
-from csa.cli.results import answer_of, print_failure
+from csa.cli.results import answer_of, print_failure, summary_of
 from csa.cli.run_options import add_options
 from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told, wants_editor
 from csa.cli.selecting import announce, open_client
 from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
+from csa.model.attachment import describe
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
+from csa.runner.attaching import attachments_of
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
-from csa.runner.environment import REPLAY
 from csa.runner.on_finish import FollowUp, run_on_finish
 from csa.runner.request import RunRequest
-from csa.runner.session import Session
+from csa.runner.session import Session, refuse_idle
 from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.plan import TurnPlan
@@ -110,7 +114,7 @@ def settled(client: Csa, request: RunRequest) -> RunRequest:
         find_pointer(client.context)  # what CSA_CURRENT cannot mean is refused before anything begins
     if request.session != "@current":
         return request
-    return replace(request, session=client.session("@current").session_id)
+    return replace(request, session=refuse_idle(client.session("@current")).session_id)
 
 
 def _make_current(client: Csa, request: RunRequest, session_id: str) -> None:
@@ -140,7 +144,7 @@ def run_when_free(
 
 def wake_abandoned(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
-    if (client.store.path / "parked").is_dir() and not client.context.environ.get(REPLAY):  # they need real tools
+    if (client.store.path / "parked").is_dir() and not client.context.replay:  # they need real tools
         warn(wake_parked(client.store, client.context.environ)[1])
 
 
@@ -189,7 +193,7 @@ def _run_turn(
             turn.hand_over = lambda: None
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
     unprinted = _print_outcome(turn, turn.result, arguments, was_cancelled_here=bool(view))
-    if not (arguments.quiet or view) and count_queued(turn.paths):
+    if not (arguments.quiet or view) and (turn.is_handed_over or count_queued(turn.paths)):
         _tell_queue(turn)
     if after:
         name = plan.state.name or plan.state.session_id
@@ -206,6 +210,10 @@ def _tell_queue(turn: Turn) -> None:
     """Say what becomes of the prompts that wait."""
     from csa.cli.queueing import tell_queue  # noqa: PLC0415  # few prompts wait
 
+    if turn.is_handed_over:
+        tell("csa", f"the queue of {turn.session_id} goes on in the background")
+        tell("hint", f"csa wait {turn.session_id}")
+        return
     tell_queue(Session(turn.plan.context, turn.session_id))
 
 
@@ -224,6 +232,8 @@ def _queue(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> i
         raise UsageError("--queue cannot be combined with --wait or --steal: the prompt waits in any case.")
     if not (request.session or request.last or request.session_id):
         raise UsageError("--queue needs a session.", hint='csa run --queue --session S "what to do"')
+    if client.caller is not None and arguments.on_finish is None:
+        arguments.on_finish = ""  # whatever is configured
     queued = client.queue(request, on_finish=follow_up(client, arguments))
     _make_current(client, request, queued.session_id)
     return queue_and_tell(queued, arguments, project=str(client.store.project))
@@ -233,6 +243,8 @@ def _refuse_output(arguments: argparse.Namespace, option: str) -> None:
     """Refuse what shows a turn that runs, where none runs here."""
     if arguments.verbose:
         raise UsageError(f"{option} and --verbose exclude each other.", hint="csa show -f")
+    if arguments.summary:
+        raise UsageError(f"{option} and --summary cannot be combined.", hint="csa result ID --summary")
     if arguments.stream_json:
         raise UsageError(f"{option} and --stream-json cannot be combined.", hint="csa logs -f --events")
 
@@ -379,7 +391,7 @@ def _print_outcome(
         elif arguments.print_id:
             print(result.session_id)
         elif not arguments.stream_json and result.text and not _was_shown(arguments):
-            print(answer_of(result))
+            print(summary_of(result) if arguments.summary else answer_of(result))
         sys.stdout.flush()
     warn(turn.losses)
     if not (was_cancelled_here and result.status == "cancelled"):  # who did that knows
@@ -419,6 +431,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "template": plan.request.template.name if plan.request.template else None,
         "secrets": list(plan.request.secrets or ()),
         "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
+        "attachments": [describe(each.to_event()) for each in attachments_of(plan.request)],
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,
@@ -437,4 +450,5 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     for name, value in facts.items():
         if value not in (None, []):
             origin = f" ({origins[name]})" if name in origins else ""
-            print(f"{name:<11} {printable(f'{value}{origin}')}")
+            shown = ", ".join(value) if isinstance(value, list) else value
+            print(f"{name:<11} {printable(f'{shown}{origin}')}")

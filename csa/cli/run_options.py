@@ -18,10 +18,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         help="what to do; `-`, or no PROMPT in a pipe, reads it from stdin; on a terminal no PROMPT opens $EDITOR",
     )
-    parser.epilog = (
-        "What follows -- goes to the tool's own command line, for this turn only: csa run PROMPT -- --flag value. "
-        "Without a PROMPT before it, the next word is the prompt."
-    )
     which = add_session_options(parser)
     which.add_argument(
         "--queue",
@@ -92,6 +88,9 @@ def add_turn_options(parser: argparse.ArgumentParser) -> None:
     told.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     told.add_argument("-v", "--verbose", action="store_true", help="show the conversation on stderr as it comes")
     kinds = output.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--summary", action="store_true", help="print about 200 tokens of a long answer, and how to get the rest"
+    )
     kinds.add_argument("--json", action="store_true", help="print the result as a JSON object instead of the answer")
     kinds.add_argument("--stream-json", action="store_true", help="print the transcript's events as they happen")
     kinds.add_argument("--print-id", action="store_true", help="print the session's id instead of the answer")
@@ -154,6 +153,10 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     )
     how.add_argument("--system", metavar="TEXT", help="add TEXT to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")
+    how.add_argument(
+        "--image", metavar="FILE", action="append", help="send a PNG, JPEG, GIF or WebP with the prompt; repeatable"
+    )
+    how.add_argument("--file", metavar="FILE", action="append", help="send a text file or PDF with it; repeatable")
     how.add_argument(
         "--schema",
         metavar="FILE",

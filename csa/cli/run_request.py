@@ -16,7 +16,7 @@ from csa.cli.output import warn
 from csa.errors import UsageError
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.permission import Permission
-from csa.runner.environment import REPLAY
+from csa.runner.context import REPLAY
 from csa.runner.request import RunRequest
 
 
@@ -40,6 +40,8 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         flags=arguments.flags or None,
         secrets=None if arguments.secret is None else tuple(arguments.secret),
         schema=read_schema(arguments.schema),
+        images=tuple(arguments.image or ()),
+        files=tuple(arguments.file or ()),
         ephemeral=arguments.ephemeral,
         steal=arguments.steal,
         reopen=arguments.reopen,
@@ -59,6 +61,10 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         budget_time_s=arguments.budget_time,
         directory=Path.cwd() if arguments.cd else None,
     )
+    if request.images or request.files:
+        from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some
+
+        request = with_contents(request, os.getcwd())  # as they are now, however long the turn has to wait
     if arguments.template is None:
         return request
     from csa.cli.templates import made_from  # noqa: PLC0415  # most runs have none

@@ -153,6 +153,24 @@ def find_projects(root: Path, *, with_retired: bool = True) -> list[Store]:
     return found
 
 
+def is_confirmed(verb: str, what: str, *, hint: str) -> bool:
+    """Ask on a terminal whether to do it to all of that; UsageError elsewhere."""
+    import sys  # noqa: PLC0415  # few commands ask
+
+    if not sys.stdin.isatty():
+        raise UsageError(f"This would {verb} {what}.", hint=hint)
+    print(f"{verb.capitalize()} {what}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def read_tools(text: str | None) -> frozenset[str]:
+    """Return the tools that `--tool` names; UsageError for none."""
+    names = frozenset(name.strip() for name in (text or "").split(",") if name.strip())
+    if text is not None and not names:
+        raise UsageError("--tool names no tool.")
+    return names
+
+
 def refuse_unknown_tools(client: Csa, stores: Iterable[Store], names: Collection[str]) -> None:
     """Raise UsageError for an unknown tool: without an adapter, not configured, and in no session's record."""
     if not names:

@@ -51,10 +51,20 @@ def execute(arguments: argparse.Namespace) -> int:
         print("No turns found")
     else:
         _print_table(found, arguments.by)
+        print(cut(_summary(found), terminal_width(sys.stdout)))
     if found.replayed and not arguments.json:
         tell("csa", f"{count_of(found.replayed, 'replayed turn')} not counted")
     warn(f"left out: {one_line(fault.message)}" for fault in found.left_out)
     return 0
+
+
+def _summary(found: Statistics) -> str:
+    """Return one line of what the table has not: how many sessions are running, and which tool is used most."""
+    total = found.total
+    parts = [f"{count_of(total.running, 'turn')} running"]
+    if tool := total.most_active_tool:
+        parts.append(f"most active tool: {one_line(tool)} ({total.tools[tool] / total.turns:.0%} of the turns)")
+    return ", ".join(parts)
 
 
 def _print_table(found: Statistics, by: str) -> None:

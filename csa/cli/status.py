@@ -178,6 +178,8 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
     yield "created", f"{_moment(state.created_at, now)}; last used {format_age(now, state.last_accessed)} ago"
     if expires := parse_time(card.extra.get("expires_at")):
         yield "expires", local_clock(expires)
+    if state.closed_at:
+        yield "closed", f"{_moment(state.closed_at, now)}; csa run --reopen continues it"
     for index, (turn, what) in enumerate(card.denied):
         yield "" if index else "denied", f"turn {turn}: {what}"
 

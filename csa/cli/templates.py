@@ -166,8 +166,14 @@ def _print_table(found: list[Listed]) -> None:
     room = None if width is None else max(0, width - table.width)
     print(style(f"{table.head()}{cut('DESCRIPTION', room)}".rstrip(), "dim"))
     for each in found:
-        about = each.fault.message if each.fault else (each.template and each.template.values.get("description")) or ""
-        print(f"{table.line(each)}{cut(one_line(about), room)}".rstrip())
+        print(f"{table.line(each)}{cut(one_line(_about(each)), room)}".rstrip())
+
+
+def _about(each: Listed) -> str:
+    """Return the description, or what is wrong with the file."""
+    if each.fault:
+        return each.fault.message.removeprefix(f"{each.place}: ")
+    return str(each.template.values.get("description", "")) if each.template else ""
 
 
 def _whose(each: Listed) -> str:

@@ -142,7 +142,7 @@ def _print_wait_result(ending: WaitResult) -> None:
     status = style(ending.status, STATUS_STYLES.get(ending.status, ""))
     print(f"{head}: {status}{f' ({known})' if known else ''}{f': {why}' if why else ''}", flush=True)
     if ending.queued and ending.status != "running":
-        tell("csa", f"{count_of(ending.queued, 'queued prompt')} of {ending.session_id} will not begin by themselves")
+        tell("csa", f"{count_of(ending.queued, 'queued prompt')} of {ending.session_id} did not begin")
         tell("hint", f"csa queue {ending.session_id} --resume")
 
 

@@ -13,6 +13,10 @@ from csa.model.permission import Permission
 from csa.model.usage import Usage
 from csa.structs import Struct, field
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.model.attachment import Attachment
+
 ErrorKind = Literal[
     "auth",
     "rate_limit",
@@ -41,12 +45,16 @@ class Capabilities(Struct):
         the directory of the turn. Those that exist come with the request (`TurnRequest.files`).
     flags: its command line takes words of the user's own (`TurnRequest.flags`).
     extra_writable: it can be allowed to write extra directories at `edit` (`TurnRequest.extra_writable`).
+    images: a prompt can come with images (`TurnRequest.attachments`).
+    files: likewise, with text files and PDFs.
     """
 
     fork: bool = False
     system_on_resume: bool = True
     reads: tuple[str, ...] = ()
     extra_writable: bool = False
+    images: bool = False
+    files: bool = False
     flags: bool = False
 
 
@@ -65,6 +73,7 @@ class TurnRequest(Struct, kw_only=True):
     auth_method: str | None = None  # how to authenticate with an ACP agent, if its user has chosen
     system: str | None = None  # text to add to the tool's system prompt
     schema: Mapping[str, Any] | None = None  # that the answer is to be held to; only one that `accepts_schema`
+    attachments: tuple[Attachment, ...] = ()  # images and files that come with the prompt, with their copies' paths
     timeout_s: float | None = None  # the wall-time limit of the turn, if it has one
     ephemeral: bool = False  # load no project files; keep no copy with the provider, if that can be avoided
     environ: Mapping[str, str] = field(default_factory=dict)  # the environment the tool starts with

@@ -44,7 +44,7 @@ class Rule(Struct, kw_only=True):
 
     def verdict(self, state: SessionState, now: datetime) -> Reason | None:
         """Say why a session is to be deleted, whether it is running or not; None if it stays."""
-        if state.pinned or not self._is_of_tools(state):
+        if state.pinned or not self.is_of_tools(state):
             return None
         if state.ephemeral:
             return "ephemeral"  # it is deleted with its run, so a remaining one was interrupted
@@ -60,9 +60,10 @@ class Rule(Struct, kw_only=True):
         """Say whether a session that was deleted at that time is purged now."""
         if now - retired_at >= timedelta(days=self.undo_days):
             return True
-        return self.purge and state is not None and self._is_of_tools(state)
+        return self.purge and state is not None and self.is_of_tools(state)
 
-    def _is_of_tools(self, state: SessionState) -> bool:
+    def is_of_tools(self, state: SessionState) -> bool:
+        """Say whether a session has used no other tools than the named ones; any has, if none are."""
         return not self.tools or (bool(state.tools) and self.tools.issuperset(state.tools))
 
 

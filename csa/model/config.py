@@ -53,7 +53,9 @@ KEYS: Mapping[str, Key] = {
     "context_turns": Key("count", 20, "how many turns a handoff covers, at most"),
     "context_tokens": Key("count", 6000, "how many tokens a handoff uses, at most"),
     "context_window": Key("count", 0, "how many earlier turns a turn sends at most, in place of all; 0 is all"),
-    "context_window_tokens": Key("count", 0, "how many tokens of earlier turns a turn sends at most; 0 is no limit"),
+    "context_window_tokens": Key(
+        "count", 0, "how many tokens of earlier turns a turn sends at most; 0: no limit; also `max_context_tokens`"
+    ),
     "max_children": Key("count", 0, "how many sessions one session may start; 0 is no limit", limits=True),
     "max_tree_sessions": Key("count", 0, "how many sessions a tree may have; 0 is no limit", limits=True),
     "max_tree_running": Key("count", 0, "how many turns of a tree run at once; 0 is no limit", limits=True),
@@ -64,6 +66,9 @@ KEYS: Mapping[str, Key] = {
         "seconds", 0.0, "end a turn after so many seconds without output or work; 0: never", limits=True
     ),
     "session_ttl": Key("duration", "", "how long new sessions are kept, such as 7d or 12h; empty: no expiry"),
+    "session_timeout": Key(
+        "duration", "", "--last, --continue and @current continue no session that was idle longer; empty: any"
+    ),
     "max_sessions": Key("count", 0, "how many sessions a project may keep; 0 is no limit", limits=True),
     "undo_days": Key("count", 7, "for how many days deleted sessions can be restored", limits=True, grows=True),
     "on_finish": Key("text", "", "a shell command to run after each turn; empty: none"),
@@ -80,6 +85,8 @@ TOOL_KEYS: Mapping[str, Key] = {
     "env_drop": Key("words", (), "variables that the tool does not get, as patterns: AWS_*"),
     "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
+# Other names for keys.
+_ALIASES = {"max_context_tokens": "context_window_tokens"}
 # Keys a project's file may not have: it could set commands; the transport decides how a permission is enforced, and an
 # authentication method may open a browser.
 _NOT_FOR_PROJECTS = ("auth_method", "command", "env", "env_drop", "transport", "on_finish", "on_finish_timeout_s")
@@ -197,6 +204,12 @@ class Config(Struct):
         return parse_duration(text) if text else None
 
     @property
+    def session_timeout(self) -> timedelta | None:
+        """None: however long a session was idle."""
+        text = str(self.values["session_timeout"][0])
+        return parse_duration(text) if text else None
+
+    @property
     def on_finish(self) -> str | None:
         """None: nothing is run."""
         return str(self.values["on_finish"][0]) or None
@@ -247,6 +260,7 @@ def from_environment(environ: Mapping[str, str]) -> list[Layer]:
         if not name.startswith("CSA_CONF_"):
             continue
         key = name.removeprefix("CSA_CONF_").lower()
+        key = _ALIASES.get(key, key)
         if key not in KEYS:
             raise unknown_key(name, key, [*KEYS], prefix="CSA_CONF_")
         layers.append(Layer(name, {key: _parse_text(name, KEYS[key].kind, text)}))
@@ -258,6 +272,10 @@ def _flatten(layer: Layer) -> dict[str, Any]:
     for name, value in layer.values.items():
         if name == "tools":
             flat.update(_flatten_tools(layer, value))
+        elif key := _ALIASES.get(name):
+            if key in layer.values:
+                raise ConfigError(f"{layer.origin}: '{name}' and '{key}' are the same.", hint="set one of them")
+            flat[key] = value
         elif name in KEYS:
             _refuse_to_project(layer, name, name)
             flat[name] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from csa.model.attachment import describe
 from csa.model.events import Event
 from csa.structs import Struct, field
 
@@ -92,7 +93,9 @@ class Conversation:
         self._model = _optional_text(event.data.get("model"))
         self._prompt = _text(event.data.get("prompt"))
         self._is_replay = bool(event.data.get("replayed_from"))
-        self.say(event, "user", self._prompt)
+        attached = event.data.get("attachments")
+        shown = map(describe, filter(_is_mapping, attached)) if isinstance(attached, list) else ()
+        self.say(event, "user", "\n".join([self._prompt, *shown]))
 
     def bind(self, event: Event) -> None:
         self._model = _optional_text(event.data.get("model")) or self._model
@@ -200,6 +203,10 @@ def _joined(before: str, added: str, *, is_end: bool) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _optional_text(value: Any) -> str | None:

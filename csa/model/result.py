@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from csa.model.state import format_time, parse_time
-from csa.model.usage import Usage, count_of, number_of
+from csa.model.usage import CHARS_PER_TOKEN, Usage, count_of, number_of
 from csa.structs import Struct, asdict
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -21,6 +21,8 @@ SIGNAL_EXITS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 _STATUS_EXITS = {"succeeded": 0, "timed_out": 124, "cancelled": 130}
 _KIND_EXITS = {"auth": 7, "rate_limit": 8, "quota": 8, "budget": 5}
 SUMMARY_LENGTH = 200
+ABRIDGED_LENGTH = 800
+_ENDS = ("\n\n", ".\n", ". ", "! ", "? ", "\n", " ")  # of paragraphs, sentences, lines and words: best first
 
 
 UNKNOWN_CONVERSATION = "unknown_conversation"  # the kind of error
@@ -193,6 +195,37 @@ def summarise(text: str) -> str:
     """Return the first line that is not blank, cut to 200 characters."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line if len(line) <= SUMMARY_LENGTH else line[: SUMMARY_LENGTH - 1] + "…"
+
+
+def abridge(text: str, way: str) -> str:
+    """Return a text of at most about 200 tokens whole, and the beginning and the end of a longer one.
+
+    Both are cut after a paragraph, else a sentence, a line or a word. A line between them says how much is left out,
+    and the `way` to all of it.
+    """
+    if len(text) <= ABRIDGED_LENGTH:
+        return text
+    half = ABRIDGED_LENGTH // 2
+    head, tail = text[: _end_of_part(text[:half])].rstrip(), text[-half:]
+    tail = tail[_start_of_part(tail) :].lstrip()
+    left = max(1, (len(text) - len(head) - len(tail)) // CHARS_PER_TOKEN)
+    return f"{head}\n\n[... about {left:,} tokens left out; `{way}` prints all ...]\n\n{tail}"
+
+
+def _end_of_part(text: str) -> int:
+    """Return where to cut the end of a text off: after the last good place in its second half."""
+    for end in _ENDS:
+        if (at := text.rfind(end, len(text) // 2)) >= 0:
+            return at + len(end)
+    return len(text)
+
+
+def _start_of_part(text: str) -> int:
+    """Return where to cut the beginning of a text off: after the first good place in its first half."""
+    for end in _ENDS:
+        if (at := text.find(end, 0, len(text) // 2)) >= 0:
+            return at + len(end)
+    return 0
 
 
 def result_from_event(session_id: str, turn: int, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Tally(Struct, frozen=False):
     """The sum over some turns, and the sessions they belong to."""
 
     sessions: set[str] = field(default_factory=set)
+    tools: dict[str, int] = field(default_factory=dict)  # turns by tool
     turns: int = 0
     ended: int = 0
     succeeded: int = 0
@@ -44,6 +45,7 @@ class Tally(Struct, frozen=False):
         """Add a turn."""
         self.sessions.add(turn.session_id)
         self.turns += 1
+        self.tools[turn.tool] = self.tools.get(turn.tool, 0) + 1
         self.ended += turn.status is not None
         self.succeeded += turn.status == "succeeded"
         self.messages += turn.messages
@@ -59,6 +61,16 @@ class Tally(Struct, frozen=False):
         self.sessions.add(session_id)
         self.compactions += 1
         self.usage = self.usage + usage
+
+    @property
+    def running(self) -> int:
+        """How many of the turns have not ended."""
+        return self.turns - self.ended
+
+    @property
+    def most_active_tool(self) -> str | None:
+        """The tool with most turns; None if there are none."""
+        return max(self.tools, key=lambda tool: (self.tools[tool], tool), default=None)
 
     @property
     def success_rate(self) -> float | None:

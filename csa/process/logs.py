@@ -27,6 +27,7 @@ class OutputLog:
         self._redactor = StreamRedactor(redactor)
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._size = 0
+        self._written = 0
         self._dropped = 0
         self._fd = -1
         self._is_sealed = False
@@ -40,10 +41,15 @@ class OutputLog:
         """Take the tool's next bytes."""
         self._append(self._redactor.feed(self._decoder.decode(chunk)))
 
-    def close(self) -> None:
-        """Write what was held back, and join the two halves."""
+    def flush(self) -> int:
+        """Write what was held back, as one process of the tool has ended; return how many bytes the log has had."""
         self._append(self._redactor.feed(self._decoder.decode(b"", final=True)))
         self._append(self._redactor.close())
+        return self._written
+
+    def close(self) -> None:
+        """Write what was held back, and join the two halves."""
+        self.flush()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -61,6 +67,7 @@ class OutputLog:
             while view:
                 view = view[os.write(self._fd, view) :]
             self._size += len(content)
+            self._written += len(content)
         except OSError as error:
             self.fault = error
 

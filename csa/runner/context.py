@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from csa.runner.caller import Caller
 
 
+REPLAY, REPLAY_SPEED = "CSA_REPLAY", "CSA_REPLAY_SPEED"  # what stands in for tools, and how fast
+
+
 class Context:
     """What every command starts from. The configuration is read, and the caller looked up, when first needed."""
 
@@ -107,6 +110,11 @@ class Context:
             "secrets": self.secrets,
         }
         return Context(**{**same, **changes})
+
+    @property
+    def replay(self) -> str:
+        """The recording that stands in for tools; empty where the tools themselves run."""
+        return self.environ.get(REPLAY, "")
 
     @cached_property
     def caller(self) -> Caller | None:

@@ -66,9 +66,9 @@ def current_id(context: Context, store: Store) -> str | None:
 def make_current(context: Context, session_id: str) -> str | None:
     """Make the session of a turn that a user has begun the current one; return why that failed, as a warning.
 
-    An agent's turn changes nothing, and neither does one where CSA_CURRENT is a session's id.
+    An agent's turn changes nothing, and neither does a replay, or one where CSA_CURRENT is a session's id.
     """
-    if _is_agents(context):
+    if _is_agents(context) or context.replay:
         return None
     try:
         pointer = find_pointer(context)

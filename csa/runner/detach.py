@@ -21,6 +21,7 @@ from typing import Any
 
 from csa import errors
 from csa.errors import BusyError, CsaError, FullError, RefusedError, UsageError
+from csa.model.attachment import attachment_from_json
 from csa.model.permission import Permission
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import Context
@@ -94,6 +95,7 @@ def order_for(
     """Return what a supervisor is to do, as JSON values; `plan` is what the request means now."""
     session_id = plan.state.session_id
     pinned = request if plan.is_new else replace(request, session=session_id, session_id=None, last=False)
+    pinned = replace(pinned, images=plan.request.images, files=plan.request.files)  # with their contents
     return {
         "request": request_to_json(pinned),
         "session_id": session_id,
@@ -133,7 +135,7 @@ def hand_over_queue(context: Context, session_id: str) -> None:
         start_queue(context, session_id, resumes=False, holds=True)
         return
     order = _queue_order(context, session_id, holds=True, waits=True)
-    process = _spawn(_environment(context.environ, context.store, session_id), subprocess.DEVNULL)
+    process = _spawn(_environment(context.environ, context.store, session_id), subprocess.DEVNULL, subprocess.DEVNULL)
     _send(process, order)
     threading.Thread(target=process.wait, daemon=True).start()
 
@@ -198,11 +200,12 @@ def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> D
     return Detached(said["session_id"], said["turn"], said["tool"], process.pid, project)
 
 
-def _spawn(environ: dict[str, str], output: int) -> subprocess.Popen[bytes]:
+def _spawn(environ: dict[str, str], output: int, errors: int | None = None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "csa.runner.supervisor"],
         stdin=subprocess.PIPE,
         stdout=output,
+        stderr=errors,
         cwd="/",
         env=environ,
         start_new_session=True,
@@ -235,6 +238,10 @@ _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # t
     "timedelta | None": (timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds)),
     "Path | None": (os.fspath, Path),
     "tuple[str, ...] | None": (list, tuple),
+    "tuple[str | Attachment, ...]": (
+        lambda given: [each if isinstance(each, str) else each.to_json() for each in given],
+        lambda given: tuple(each if isinstance(each, str) else attachment_from_json(each) for each in given),
+    ),
     "FromTemplate | None": (asdict, lambda values: FromTemplate(**{**values, "fields": tuple(values["fields"])})),
 }
 

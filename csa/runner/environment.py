@@ -14,14 +14,10 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.process.session_processes import KEEP_VARIABLE
 from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.context import REPLAY, REPLAY_SPEED, Context
 from csa.runner.current import VARIABLE as CURRENT_VARIABLE
 from csa.runner.inherited import without_descriptors
 
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    from csa.runner.context import Context
-
-REPLAY, REPLAY_SPEED = "CSA_REPLAY", "CSA_REPLAY_SPEED"  # what stands in for tools, and how fast; not for agents
 _OWN_VARIABLES = (
     *IDENTITY_VARIABLES,
     *("CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CSA_TOOL", KEEP_VARIABLE, CURRENT_VARIABLE),
@@ -31,7 +27,7 @@ _OWN_VARIABLES = (
 
 def refuse_in_replay(context: Context, what: str) -> None:
     """Raise UsageError for what would start a real tool while turns are replayed."""
-    if context.environ.get(REPLAY):
+    if context.replay:
         raise UsageError(f"{REPLAY} is set, and {what} cannot be replayed.", hint=f"unset {REPLAY}")
 
 
@@ -93,7 +89,8 @@ def system_note(state: SessionState, *, csa_command: str, max_depth: int) -> str
             f'`{csa_command} run --session ID "more"` continues that sub-agent; see also `{csa_command} run --help`. '
             f'If your shell kills long commands, or to work on meanwhile: `{csa_command} run --detach "task"` prints '
             f"an ID at once, `{csa_command} wait ID --timeout 100` waits (exit code 4: call it again), and "
-            f"`{csa_command} result ID` prints the answer."
+            f"`{csa_command} result ID` prints the answer. "
+            "With --summary, run and result print only about 200 tokens of a long answer."
         )
     return "\n".join(lines)
 

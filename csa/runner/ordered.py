@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from csa.errors import CsaError
 from csa.runner.client import Csa
 from csa.runner.detach import request_from_json
 from csa.runner.turns.plan import TurnPlan
@@ -33,6 +34,10 @@ def callers_environment(order: Mapping[str, Any], environ: Mapping[str, str]) ->
 
 
 def plan_entry(entry: Entry, environ: Mapping[str, str], *, is_detached: bool = True) -> TurnPlan:
-    """Plan the turn of a queued prompt; raises as `plan_turn`."""
-    client = client_for(entry.order, environ, is_detached=is_detached)
-    return replace(client.plan(request_from_json(entry.order["request"])), queued=entry.entry_id)
+    """Plan the turn of a queued prompt; raises as `plan_turn`, and CsaError for one that this csa cannot read."""
+    try:
+        client = client_for(entry.order, environ, is_detached=is_detached)
+        request = request_from_json(entry.order["request"])
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise CsaError(f"Another version of csa has queued it: {error}.", hint="csa queue S --remove ID") from error
+    return replace(client.plan(request), queued=entry.entry_id)

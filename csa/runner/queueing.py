@@ -13,11 +13,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from csa.errors import BusyError, CsaError, FullError, NotFoundError, UsageError
+from csa.errors import BusyError, CsaError, FullError, NotFoundError, RefusedError, UsageError
+from csa.model.redaction import Redactor
 from csa.model.state import format_time
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.context import Context
-from csa.runner.detach import Detached, hand_over_queue, order_for, start_detached, start_queue
+from csa.runner.detach import Detached, hand_over_queue, order_for, refuse_sandbox, start_detached, start_queue
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.runner.secrets import refuse_later
@@ -29,8 +30,8 @@ from csa.runner.turns.planning import plan_turn
 from csa.runner.turns.starting import StartedTurn
 from csa.runner.turns.turnrecorder import TurnRecorder
 from csa.store.liveness import probe
-from csa.store.queue import Entry, GoneError, enqueue, hold, move, next_entry, remove, why_held
-from csa.store.taking import refuse_stranger
+from csa.store.queue import Entry, GoneError, HeldError, enqueue, hold, lift_hold, move, next_entry, remove, why_held
+from csa.store.taking import refuse_busy, refuse_stranger
 from csa.structs import Struct, asdict, replace
 
 _LOOKS, _PAUSE_S = 20, 0.05
@@ -69,10 +70,16 @@ def queue_prompt(
 
     Raises:
         UsageError: an ephemeral session has no queue.
-        RefusedError: the queue is full; or csa runs in a sandbox, and the session does not run.
+        RefusedError: the queue is full; or csa runs in a sandbox; or an agent wants something to follow.
         BusyError: the session is in use by another program, which takes nothing from a queue.
         And as `plan_turn`, and as entering the turn where it begins at once: nothing waits then.
     """
+    refuse_sandbox()  # the prompt would run outside of it
+    if context.caller is not None and on_finish:
+        raise RefusedError(
+            "An agent's prompt that waits in a queue cannot have --on-finish: another process would run the command.",
+            hint="csa run --detach --wait --on-finish",
+        )
     refuse_later(request.secrets, is_agents=context.caller is not None)
     plan = plan_turn(context, request)
     state, place = plan.state, plan.context
@@ -118,6 +125,8 @@ def _see_to(context: Context, queued: Queued) -> Queued:
         found = probe(paths)
         if found.runs_turn and found.owner:
             return queued
+        if found.state == "unknown":
+            refuse_busy(paths)
         if found.is_held and found.owner:  # an errand, such as a compaction
             hand_over_queue(context, queued.session_id)
             return queued
@@ -144,7 +153,10 @@ def resume_queue(session: Session) -> Detached | None:
     next turn.
     """
     refuse_own_lineage(session.context.caller, session.session_id, verb="go on with the queue of")
-    return start_queue(session.context, session.session_id, resumes=True)
+    refuse_sandbox()
+    refuse_busy(session.paths)
+    lift_hold(session.paths)
+    return start_queue(session.context, session.session_id, resumes=True, holds=True)
 
 
 def move_queued(session: Session, entry_id: str, position: int) -> list[str]:
@@ -196,10 +208,10 @@ def begin_next(recorder: TurnRecorder, make_plan: Callable[[Entry], TurnPlan]) -
             return StartedTurn(following)
         except GoneError:
             continue
-        except (BusyError, FullError):
+        except (BusyError, FullError, HeldError):
             return None
         except (CsaError, OSError) as error:
-            hold(paths, why_not(entry, error))
+            hold(paths, why_not(entry, error, recorder.held.redactor))
             return None
         finally:
             if following:
@@ -207,6 +219,6 @@ def begin_next(recorder: TurnRecorder, make_plan: Callable[[Entry], TurnPlan]) -
     return None
 
 
-def why_not(entry: Entry, error: Exception) -> str:
+def why_not(entry: Entry, error: Exception, redactor: Redactor) -> str:
     """Return why a queue is held whose next prompt could not begin."""
-    return f"prompt {entry.entry_id} could not begin: {error}"
+    return redactor.redact(f"prompt {entry.entry_id} could not begin: {error}".rstrip("."))

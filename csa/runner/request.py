@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import Literal, TypedDict
 
+    from csa.model.attachment import Attachment
+
     PermissionName = Literal["read-only", "edit", "full"]
 
     class RunOptions(TypedDict, total=False):
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
         permission: Permission | PermissionName | None
         system: str | None
         schema: dict[str, Any] | None
+        images: tuple[str | Attachment, ...]
+        files: tuple[str | Attachment, ...]
         opening: str | None
         secrets: tuple[str, ...] | None
         flags: tuple[str, ...] | None
@@ -77,6 +81,8 @@ class RunRequest(Struct, kw_only=True):
         permission: "read-only", "edit" or "full", or a Permission.
         system: text to add to the tool's system prompt.
         schema: a JSON Schema that the answer has to conform to; the value is `output` in the result.
+        images: paths of PNG, JPEG, GIF or WebP files that come with the prompt, as they are when the turn is planned.
+        files: likewise, paths of text files or PDFs.
         opening: text that comes before the prompt if the session is new.
         secrets: NAME, NAME=env:VARIABLE or NAME=file:FILE: variables for the tool whose values are stored nowhere.
         flags: words for the tool's own command line, in this turn only; not for an agent that calls csa.
@@ -116,6 +122,8 @@ class RunRequest(Struct, kw_only=True):
     permission: Permission | PermissionName | None = None
     system: str | None = None
     schema: dict[str, Any] | None = None
+    images: tuple[str | Attachment, ...] = ()
+    files: tuple[str | Attachment, ...] = ()
     opening: str | None = None
     secrets: tuple[str, ...] | None = None
     flags: tuple[str, ...] | None = None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from csa.errors import RefusedError, UsageError
+from csa.model.permission import Permission
 from csa.model.redaction import can_be_hidden
 from csa.paths import expand_home
 from csa.store.atomic import open_regular
@@ -79,6 +80,16 @@ def refuse_later(words: Iterable[str] | None, *, is_agents: bool) -> None:
             "An agent's turn that waits in a queue, or was parked, cannot have secrets: who begins it may have others.",
             hint="csa run --detach --wait begins it itself",
         )
+
+
+def refuse_words_of_records(secrets: Mapping[str, str], names: Iterable[str]) -> None:
+    """Refuse a secret that is a part of what a turn's records need: it would be redacted there, too."""
+    from csa.model.schemas.shared import STATUSES  # noqa: PLC0415  # few turns have secrets
+
+    words = [*STATUSES, *(level.value for level in Permission), *names]
+    for name, value in secrets.items():
+        if any(value.strip() in word for word in words):
+            raise UsageError(f"The secret {name} is, or is a part of, a word or path that csa has to record.")
 
 
 def sources_of(words: Iterable[str] | None) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from csa.errors import AmbiguousError, NotFoundError, RefusedError, RetiredError, StateError, UsageError
 from csa.ids import may_be_id
-from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target
+from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target, format_age
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -288,6 +288,26 @@ def find_last(context: Context, *, is_open: bool = False) -> Session:
     """Return the session used last among those the caller would create; with `is_open`, one that is not closed."""
     caller = context.caller
     return Session(context, context.store.last_used(caller.session_id if caller else None, is_open=is_open))
+
+
+def refuse_idle(session: Session) -> Session:
+    """Return a session that is to go on without being named, unless it was idle for longer than `session_timeout`.
+
+    RefusedError says so; the one who names it goes on with it all the same.
+    """
+    from datetime import UTC, datetime  # noqa: PLC0415  # few commands continue anything
+
+    limit, state = session.context.config.session_timeout, session.record.state
+    if limit is None or state is None:
+        return session
+    now = datetime.now(UTC)
+    if now - state.last_accessed <= limit or session.liveness().state != "not_alive":
+        return session
+    raise RefusedError(
+        f"Session {session.session_id} was idle for {format_age(now, state.last_accessed)}, "
+        f"and session_timeout is {session.context.config.values['session_timeout'][0]}.",
+        hint=f'csa run --session {session.session_id} "..." continues it, csa run "..." starts a new one',
+    )
 
 
 def refuse_closed(state: SessionState) -> None:

@@ -78,7 +78,7 @@ def main() -> int:
     if last is None:
         _say({})
         return 0
-    if last.order["on_finish"]:
+    if last.order.get("on_finish"):
         _finish(last.order, last.turn)
     return last.turn.result.exit_code
 
@@ -118,7 +118,7 @@ class _Ordered:
         self.turn = client.turn_of(plan, started)
         self.turn.on_parked = partial(_keep_order, client, order)
         self.next: _Ordered | None = None
-        if not order["on_finish"]:  # which has to run first, without the lock
+        if not order.get("on_finish"):  # which has to run first, without the lock
             self.turn.pass_on = self._pass_on
 
     def _pass_on(self, recorder: TurnRecorder) -> Turn | None:
@@ -174,7 +174,7 @@ def _next_queued(order: dict[str, Any]) -> _Ordered | None:
         return _Ordered(entry.order, plan_entry(entry, os.environ))
     except CsaError as error:
         if how["holds"] and not isinstance(error, BusyError | FullError):
-            hold(paths, why_not(entry, error))
+            hold(paths, why_not(entry, error, Redactor(os.environ)))
         raise
 
 

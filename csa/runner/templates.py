@@ -107,8 +107,12 @@ def save_template(
     if os.path.lexists(path) and not replaces:
         raise UsageError(f"There is a template '{name}': {path}.", hint="--force replaces it")
     try:
+        content = render_texts(template.values)
+    except UnicodeEncodeError as error:
+        raise UsageError("The texts of a template must be valid UTF-8.") from error
+    try:
         make_private_directory(path.parent)
-        write_atomically(path, render_texts(template.values))
+        write_atomically(path, content)
     except OSError as error:
         raise StateError.denied(path, "cannot be written", error) from error
     return template

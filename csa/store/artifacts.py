@@ -21,6 +21,7 @@ from csa.structs import Struct
 
 SCHEMA_FILE = "schema.json"  # that a turn's answer had to conform to
 OWN_FILES = frozenset({"prompt.md", SCHEMA_FILE, "final.md", "stdout.log", "stderr.log", "supervisor.log"})
+PROMPT_FILES = "prompt-files"  # the directory of what came with a turn's prompt
 _BLOCK = 1 << 20
 _NO_PLAIN_FILE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}  # a link, a link in its path, a socket
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -112,7 +113,9 @@ def walk_files(root: Path) -> Iterator[str]:
 def is_own(name: str) -> bool:
     """Say whether csa writes files with this name in output/."""
     directory, _, file = name.rpartition("/")
-    return file in OWN_FILES and "/" not in directory and directory.startswith(("turn-", "compaction-"))
+    turn, _, inner = directory.partition("/")
+    is_known = inner == PROMPT_FILES or (file in OWN_FILES and not inner)
+    return is_known and turn.startswith(("turn-", "compaction-"))
 
 
 def open_below(root: Path, name: str) -> IO[bytes] | None:

@@ -33,13 +33,14 @@ KNOWN_NAMES = frozenset(
         "heartbeat",
         "cancel",
         "locks",
+        "backup",
         "output",
         "queue",
         "runtime",
         ".reserve",
     }
 )
-DAMAGED_PREFIX = "state.toml.damaged-"
+_DAMAGED_PREFIX = "state.toml.damaged-"  # what earlier versions have kept
 _PRIVATE = 0o077
 _FAULTS_SHOWN = 100
 
@@ -209,7 +210,7 @@ def _check_layout(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
         at = Path(directory)
         if at == paths.root:
             for name in sorted({*below, *files} - KNOWN_NAMES):
-                if not name.startswith(DAMAGED_PREFIX):
+                if not name.startswith(_DAMAGED_PREFIX):
                     yield Problem(session_id, "info", at / name, "is not a file of a session that this csa knows")
         if paths.output in at.parents:
             below.clear()  # agents' files are their own, and the directory keeps others out

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 
 from csa.ownership import open_private
+from csa.paths import CHAT_HISTORY
 from csa.store.atomic import make_private_directory, open_regular, require_regular, write_atomically
 from csa.store.sessions import Store
 
@@ -22,7 +23,7 @@ class PromptHistory:
 
     def __init__(self, store: Store, redact: Callable[[str], str]) -> None:
         self._store = store
-        self._path = store.path / "chat_history"
+        self._path = store.path / CHAT_HISTORY
         self._redact = redact
 
     def load(self) -> list[str]:

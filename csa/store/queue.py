@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from csa.errors import NotFoundError, RefusedError, StateError, UsageError
+from csa.errors import NotFoundError, RefusedError, UsageError
 from csa.ids import ENTROPY_BYTES, is_session_id, milliseconds_of, new_session_id
 from csa.ownership import make_directory
 from csa.store.atomic import read_regular, sync_directory, write_atomically
@@ -55,6 +55,13 @@ class GoneError(NotFoundError):
         super().__init__(f"Prompt {entry_id} does not wait any more.", hint=f"csa status {paths.session_id}")
 
 
+class HeldError(RefusedError):
+    """The queue is held."""
+
+    def __init__(self, paths: SessionPaths, why: str) -> None:
+        super().__init__(f"The queue is held: {why}.", hint=f"csa queue {paths.session_id} --resume")
+
+
 def enqueue(paths: SessionPaths, order: dict[str, Any], *, at: str, by: str | None) -> tuple[Entry, int]:
     """Add an order at the end, durably; return the entry and its position, from 1.
 
@@ -70,6 +77,8 @@ def enqueue(paths: SessionPaths, order: dict[str, Any], *, at: str, by: str | No
                 f"The queue of session {paths.session_id} is full: {MAX_QUEUED} prompts wait.",
                 hint=f"csa queue {paths.session_id} lists them; --remove or --clear make room",
             )
+        if not known:
+            lift_hold(paths)  # of what does not wait any more
         now_ms = max([time.time_ns() // 1_000_000, *(milliseconds_of(known_id) + 1 for known_id in known)])
         entry_id = new_session_id(now_ms, os.urandom(ENTROPY_BYTES))
         record = {"v": 1, "at": at, "by": by, "order": order}
@@ -121,8 +130,12 @@ def next_entry(paths: SessionPaths) -> Entry | None:
 def claim(paths: SessionPaths, entry_id: str) -> None:
     """Take a prompt for the turn that begins now, under the session's lock.
 
-    GoneError if it was removed, or has begun before.
+    Raises:
+        GoneError: it was removed, or has begun before.
+        HeldError: the queue was held meanwhile.
     """
+    if why := _read_hold(paths):
+        raise HeldError(paths, why)
     waiting, taken = (paths.queue / f"{entry_id}{suffix}" for suffix in (WAITS, TAKEN))
     with _lock(paths):
         try:
@@ -163,15 +176,20 @@ def why_held(paths: SessionPaths) -> str | None:
 
     StateError if the transcript cannot be read.
     """
-    try:
-        return read_regular(paths.queue / "held").decode(errors="replace").strip() or "held"
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise StateError.unreadable(paths.queue / "held", error) from error
+    if why := _read_hold(paths):
+        return why
     last = last_turn_event(paths.transcript)
     status = str(last.data.get("status", "failed")) if last and last.type == "run_finished" else "lost"
     return None if status in _GOES_ON_AFTER else f"turn {last.turn if last else 0} {_WORDS.get(status, status)}"
+
+
+def _read_hold(paths: SessionPaths) -> str:
+    try:
+        return read_regular(paths.queue / "held").decode(errors="replace").strip() or "held"
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        return f"why cannot be read: {error.strerror or error}"
 
 
 _WORDS = {"cancelled": "was cancelled", "timed_out": "timed out", "killed": "was killed"}

@@ -34,6 +34,18 @@ class Span(Struct):
         return self.started.turn
 
 
+class Start(Struct, kw_only=True):
+    """One process of the tool: what happened while it ran, what it wrote, and how it ended."""
+
+    begun: str
+    ended: str
+    events: list[Event]
+    stdout: bytes
+    stderr: bytes
+    exit_code: int | None
+    signal: int | None
+
+
 class RecordedTurn(Struct, kw_only=True):
     """A turn, with all that happened in it, and what its tool wrote; None where that was not kept."""
 
@@ -43,6 +55,32 @@ class RecordedTurn(Struct, kw_only=True):
     stdout: bytes | None
     stderr: bytes
     schema: dict[str, Any] | None  # of the answer, where one was asked for
+
+    @property
+    def starts(self) -> list[Start] | None:
+        """The processes of the tool, several if csa has started it again; None if an older csa did not note them."""
+        marks = [event for event in self.events if _is_another_start(event)]
+        if any("process" not in mark.data for mark in marks) or self.stdout is None or self.span.finished is None:
+            return None
+        found: list[Start] = []
+        begun, at, out, err = self.span.started, 0, 0, 0
+        for mark in (*marks, self.span.finished):
+            is_last = mark is self.span.finished
+            data = mark.data if is_last else mark.data["process"]
+            index = len(self.events) if is_last else self.events.index(mark)
+            ends = (None, None) if is_last else (data["stdout_bytes"], data["stderr_bytes"])
+            start = Start(
+                begun=begun.ts,
+                ended=mark.ts,
+                events=self.events[at:index],
+                stdout=self.stdout[out : ends[0]],
+                stderr=self.stderr[err : ends[1]],
+                exit_code=data.get("tool_exit_code") if is_last else data.get("exit_code"),
+                signal=data.get("signal"),
+            )
+            found.append(start)
+            begun, at, (out, err) = mark, index + 1, (ends[0] or 0, ends[1] or 0)
+        return found
 
 
 class Call(Struct):
@@ -152,6 +190,13 @@ class Recording:
             if _is_called_in(turn, session, span)
         ]
         return sorted(found, key=lambda call: call.first.started.ts)
+
+
+def _is_another_start(event: Event) -> bool:
+    """Say whether csa starts the tool again: after a transient failure, a wrong answer, or for a lost conversation."""
+    if event.type == "retry":
+        return event.data.get("by") == "csa"
+    return event.type == "handoff" and event.data.get("reason") == "unknown_conversation"
 
 
 def _is_called_in(turn: RecordedTurn, session: RecordedSession, span: Span) -> bool:

@@ -18,6 +18,7 @@ from csa.model.clock import from_timestamp
 from csa.model.collection import Reason, Rule
 from csa.model.state import SessionState, parse_time
 from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths, is_of_session, make_path
+from csa.store.backups import BACKUP, old_backups
 from csa.store.flocks import find_stranger
 from csa.store.liveness import probe
 from csa.store.locks import probe_lock
@@ -207,6 +208,14 @@ def find_runtime(store: Store) -> Iterator[str]:
         with suppress(OSError):
             os.lstat(f"{session_id}/runtime", dir_fd=directory)
             yield session_id
+
+
+def find_backups(store: Store, before: datetime) -> Iterator[tuple[str, Path]]:
+    """Yield what repairs before that moment have kept, and the ids of the sessions."""
+    for session_id, directory in _each_session(store):
+        with suppress(OSError):
+            os.lstat(f"{session_id}/{BACKUP}", dir_fd=directory)
+            yield from ((session_id, path) for path in old_backups(store.paths(session_id).root, before))
 
 
 def _is_surely_kept(content: bytes, kept_from: bytes) -> bool:

@@ -32,14 +32,10 @@ def prompts(place: Place, session_id: str) -> list[str]:
 
 def test_lines(place: Place) -> None:
     """In a pipe each line is a prompt of one session, a backslash joins lines, and a failing turn ends it."""
-    place.script(
-        {"match": "bad", "do": [["fail", "401"]]},
-        {"match": "one", "do": [["say", "First."]]},
-        {"match": "two", "do": [["say", "Second."]]},
-    )
-    done = place.run("chat", "--tool", "codex", "--name", "api", stdin=b"one\n\n/help two \\\nlines\nbad\nnever\n")
-    assert (done.code, done.out) == (7, "First.\nSecond.\n")
-    assert prompts(place, done.session_id) == ["one", "/help two \nlines", "bad"]
+    place.script({"match": "bad", "do": [["fail", "401"]]}, {"match": "", "do": [["say", "Done."]]})
+    done = place.run("chat", "--tool", "codex", "--name", "api", stdin=b"\n/help two \\\nlines\nbad\nnever\n")
+    assert (done.code, done.out) == (7, "Done.\n")
+    assert prompts(place, done.session_id) == ["/help two \nlines", "bad"]
     assert place.state(done.session_id)["name"] == "api"
 
 
@@ -169,7 +165,7 @@ def test_leaving_while_a_turn_is_running(place: Place) -> None:
         terminal.type("/fork\r")
         terminal.wait_for("/fork has to wait until the turn has ended")
         terminal.type("\x15\x04")
-        terminal.wait_for("once more, and it is ended")
+        terminal.wait_for("leaving when the turn has ended")
         terminal.type("\x04")
         assert terminal.end() == 0
         assert "1 prompt not sent: csa queue" in terminal.text
@@ -205,6 +201,29 @@ def test_killed_chat_loses_no_prompt(place: Place) -> None:
     place.wait_until_empty(within_s=5)
     done = place.run("queue", session_id, "--json").json
     assert [prompt["prompt"] for prompt in done["prompts"]] == ["and then"]
+
+
+@pytest.mark.thorough
+def test_allowed_once(place: Place) -> None:
+    """A denial is pointed out; /allow runs one turn with full permission, which the session does not keep."""
+    place.script(
+        {"match": "may do now", "do": [["expect-arg", "--dangerously-skip-permissions"], ["say", "Done."]]},
+        {"match": "", "do": [["deny", "Bash", "rm -rf x"], ["say", "I may not."]]},
+    )
+    with chat(place, "--tool", "claude-code") as terminal:
+        terminal.wait_for("claude-code>")
+        terminal.type("remove x\r")
+        terminal.wait_for("1 action was denied; /allow")
+        terminal.type("/allow\r")
+        terminal.wait_for("Done.")
+        terminal.type("again\r")
+        terminal.wait(lambda: terminal.text.count("I may not.") > 1, "it is denied again")
+        terminal.wait(lambda: terminal.text.count("was denied") > 1, "the turn has ended")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    (session_id,) = place.ids()
+    started = [event["data"] for event in place.events(session_id) if event["type"] == "run_started"]
+    assert [data["permission"] for data in started] == ["edit", "full", "edit"]
 
 
 @pytest.mark.thorough
@@ -273,8 +292,8 @@ def test_completion_and_history(place: Place) -> None:
     """Tab completes commands, sessions and files; what was entered is there the next time, without secrets."""
     place.run("run", "--tool", "codex", "--name", "backend", "hello")
     (place.project / "notes.txt").touch()
-    secret = "sk-" + "a1B2c3D4" * 6
-    with chat(place, "--tool", "codex") as terminal:
+    secret = "correct-horse-battery"
+    with chat(place, "--tool", "codex", "--secret", "WORD", WORD=secret) as terminal:
         terminal.wait_for("codex>")
         terminal.type("/use back\t")
         terminal.wait_for_frame("codex> /use backend")

@@ -12,6 +12,7 @@ from csa.errors import RefusedError
 from csa.runner.client import Csa
 from csa.runner.request import RunRequest
 from csa.store.current import choose_current, read_current
+from csa.store.parked import save_parked
 from csa.store.sessions import Store
 from tests.cli.prepared import HOUR, session_id, store_of, write_session
 from tests.support import Place, snapshot, wait_for
@@ -366,11 +367,14 @@ def test_what_closed_means(place: Place) -> None:
     """Every way of continuing it is refused, `--last` passes it over; it is read, edited, forked, deleted as any."""
     other = place.codex("zero", "--name", "web").session_id
     first = place.codex("one", "--name", "api").session_id
+    save_parked(store_of(place), first, {}, until=0.0)
     assert place.run("close", "api", "--json").json["session_id"] == first
+    assert os.listdir(place.store / "parked") == []
     assert "is closed already" in place.run("close", "api").out
     for words in (
         ("run", "--session-id", "api", "x"),
         ("run", "--detach", "--session", "api", "x"),
+        ("run", "--queue", "--session", "api", "x"),
         ("run", "--wait=1", "--session", "api", "x"),
         ("retry", "api"),
         ("compress", "api"),
@@ -389,6 +393,7 @@ def test_what_closed_means(place: Place) -> None:
     assert place.run("ls", "--format", "{name} {status}", "--status", "closed").out == "api closed\n"
     assert "api" not in place.run("ls", "--status", "active").out
     assert "closed" in place.run("status", "api").out.splitlines()[1]
+    assert "ago); csa run --reopen continues it" in place.run("status", "api").out
     for words in (("show", "api"), ("result", "api"), ("describe", "api", "new"), ("export", "api", "-o", "x.tgz")):
         assert place.run(*words).code == 0, words
     assert place.codex("fork", "--fork-from", "api").session_id != first

@@ -61,6 +61,10 @@ def prepared(template: Path, fork_server: ForkServer | None) -> Iterator[Place]:
     else:
         place = _prepare(_place(root, fork_server))
         shutil.copytree(root, kept, symlinks=True)
+    place.script(
+        {"match": "Who wrote the first program?", "do": [["answer", {"name": "Ada Lovelace", "born": 1815}]]},
+        {"match": "Is it safe to merge?", "do": [["answer", {"ok": True}]]},
+    )
     yield place
     close_place(place)
 
@@ -72,11 +76,14 @@ def _place(root: Path, server: ForkServer | None) -> Place:
     place = Place(root / "tmp", root / "project", root / "state" / "csa", server)
     place.home = root / "home"
     place.env |= {"HOME": str(root / "home"), "XDG_STATE_HOME": str(root / "state"), "TMPDIR": str(root / "tmp")}
+    place.env |= {"GH_TOKEN": "an example's", "STAGING_PASSWORD": "an example's"}
     return place
 
 
 def _prepare(place: Place) -> Place:
-    """Make 01JH4Q, with an artifact, and a removed one; 01JH4R; an archive; a moved project."""
+    """Make 01JH4Q, with an artifact, and a removed one; 01JH4R; an archive; a moved project; a secret."""
+    (place.home / ".secrets").mkdir()
+    (place.home / ".secrets" / "npm").write_text("an example's\n")
     place.play(["run", "echo plan > $CSA_OUTPUT_DIR/plan.md"], ["usage", 2000, 100], ["say", "noted"])
     for words in (
         ["--tool", "codex", "--session-id", RETIRED, "Old work"],
@@ -93,6 +100,10 @@ def _prepare(place: Place) -> Place:
     assert place.run("run", "--tool", "codex", "Before the move", cwd=moved).code == 0
     shutil.rmtree(moved)
     assert place.run("session", "export", SESSION, "-o", "backup.tar.gz").code == 0
+    (place.project / "person.json").write_text('{"type": "object", "required": ["name"]}')
+    (place.project / "screenshot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (place.project / "spec.pdf").write_bytes(b"%PDF-1.7")
+    (place.project / "notes.md").write_text("notes")
     return place
 
 

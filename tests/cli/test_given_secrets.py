@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ def files_with(root: Path, value: str = VALUE) -> list[str]:
     return [str(path) for path in root.rglob("*") if path.is_file() and value.encode() in path.read_bytes()]
 
 
-def leak(place: Place, *steps: list[object]) -> None:
-    """Have the agent print the variable in every way, and start another that does the same."""
+def leak(place: Place, *steps: list[object], first: Sequence[list[object]] = ()) -> None:
+    """Have the agent print the variable in every way, as does another; `first` is for a prompt of that name."""
     say = ["say", f"it is {VALUE}"]
     place.script(
+        {"match": "first", "do": [*first]},
         {"match": "outer", "do": [["write-env", str(place.tmp / "env")], *steps, ["stderr", f"e {VALUE}"], say]},
         {"match": "inner", "do": [["run", "echo inner $DEPLOY"], ["stderr", f"e {VALUE}"], say]},
     )
@@ -64,6 +66,30 @@ def test_a_detached_turn_reads_it_again(place: Place) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_queued_prompt_reads_it_when_its_turn_comes(place: Place, is_there: bool) -> None:  # noqa: FBT001  # a case
+    """It is hidden from then on; without its source the turn does not begin, and the reason names it."""
+    leak(place, ["run", "echo outer $DEPLOY"], first=[*place.hold(), ["say", "ok"]])
+    source = {"SOURCE": VALUE}
+    session_id = place.run("run", "--tool", "codex", "--detach", "first", env=source if is_there else None).out.strip()
+    place.wait_ready()
+    words = ("run", "--queue", "--session", session_id, "--secret", "DEPLOY=env:SOURCE", "outer")
+    assert place.run(*words, env=source).code == 0
+    place.release()
+    place.run("wait", session_id)
+    if is_there:
+        wait_for(lambda: place.state(session_id)["turns"] == 2, "the second turn")
+        assert place.run("wait", session_id).code == 0
+        assert json.loads((place.tmp / "env").read_text())["DEPLOY"] == VALUE
+    else:
+        wait_for(lambda: "The secret DEPLOY" in place.run("session", "queue", session_id).err, "it is held")
+        assert place.run("session", "queue", session_id, "--resume", env=source).code == 0
+        wait_for(lambda: place.state(session_id)["turns"] == 2, "the second turn")
+        assert place.run("wait", session_id).code == 0
+    assert files_with(place.state_root) == []
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("word", "text"),
     [
@@ -73,6 +99,7 @@ def test_a_detached_turn_reads_it_again(place: Place) -> None:
         ("DEPLOY=file:empty", "is empty"),
         ("DEPLOY=env:ONE", "too short"),
         ("DEPLOY=env:WORD", "too common"),
+        ("DEPLOY=env:TOOL", "csa has to record"),
         (f"DEPLOY={VALUE}", "needs a source"),
         ("DEPLOY=env:", "needs a source"),
         ("CSA_SESSION_ID=env:DEPLOY", "cannot be a secret"),
@@ -84,7 +111,9 @@ def test_a_detached_turn_reads_it_again(place: Place) -> None:
 def test_what_cannot_be_a_secret(place: Place, word: str, text: str) -> None:
     """Names that others need, and values that are none or could not be hidden; nothing begins."""
     (place.project / "empty").write_text("\n")
-    done = place.run("run", "--tool", "codex", "--secret", word, "x", env={"ONE": "abc", "WORD": "True"})
+    done = place.run(
+        "run", "--tool", "codex", "--secret", word, "x", env={"ONE": "abc", "WORD": "True", "TOOL": "codex"}
+    )
     assert (done.code, text in done.err, VALUE in done.err) == (2, True, False), done.err
     assert place.ids() == []
 

@@ -138,6 +138,69 @@ def test_ended_by_csa(place: Place) -> None:
 
 
 @pytest.mark.thorough
+def test_started_more_than_once(place: Place) -> None:
+    """A turn that csa had retried, and one whose conversation was lost, start their tool as often as recorded."""
+    sessions = place.store / "sessions"
+    place.script(
+        {"match": "flaky", "times": 1, "do": [["stderr", "oh"], ["fail", "503"]]},
+        {"match": "flaky", "do": [["say", "in the end"]]},
+    )
+    retried = place.codex("flaky").session_id
+    done = replay(place, retried)
+    assert (done.code, done.out) == (0, "in the end\n"), done.err
+    assert normalised(sessions, done.session_id) == normalised(sessions, retried)
+    lost = place.codex("remember me").session_id
+    shutil.rmtree(place.home / ".codex")
+    assert place.run("run", "--session", lost, "what was it").code == 0
+    first = replay(place, lost)
+    second = replay(place, lost, "--session", first.session_id)
+    assert second.code == 0, second.err
+    assert normalised(sessions, first.session_id) == normalised(sessions, lost)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("tool", ["claude-code", "gemini-cli", "opencode", "acp-agent"])
+def test_each_tool(place: Place, tool: str) -> None:
+    """Whatever the tool, and the way to it: two turns of one conversation come out as they were."""
+    config = Path(place.env["XDG_CONFIG_HOME"]) / "csa" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('[tools.acp-agent]\ntransport = "acp"\ncommand = ["fake-acp"]\n')
+    place.play(["think", "hm"], ["call", "ls", "a.py"], ["say", "it works"])
+    done = place.run("run", "--tool", tool, "do it")
+    assert done.code == 0, done.err
+    assert place.run("run", "--session", done.session_id, "and more").code == 0
+    first = replay(place, done.session_id)
+    second = replay(place, done.session_id, "--session", first.session_id)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    sessions = place.store / "sessions"
+    assert normalised(sessions, first.session_id) == normalised(sessions, done.session_id)
+
+
+@pytest.mark.thorough
+def test_forks_fallbacks_and_detached_turns(place: Place) -> None:
+    """What an agent had forked is forked; another tool takes over as it had; what outlived its parent does so again."""
+    fork = ["csa run -q --tool claude-code --name a 'the base'", "csa run -q --fork-from a 'forked'"]
+    place.script(
+        {"match": "slow", "do": [["wait-file", str(place.go), 60], ["say", "late"]]},
+        {"match": "quota", "tool": "codex", "do": [["fail", "quota"]]},
+        {"match": "all", "do": [
+            *(["run", command] for command in fork),
+            ["run", "csa run -q --tool codex --fallback gemini-cli 'quota'"],
+            ["run", "csa run -q --tool claude-code --detach 'slow'"],
+            ["say", "over"],
+        ]},
+    )  # fmt: skip
+    recorded = place.codex("all").session_id
+    place.release()
+    assert place.run("wait", "--tree", recorded).code == 0
+    done = replay(place, recorded)
+    assert done.code == 0, done.err
+    assert place.run("wait", "--tree", done.session_id).code == 0
+    sessions = place.store / "sessions"
+    assert normalised(sessions, done.session_id) == normalised(sessions, recorded)
+
+
+@pytest.mark.thorough
 def test_another_turn(place: Place) -> None:
     """Another prompt, another tool, a turn that was not recorded, and a session that is no replay are refused."""
     recorded = place.codex("do it").session_id

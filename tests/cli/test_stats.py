@@ -127,4 +127,5 @@ def test_on_a_terminal(place: Place, store: Store, columns: int, by: str) -> Non
     lines = terminal.text.splitlines()
     assert all(len(line) <= columns for line in lines)
     assert ("SHARE" in lines[0]) == (columns == 140)
-    assert lines[-1].startswith("total")
+    assert lines[-2].startswith("total")
+    assert "running, most active tool: " in lines[-1]

@@ -324,7 +324,7 @@ def test_a_record_that_it_has_put_aside_is_restored(place: Place, *, goes_on: bo
     assert (state["name"], state["turns"]) == ("auth", 1 + goes_on)
     assert set(state["tools"]) == ({"codex", "gemini-cli"} if goes_on else {"codex"})
     assert goes_on or (session / "state.toml").read_bytes() == before
-    (kept,) = session.glob("state.toml.damaged-*")
+    (kept,) = session.glob("backup/*/state.toml")
     assert kept.read_text() == minimal
     assert not (session / "state.toml.corrupt").exists()
     assert place.run("session", "validate", session_id).code == 0

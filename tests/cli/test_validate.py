@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -103,13 +104,14 @@ def test_repair(place: Place) -> None:
     assert (dry.code, snapshot(place.store)) == (0, untouched)
     done = place.run("session", "repair", "-s", session_id)
     assert (done.code, done.err) == (0, "")
-    assert [line.replace("repaired", "would repair")[:40] for line in done.out.splitlines()] == [
+    lines = [re.sub("^(repair|keep|kept)(ed)?", "would \\1", line) for line in done.out.splitlines()]
+    assert [line.replace("would kept", "would keep")[:40] for line in lines] == [
         line[:40] for line in dry.out.splitlines()
     ]
     assert transcript.read_bytes().startswith(whole)
     assert place.events(session_id)[-1]["data"]["what"] == "repaired"
     assert result.read_text() == sound
-    (kept,) = directory.glob("state.toml.damaged-*")
+    (kept,) = directory.glob("backup/*/state.toml")
     assert kept.read_text() == broken
     after = place.state(session_id)
     for key in (

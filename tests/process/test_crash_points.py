@@ -18,8 +18,12 @@ pytestmark = pytest.mark.skipif(not can_trace(), reason="ptrace is not allowed h
 
 
 def run_traced(place: Place, *words: str, kill_at: int | None = None) -> Traced:
+    return trace(place, "run", "-q", "--tool", "codex", *words, kill_at=kill_at)
+
+
+def trace(place: Place, *words: str, kill_at: int | None = None) -> Traced:
     return run_until_change(
-        [CSA, "run", "-q", "--tool", "codex", *words],
+        [CSA, *words],
         env=place.environment(None),
         cwd=place.project,
         root=place.state_root,
@@ -88,3 +92,23 @@ def test_a_session_that_goes_on(place: Place) -> None:
         assert place.state(session_id)["tools"]["codex"]["provider_session_id"] == provider, traced.changes[-1]
         assert place.run("run", "--session", session_id, "go on").code == 0
     assert place.events(session_id)[: len(before)] == before
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(max(60, POINTS * 5))
+def test_a_session_without_a_turn(place: Place) -> None:
+    """At every point of making one and closing it, it is absent or idle, open or closed, and never damaged."""
+    making = ("new", "--tool", "codex", "--name")
+    for number in points(len(trace(place, *making, "count").changes)):
+        name = f"n{number}"
+        traced = trace(place, *making, name, kill_at=number)
+        found = [each for each in place.run("ls", "--json").json if each["name"] == name]
+        assert [each["status"] for each in found] in ([], ["idle"]), traced.changes[-1]
+        assert place.run(*making, name).code == (2 if found else 0), traced.changes[-1]
+    changes = trace(place, "close", "n1").changes
+    for number in points(len(changes)):
+        place.codex("go", "--session-id", "again", "--reopen")
+        trace(place, "close", "again", kill_at=number)
+        (phase,) = (each["phase"] for each in place.run("ls", "--json").json if each["name"] == "again")
+        assert place.run("use", "again").code == (5 if phase == "closed" else 0), changes[number - 1]
+    assert place.run("validate").code == 0

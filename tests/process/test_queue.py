@@ -9,6 +9,8 @@ import signal
 import pytest
 
 from csa.paths import SessionPaths
+from csa.runner.client import Csa
+from csa.runner.sessions.acting import hold_session
 from csa.store.locks import is_locked
 from csa.store.queue import MAX_QUEUED, count_queued, enqueue
 from tests.support import Json, Place, wait_for
@@ -196,6 +198,8 @@ def test_an_agent_queues_with_no_more_rights_than_it_had_then(place: Place) -> N
     own = place.run("run", "--queue", "-s", caller, "myself", env=variables)
     assert (own.code, "cannot resume itself" in own.err) == (5, True)
     assert place.run("queue", caller, "--clear", env=variables).code == 5
+    follow_up = place.run("run", "--queue", "-s", session_id, "--on-finish", "touch x", "more", env=variables)
+    assert (follow_up.code, "cannot have --on-finish" in follow_up.err) == (5, True)
     state = place.session(caller) / "state.toml"
     state.write_text(state.read_text().replace('permission = "read-only"', 'permission = "full"'))
     queue(place, session_id, "from outside")
@@ -304,3 +308,50 @@ def test_what_cannot_be_queued(place: Place) -> None:
     assert place.run("run", "--queue", "-s", "nobody", "go").code == 3
     assert place.run("run", "--queue", "-s", session_id, "--tool", "gemini-cli", "--model", "x", "").code == 2
     assert place.run("queue", session_id, "--json").json["prompts"] == []
+
+
+@pytest.mark.thorough
+def test_a_prompt_that_comes_during_an_errand(place: Place) -> None:
+    """Who holds the lock for something else than a turn takes nothing: a process waits for the lock in its place."""
+    place.play(["say", "done"])
+    session_id = place.codex("first").session_id
+    client = Csa.from_environment(place.project, environ=place.environment(None))
+    with hold_session(client.session(session_id)):
+        (said,) = queue(place, session_id, "second")
+        assert "queued as 1st" in said
+        assert prompts_of(place, session_id) == ["first"]
+    wait_until_done(place, session_id)
+    assert prompts_of(place, session_id) == ["first", "second"]
+
+
+@pytest.mark.thorough
+def test_a_damaged_queue_is_not_in_the_way(place: Place) -> None:
+    """What is no prompt stays, is shown as such, and can be removed; the sound ones run."""
+    session_id = busy(place)
+    queue(place, session_id, "second")
+    paths = paths_of(place, session_id)
+    (paths.queue / f"{session_id}.json").write_text("{")
+    os.mkfifo(paths.queue / "order")
+    listed = place.run("queue", session_id, "--json").json["prompts"]
+    assert sorted(each["fault"] is None for each in listed) == [False, True]
+    place.release()
+    wait_for(lambda: count_queued(paths) == 1 and not is_locked(paths.session_lock), "the sound one has run")
+    assert prompts_of(place, session_id) == ["first", "second"]
+    assert place.run("status", session_id).code == 0
+    assert place.run("queue", session_id, "--remove", session_id).code == 0
+    assert place.run("queue", session_id, "--json").json["prompts"] == []
+
+
+@pytest.mark.thorough
+def test_a_prompt_of_a_newer_csa(place: Place) -> None:
+    """One with an option that this csa does not know is not run without it: the queue is held, and says why."""
+    session_id = busy(place)
+    queue(place, session_id, "second")
+    (path,) = paths_of(place, session_id).queue.glob("*.json")
+    record = json.loads(path.read_text())
+    record["order"]["request"]["forbids_everything"] = True
+    path.write_text(json.dumps(record))
+    place.release()
+    wait_for(lambda: not is_locked(paths_of(place, session_id).session_lock), "the first turn ends")
+    assert "Another version of csa has queued it" in place.run("queue", session_id, "--json").json["held"]
+    assert prompts_of(place, session_id) == ["first"]

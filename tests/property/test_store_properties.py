@@ -21,6 +21,8 @@ from csa.model.limits import Budget, Limits
 from csa.model.redaction import Redactor
 from csa.model.state import SessionState, ToolState, parse_state, render_state
 from csa.model.usage import Usage
+from csa.runner.client import Csa
+from csa.runner.current import find_pointer, make_current
 from csa.store.journal import Journal
 from csa.store.sessions import Store
 from csa.store.tomlfile import edit_toml, render_toml
@@ -33,6 +35,7 @@ _ID = st.builds(
     lambda head, tail: "01JH4QWERT" + "0" * 10 + head + tail, *[st.text("0123ABZ", min_size=3, max_size=3)] * 2
 )
 _FAR_ID = st.text("0123456789ABCDEFGHJKMNPQRSTVWXYZ", min_size=25, max_size=25).map(lambda tail: "0" + tail)
+_CURRENT = "01JH4QWERT1234567890ABCDEF"
 _IDS = st.lists(st.one_of(_ID, _FAR_ID), max_size=12, unique=True)
 
 
@@ -359,3 +362,22 @@ def test_only_canonical_ids_are_ids(text: str) -> None:
     assert is_session_id(text) == (
         len(text) == 26 and text[0] in "01234567" and all(c in "0123456789ABCDEFGHJKMNPQRSTVWXYZ" for c in text)
     )
+
+
+@pytest.mark.thorough
+@given(st.one_of(st.text(max_size=70), st.text("ab.-_/0", max_size=70), _FAR_ID))
+def test_a_terminal_names_only_its_own_pointer(text: str) -> None:
+    """Whatever CSA_CURRENT is, it is refused, or one session, or a file right in `current.d` or the store."""
+    with tempfile.TemporaryDirectory() as place:
+        client = Csa("/p", root=place, environ={"CSA_CURRENT": text})
+        try:
+            pointer = find_pointer(client.context)
+        except UsageError:
+            return
+        assert make_current(client.context, _CURRENT) is None
+        below = sorted(str(path.relative_to(client.store.path)) for path in client.store.path.rglob("*"))
+        if is_session_id(text.upper()):
+            assert (pointer.read(client.store), below) == (text.upper(), [])
+        else:
+            assert pointer.read(client.store) == _CURRENT
+            assert below == (["current.d", f"current.d/{text}"] if text else ["current"])

@@ -1,5 +1,6 @@
-"""Structured answers with the real CLIs: natively where the tool has it, else asked for; and what the provider got."""
+"""Structured answers, images and files with the real CLIs: what the provider gets, and what csa makes of the answer."""
 
+import base64
 import json
 
 import pytest
@@ -15,6 +16,7 @@ PERSON: Json = {
     "additionalProperties": False,
 }
 NATIVE = {"codex", "claude-code"}
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
 
 def answering(tool: RealTool, value: Json) -> Reply:
@@ -24,17 +26,17 @@ def answering(tool: RealTool, value: Json) -> Reply:
 
 
 def test_an_answer_conforms(place: Workplace, tool: RealTool) -> None:
-    """What does not conform is asked for again, in the same conversation; the tool that has it natively is told how."""
+    """What does not conform is asked for again, in the same conversation; images and files come as content."""
     first = text("It is Ada, aged 36.") if tool.name != "codex" else text('{"name": "Ada"}')
     place.provider.on("who is it?", first)
     place.provider.on("structured-output-enforce", first)
     place.provider.on("That answer cannot be used", answering(tool, {"name": "Ada", "age": 36}))
-    result = place.run(
-        tool,
-        "who is it?",
-        "--schema",
-        json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **PERSON}),
-    )
+    image, note = place.base / "-a, b\n.txt", place.base / "a note.md"
+    image.write_bytes(base64.b64decode(PNG))
+    note.write_text("The word is mango.")
+    words = ["--image", str(image)] + ([] if tool.name == "codex" else ["--file", str(note)])
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **PERSON}
+    result = place.run(tool, "who is it?", "--schema", json.dumps(schema), *words)
     assert result["output"] == json.loads(result["text"]) == {"name": "Ada", "age": 36}
     (asked,) = place.asked("That answer cannot be used")
     assert any("who is it?" in said for said in asked.user_texts)
@@ -45,3 +47,5 @@ def test_an_answer_conforms(place: Workplace, tool: RealTool) -> None:
     assert started["schema"]["how"] == ("native" if tool.name in NATIVE else "asked")
     shown = place.csa("show", result["session_id"], "--json").json
     assert json.loads(shown[-1]["content"]) == result["output"]
+    sent = json.dumps(place.provider.requests[0].body)
+    assert (PNG in sent, "mango" in sent) == (True, tool.name != "codex")

@@ -164,6 +164,7 @@ GEMINI_CLI = RealTool(
 
 def _opencode_files(url: str) -> dict[str, str]:
     about = {"limit": {"context": 1_000_000, "output": 8000}, "reasoning": True, "cost": {"input": 1, "output": 4}}
+    about |= {"attachment": True, "modalities": {"input": ["text", "image"], "output": ["text"]}}
     effort = {"variants": {"high": {"reasoningEffort": "high"}}}
     provider = {
         "npm": "@ai-sdk/openai-compatible",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.errors import ConfigError, UsageError
 from csa.model.template import Template, check_template_name, escaped, make_template
+from csa.store.tomlfile import render_texts
 
 PIECES = st.lists(st.sampled_from(["{", "}", "{{", "}}", "a", "prompt", " ", "\n", "{{{{a}}}}"])).map("".join)
 
@@ -32,6 +35,14 @@ def test_a_text_can_be_kept_as_it_is(text: str) -> None:
     made = template(system=escaped(text) or "-")
     assert made.variables == []
     assert made.filled("x", {})["system"] == (text or "-")
+
+
+@given(st.dictionaries(st.sampled_from(["system", "prompt"]), st.text(), min_size=1))
+def test_a_file_says_what_was_saved(values: dict[str, str]) -> None:
+    """Texts of several lines stand on several lines; quotes, backslashes and control characters come back."""
+    content = render_texts(values).decode()
+    assert tomllib.loads(content) == values
+    assert content.count("\n") >= sum(text.count("\n") for text in values.values())
 
 
 def test_variables_that_are_missing_or_unknown_are_named() -> None:

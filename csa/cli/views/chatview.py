@@ -40,6 +40,7 @@ class ChatView(Silence):
         self._unprinted: list[Callable[[], object]] = []
         self._tree: TurnTree
         self._has_begun = self._has_ended = False
+        self.denied = 0  # actions
 
     def begin(self, subject: Subject) -> None:
         """Begin to show it."""
@@ -63,6 +64,7 @@ class ChatView(Silence):
         if event.type != "run_finished":
             self._write(self._stream.text(event))
         self._tree.note(event)
+        self.denied += event.type == "permission" and event.data.get("status") == "denied"
 
     async def keep_fresh(self) -> None:
         """Let the person type, print what comes and draw what happens, until `end`."""

@@ -193,14 +193,13 @@ class Editor:
     def print(self, acts: Iterable[Callable[[], object]]) -> None:
         """Have things printed, above the prompt while there is one."""
         app = self._session.app
-        is_shown = app.is_running and not app.is_done
-        if is_shown:
+        if app.is_running:  # perhaps for its last moments
             app.renderer.erase()
-        for act in acts:
-            act()
-        sys.stderr.flush()
-        sys.stdout.flush()
-        if is_shown:
+        with lossy(sys.stdout):  # the terminal may be gone
+            for act in acts:
+                act()
+            sys.stdout.flush()
+        if app.is_running and not app.is_done:
             app.invalidate()
 
     def refresh(self) -> None:
@@ -213,7 +212,7 @@ class Editor:
 
     def _message(self) -> StyleAndTextTuples:
         width, height = terminal_size(sys.stdout)
-        typed = self._session.default_buffer.document.line_count
+        typed = self._session.default_buffer.document.line_count + _MENU_ROWS * self._is_command()
         text: StyleAndTextTuples = []
         for line in self._above(width, max(1, height - typed - 2)):
             text += [*styled(line, is_coloured=self._is_styled), ("", "\n")]

@@ -227,13 +227,20 @@ class _Echo:
 
 def render_markdown(text: str, width: int, *, is_styled: bool) -> str:
     """Return what a terminal shows of Markdown, as printable lines; nothing that was written is left out."""
-    from rich.markdown import Heading, Markdown, MarkdownIt  # type: ignore[attr-defined]  # noqa: PLC0415  # 50 ms
+    from rich.markdown import CodeBlock, Heading, Markdown, MarkdownIt  # type: ignore[attr-defined]  # noqa: PLC0415  # 50 ms
+    from rich.syntax import Syntax  # noqa: PLC0415  # as above
+    from rich.theme import Theme  # noqa: PLC0415  # as above
 
     class Left(Heading):
         LEVEL_ALIGN = {}  # noqa: RUF012  # as in the class
 
+    class Code(CodeBlock):
+        def __rich_console__(self, *_: object) -> Iterator[Syntax]:
+            code = str(self.text).rstrip()
+            yield Syntax(code, self.lexer_name, theme=self.theme, word_wrap=True, padding=(0, 1))
+
     class Whole(Markdown):
-        elements = {**Markdown.elements, "heading_open": Left}  # noqa: RUF012  # as above
+        elements = {**Markdown.elements, "heading_open": Left, "fence": Code, "code_block": Code}  # noqa: RUF012  # as above
 
     shown = Whole("", code_theme="ansi_dark", hyperlinks=False)
     parser = MarkdownIt(options_update={"html": False})  # rich would drop what looks like a tag
@@ -245,6 +252,7 @@ def render_markdown(text: str, width: int, *, is_styled: bool) -> str:
         color_system="standard" if is_styled else None,
         highlight=False,
         emoji=False,
+        theme=Theme({"markdown.code": "bold cyan"}),  # on whatever ground there is
     )
     with console.capture() as capture:
         console.print(shown)

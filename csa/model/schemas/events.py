@@ -61,6 +61,15 @@ _NOTE = {
     "retry_after_s": number("seconds until the next attempt"),
     "by": text("`csa` if csa retries, not the tool"),
 }
+_PROCESS = record(
+    {
+        "exit_code": maybe(integer("its exit code")),
+        "signal": maybe(integer("the signal it died of")),
+        "stdout_bytes": integer("where its output ends in stdout.log"),
+        "stderr_bytes": integer("where it ends in stderr.log"),
+    },
+    "the tool's process that has ended, if csa starts another one in the same turn",
+)
 
 CHAIN = _CHAIN
 DATA: Mapping[str, tuple[str, Schema]] = {
@@ -95,12 +104,23 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                     },
                     "the schema of the answer",
                 ),
+                "attachments": each(
+                    record(
+                        {
+                            "name": text("its file's name"),
+                            "media_type": text("its type, by its content"),
+                            "size_bytes": integer("its size"),
+                            "sha256": text("its hash"),
+                        }
+                    ),
+                    "images and files that came with the prompt; copies are in the turn's `prompt-files/`",
+                ),
                 "head": maybe(text("the project's commit")),
                 "queued": text("the id of the queued prompt that it sends"),
                 "replayed_from": REPLAYED_FROM,
             },
-            optional="effort timeout_s idle_timeout_s origins caller template system flags secrets schema head queued "
-            "replayed_from",
+            optional="effort timeout_s idle_timeout_s origins caller template system flags secrets schema attachments "
+            "head queued replayed_from",
         ),
     ),
     "session_bound": (
@@ -145,7 +165,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
     "usage": ("The turn's usage so far, including failed attempts.", _TURN_USAGE),
     "retry": (
         "An attempt failed, and there will be another.",
-        record(_NOTE, optional="kind message attempt max retry_after_s by"),
+        record({**_NOTE, "process": _PROCESS}, optional="kind message attempt max retry_after_s by process"),
     ),
     "warning": (
         "A warning for the user.",
@@ -164,8 +184,9 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "replaces": maybe(text("the conversation that it replaces")),
                 "message": text("how the context window was exceeded"),
                 "sources": each(_SOURCE, "summarised turns of other sessions"),
+                "process": _PROCESS,
             },
-            optional="reason replaces message sources vendor",
+            optional="reason replaces message sources vendor process",
         ),
     ),
     "fork": (

@@ -62,6 +62,7 @@ PLAN = record(
         "template": maybe(text("the template; `origins` has its file")),
         "secrets": texts("the secrets the tool would get: the variable, and where its value comes from"),
         "env_drop": texts("variables the tool would not get"),
+        "attachments": texts("the images and files that would come with the prompt"),
         "extra_writable": texts("directories in which it could write, too"),
         "timeout_s": maybe(number("the time limit")),
         "idle_timeout_s": maybe(number("the limit of its silence")),
@@ -225,6 +226,8 @@ STATS = record(
         "since": maybe(moment("from when")),
         "rows": each(record({"key": text("the tool, day, tree or owner"), **_ROW}), "the rows"),
         "total": record(_ROW, "all of them"),
+        "running": integer("how many of the turns are running"),
+        "most_active_tool": maybe(text("the tool with most turns")),
         "replayed_turns": integer("turns that are not counted, since recorded ones stood in for their tools"),
     }
 )

@@ -164,7 +164,9 @@ PIECES: Mapping[str, Schema] = {
         {
             "id": old_id(),
             "action": one_of("to the trash, or for good", "retire", "purge"),
-            "reason": text("why: `old`, `expired`, `ephemeral`, `damaged`, `retired`, `remains` or `runtime`"),
+            "reason": text(
+                "why: `old`, `expired`, `ephemeral`, `damaged`, `retired`, `remains`, `runtime` or `backup`"
+            ),
             "tools": texts("the tools that worked in it"),
         },
         "A session, or remains of one, that was cleaned up.",

@@ -194,7 +194,12 @@ ADOPTED = known(
 )
 REPAIRED = known(
     "session_id dry_run",
-    {"done": texts("what was repaired, as text"), "left": each(ref("problem"), "what is still wrong")},
+    {
+        "done": texts("what was repaired, as text"),
+        "left": each(ref("problem"), "what is still wrong"),
+        "backup": maybe(text("where the changed files are as they were, in the session's directory")),
+        "kept": texts("their names"),
+    },
 )
 TOOL = known(
     "tool model",

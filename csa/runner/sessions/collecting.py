@@ -24,6 +24,7 @@ from csa.store.sessions import Store
 from csa.store.survey import measure
 from csa.store.sweep import (
     Candidate,
+    find_backups,
     find_candidates,
     find_remains,
     find_runtime,
@@ -48,7 +49,7 @@ class Item(Struct):
     session_id: str
     path: Path
     action: Action
-    reason: str  # old, expired, ephemeral, damaged, retired, remains, runtime
+    reason: str  # old, expired, ephemeral, damaged, retired, remains, runtime, backup
     state: SessionState | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def collect(
 ) -> Report:
     """Clean up what a rule selects in some stores, or report what that would be.
 
-    `with_runtime`: also the runtime directories of sessions whose supervisor died.
+    `with_runtime`: also the runtime directories of sessions whose supervisor died, and old backups of repairs.
 
     Raises:
         RefusedError: the calling session's record cannot be found.
@@ -122,7 +123,7 @@ def collect(
     for store in stores:
         plan = plan_collection(store, rule, now, spared=spared)
         if with_runtime:
-            plan.items += _runtime_directories(plan)
+            plan.items += _leftovers(plan)
         report.add(preview(plan) if dry_run else carry_out(context, plan, command, progress=progress))
     return report
 
@@ -202,13 +203,16 @@ def _retired(store: Store, rule: Rule, now: datetime) -> Iterator[Item]:
             yield Item(store, session_id, paths.root, "purge", "retired", state)
 
 
-def _runtime_directories(plan: Plan) -> Iterator[Item]:
-    """Yield runtime directories that killed runs have left, of sessions that stay."""
+def _leftovers(plan: Plan) -> Iterator[Item]:
+    """Yield the runtime directories that killed runs have left, and old backups of repairs, of sessions that stay."""
     going = {item.session_id for item in plan.items}
     for session_id in find_runtime(plan.store):
         paths = plan.store.paths(session_id)
         if session_id not in going and not is_running(paths):
             yield Item(plan.store, session_id, run_directory(paths), "purge", "runtime")
+    for session_id, path in find_backups(plan.store, plan.now - timedelta(days=plan.rule.undo_days)):
+        if session_id not in going:
+            yield Item(plan.store, session_id, path, "purge", "backup")
 
 
 def _collect(plan: Plan, item: Item) -> int | None:
@@ -216,7 +220,7 @@ def _collect(plan: Plan, item: Item) -> int | None:
     paths = SessionPaths(item.path)
     if item.reason == "remains":
         return remove_remains(item.path) if is_abandoned(item.path, plan.now) else None
-    if item.reason == "runtime":
+    if item.reason in {"runtime", "backup"}:
         with hold(plan.store.paths(item.session_id)):
             return remove_tree(item.path)
     size, _ = measure(paths.root, limit_s=_MEASURE_LIMIT_S)

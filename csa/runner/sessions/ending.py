@@ -155,7 +155,7 @@ def _hold_queue(store: Store, session_id: str, words: str) -> None:
     paths = store.paths(session_id)
     with suppress(OSError):
         if not probe(paths).stranger and paths.queue.is_dir():
-            hold(paths, f"stopped: {words}")
+            hold(paths, words)
 
 
 def end_trees(

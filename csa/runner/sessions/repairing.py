@@ -21,7 +21,8 @@ from csa.runner.sessions.acting import record_act
 from csa.runner.turns.planning import DESCRIPTION_LENGTH
 from csa.runner.turns.stealing import note_theft
 from csa.store.atomic import Draft, open_regular, read_regular, sync_directory, sync_file, write_atomically
-from csa.store.checking import DAMAGED_PREFIX, Problem, check_session, differing_keys, expected_result
+from csa.store.backups import Backup
+from csa.store.checking import Problem, check_session, differing_keys, expected_result
 from csa.store.plaintoml import load_plain
 from csa.store.recovery import caught_up, end_in_result
 from csa.store.results import lacks_final, told_answer
@@ -37,6 +38,7 @@ from csa.structs import Struct, field, replace
 
 _END_TAKEN = "transcript.jsonl: the end of turn"
 _ROOT = ""
+_MOST_KEPT = 64 << 20  # bytes of a truncated line
 # What the transcript does not have, but a line of a damaged record may: by the header above it.
 _SALVAGED: Mapping[str, tuple[str, ...]] = {
     _ROOT: ("description", "created_at", "name", "owner", "expires_at", "branch", "pinned", "shared"),
@@ -57,6 +59,8 @@ class Repair(Struct, frozen=False):
     done: list[str] = field(default_factory=list)
     left: list[Problem] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
+    backup: str | None = None  # where the changed files are as they were before, in the session's directory
+    kept: list[str] = field(default_factory=list)  # their names
 
 
 def repair_session(session: Session, *, dry_run: bool = False, steal: bool = False) -> Repair:
@@ -109,19 +113,29 @@ def _would_be_mended(problem: Problem, repair: Repair) -> bool:
 
 def _mend(context: Context, writer: SessionWriter, repair: Repair, *, dry_run: bool) -> None:
     paths = writer.paths
+    backup = Backup(paths, dry_run=dry_run)
+    try:
+        _mend_files(context, writer, repair, backup, dry_run=dry_run)
+    finally:
+        repair.kept = backup.names
+        repair.backup = backup.place if backup.names else None
+
+
+def _mend_files(context: Context, writer: SessionWriter, repair: Repair, backup: Backup, *, dry_run: bool) -> None:
+    paths = writer.paths
     fault = _fault(paths)
     if (fault is not None and _is_of_another(fault)) or not _is_readable(paths.transcript):
         return
-    _drop_partial_line(paths.transcript, repair, dry_run=dry_run)
+    _drop_partial_line(paths.transcript, repair, backup, dry_run=dry_run)
     _recover_end(writer, repair, dry_run=dry_run)
     if (before := find_put_aside(paths)) is not None:
-        _restore_state(paths, before, repair, dry_run=dry_run)
+        _restore_state(paths, before, repair, backup, dry_run=dry_run)
     elif fault is None:
-        _catch_up(paths, repair, dry_run=dry_run)
+        _catch_up(paths, repair, backup, dry_run=dry_run)
     else:
-        _rebuild_state(context, paths, repair, dry_run=dry_run)
-    _rebuild_result(paths, repair, dry_run=dry_run)
-    _rebuild_answers(paths, repair, dry_run=dry_run)
+        _rebuild_state(context, paths, repair, backup, dry_run=dry_run)
+    _rebuild_result(paths, repair, backup, dry_run=dry_run)
+    _rebuild_answers(paths, repair, backup, dry_run=dry_run)
     if repair.done and not dry_run:
         with writer.losing("the transcript"):
             writer.journal.turn = _turn(paths)
@@ -151,7 +165,7 @@ def _is_readable(transcript: Path) -> bool:
     return True
 
 
-def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> None:
+def _drop_partial_line(transcript: Path, repair: Repair, backup: Backup, *, dry_run: bool) -> None:
     try:
         fd = open_regular(transcript, os.O_RDONLY if dry_run else os.O_RDWR)
     except FileNotFoundError:
@@ -162,6 +176,7 @@ def _drop_partial_line(transcript: Path, repair: Repair, *, dry_run: bool) -> No
         if end == size:
             return
         repair.done.append(f"transcript.jsonl: dropped the last {size - end} bytes, a truncated line")
+        backup.keep(transcript, os.pread(fd, min(size - end, _MOST_KEPT), end))  # the rest stays in it
         if not dry_run:
             os.ftruncate(fd, end)
             sync_file(fd)
@@ -182,20 +197,22 @@ def _recover_end(writer: SessionWriter, repair: Repair, *, dry_run: bool) -> Non
         writer.require()
 
 
-def _catch_up(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+def _catch_up(paths: SessionPaths, repair: Repair, backup: Backup, *, dry_run: bool) -> None:
     """Update state.toml from the last turn's end: its conversation, usage and summary."""
     state = load_state(paths.state)
     after = caught_up(paths, state)
     if after != state:
         repair.done.append(f"state.toml: the outcome of turn {state.turns} is taken from the transcript")
+        backup.keep(paths.state)
         if not dry_run:
             save_state(paths.state, after)
 
 
-def _restore_state(paths: SessionPaths, before: SessionState, repair: Repair, *, dry_run: bool) -> None:
+def _restore_state(paths: SessionPaths, before: SessionState, repair: Repair, backup: Backup, *, dry_run: bool) -> None:
     """Restore the record that another program has moved aside, with what it has done in the session since then."""
-    kept = _set_aside(paths, dry_run=dry_run)
-    repair.done.append(f"state.toml: restored from {PUT_ASIDE}, where another program had moved it{kept}")
+    backup.keep(paths.state)
+    backup.keep(paths.root / PUT_ASIDE)
+    repair.done.append(f"state.toml: restored from {PUT_ASIDE}, where another program had moved it")
     if dry_run:
         return
     try:
@@ -215,35 +232,23 @@ def _restore_state(paths: SessionPaths, before: SessionState, repair: Repair, *,
     sync_directory(paths.root)
 
 
-def _set_aside(paths: SessionPaths, *, dry_run: bool) -> str:
-    """Keep a copy of a bad state.toml; return the text that says so, empty if there is none."""
-    if not paths.state.exists():
-        return ""
-    aside = paths.state.with_name(f"{DAMAGED_PREFIX}{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-    if not dry_run:
-        os.link(paths.state, aside)
-    return f"; the old file is kept as {aside.name}"
-
-
-def _rebuild_state(context: Context, paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
-    """Rebuild a state.toml that cannot be read, and keep the old one."""
+def _rebuild_state(context: Context, paths: SessionPaths, repair: Repair, backup: Backup, *, dry_run: bool) -> None:
+    """Rebuild a state.toml that cannot be read."""
     state = rebuilt_state(paths, context.store.project)
     if state is None:
         return
     if paths.root.parent.name == RETIRED:
         state = replace(state, phase="retired", retired_at=datetime.now(UTC), retired_phase=state.phase)
     draft = None if dry_run else Draft(paths.state, render_toml(render_state(state)))
-    kept = _set_aside(paths, dry_run=dry_run)
-    repair.done.append(
-        f"state.toml: rebuilt from the transcript, with {state.turns} turn{'s' * (state.turns != 1)}{kept}"
-    )
+    backup.keep(paths.state)
+    repair.done.append(f"state.toml: rebuilt from the transcript, with {state.turns} turn{'s' * (state.turns != 1)}")
     if state.parent_session_id is None:
         repair.done[-1] += "; no parent is known, so it is a root"
     if draft:
         draft.commit()
 
 
-def _rebuild_result(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+def _rebuild_result(paths: SessionPaths, repair: Repair, backup: Backup, *, dry_run: bool) -> None:
     try:
         expected = expected_result(paths)
     except StateError:
@@ -257,12 +262,13 @@ def _rebuild_result(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> No
     if not wrong:
         return
     repair.done.append(f"result.toml: rebuilt from the transcript ({', '.join(wrong)})")
+    backup.keep(paths.result)
     if not dry_run:
         write_atomically(paths.result, expected)
         sync_directory(paths.root)
 
 
-def _rebuild_answers(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> None:
+def _rebuild_answers(paths: SessionPaths, repair: Repair, backup: Backup, *, dry_run: bool) -> None:
     """Write every final.md that could not be written and whose text is in the transcript."""
     for turn in read_turns(paths.transcript):
         final = paths.turn_output(turn.number) / "final.md"
@@ -270,6 +276,7 @@ def _rebuild_answers(paths: SessionPaths, repair: Repair, *, dry_run: bool) -> N
             continue
         if text := told_answer(paths, turn.number):
             repair.done.append(f"{final.relative_to(paths.root)}: rebuilt from the transcript")
+            backup.keep(final)
             if not dry_run:
                 write_atomically(final, text.encode("utf-8", "surrogateescape"))
 

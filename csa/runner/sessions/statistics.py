@@ -31,6 +31,7 @@ class Statistics(Struct):
     total: Tally
     roots: dict[str, SessionState] = field(default_factory=dict)  # of trees
     left_out: list[StateError] = field(default_factory=list)  # sessions that cannot be read
+
     replayed: int = 0  # turns that are not counted: no tool has run, and no model was asked
 
     def to_json(self, *, by: str, since: datetime | None) -> dict[str, object]:
@@ -40,6 +41,8 @@ class Statistics(Struct):
             "by": by,
             "since": format_time(since) if since else None,
             "rows": [{"key": key, **tally.to_json(all_turns=count)} for key, tally in self.rows.items()],
+            "running": self.total.running,
+            "most_active_tool": self.total.most_active_tool,
             "total": self.total.to_json(all_turns=count),
             "replayed_turns": self.replayed,
         }

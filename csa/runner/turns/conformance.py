@@ -99,7 +99,7 @@ def first_fault(schema: Mapping[str, Any], value: Any) -> Fault | None:
             stderr=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,  # Ctrl-C is for csa, which records what was answered
-            timeout=6 * CPU_LIMIT_S,
+            timeout=3 * CPU_LIMIT_S,
             check=False,
         )
         told = json.loads(done.stdout)
@@ -134,9 +134,14 @@ def _cut(text: str) -> str:
 
 def main() -> None:
     """Check what stdin names, a schema and a value; print the fault, or null."""
-    resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]),) * 2)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for kind, most in (
+        (resource.RLIMIT_CPU, int(sys.argv[1])),
+        (resource.RLIMIT_AS, _MEMORY_LIMIT_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (limit, limit))
     schema, value = json.loads(sys.stdin.buffer.read())
     fault = _find_fault(schema, value)
     sys.stdout.write(json.dumps(asdict(fault) if fault else None))

@@ -120,7 +120,7 @@ class TurnExecution:
             return outcome
         known = replace(self._known, provider_session_id=None, totals=None)
         try:
-            renewed = self._started.renew(known)
+            renewed = self._started.renew(known, self._tried[-1].end)
         except (CsaError, OSError) as error:
             outcome = replace(outcome, error_message=f"{outcome.error_message}; {NO_NEW_CONVERSATION}: {error}")
             self._tried[-1] = replace(self._tried[-1], outcome=outcome)
@@ -145,9 +145,9 @@ class TurnExecution:
                 attempt = Attempt(tool, decoder, self.recorder, self.stopping, self._deliver)
                 end = await attempt.run(
                     command.invocation,
-                    timeout_s=self.plan.timeout_s,
+                    timeout_s=self.plan.limit_s("timeout_s"),
                     spent_s=self._spent_s(),
-                    idle_timeout_s=self.plan.idle_timeout_s,
+                    idle_timeout_s=self.plan.limit_s("idle_timeout_s"),
                     with_other_tools=bool(self.plan.fallback),
                     budgets=self._budgets.keep,
                     stop_at_end=command.stand_in.stop if command.stand_in else None,
@@ -214,6 +214,7 @@ class TurnExecution:
             return None
         self._known, self.stopping = known, Stopping()
         again = {"kind": "invalid_output", "message": fault, "attempt": 1, "max": 1, "by": "csa"}
+        again |= {"process": self.recorder.end_process(self._tried[-1].end)}
         await self._deliver(self.recorder.append("retry", again))
         denied = self._tried[-1].outcome.denied
         await self._run_tool()
@@ -237,8 +238,10 @@ class TurnExecution:
         outcome = self._tried[-1].outcome
         if outcome.retry_after_s is not None:
             self._retry_gate.excuse(seconds)
-        data = {"kind": outcome.error_kind, "message": outcome.error_message, "retry_after_s": round(seconds, 3)}
+        data: dict[str, Any] = {"kind": outcome.error_kind, "message": outcome.error_message}
+        data |= {"retry_after_s": round(seconds, 3)}
         data |= {"attempt": len(self._tried), "max": self.plan.retries, "by": "csa"}
+        data |= {"process": self.recorder.end_process(self._tried[-1].end)}
         events = self.recorder.append("retry", data)
         self.recorder.journal.flush()
         await self._deliver(events)

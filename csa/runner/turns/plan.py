@@ -72,6 +72,14 @@ class TurnPlan(Struct, kw_only=True):
     starts_at: datetime | None = None  # when a quota resets: the session waits until then
     replay: Replay | None = None  # what was recorded, and stands in for the tool
 
+    def limit_s(self, name: str) -> float | None:
+        """Return a time limit to keep, `timeout_s` or `idle_timeout_s`.
+
+        A recorded one is not: what had ended by it ends in the same way when all that was recorded has been sent.
+        """
+        limit: float | None = getattr(self, name)
+        return None if self.replay and limit == self.replay.turn.span.started.data.get(name) else limit
+
     @property
     def tool_state(self) -> ToolState:
         """What the session knows about the tool's conversation; empty for a tool it has not used."""

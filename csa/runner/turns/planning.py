@@ -15,6 +15,7 @@ from pathlib import Path
 
 from csa.errors import NotFoundError, RefusedError, RetiredError, ToolUnavailableError, UsageError
 from csa.ids import ENTROPY_BYTES, is_session_id, new_session_id
+from csa.model.adapter import Adapter
 from csa.model.config import NATIVE, Config
 from csa.model.limits import LARGEST_COUNT, Budget, ContextWindow, Limits, is_count
 from csa.model.permission import Permission
@@ -22,9 +23,8 @@ from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
-from csa.runner.environment import REPLAY
 from csa.runner.request import RunRequest
-from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed
+from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed, refuse_idle
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
@@ -57,13 +57,24 @@ def plan_turn(
         UsageError, NotFoundError, AmbiguousError, StateError, ToolUnavailableError: as their names say.
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
-    _check_words(request, may_lack_prompt=bool(context.environ.get(REPLAY)))
+    _check_words(request, may_lack_prompt=bool(context.replay))
     context, request = _knowing_secrets(context, request)
+    if request.images or request.files:
+        from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some
+
+        request = with_contents(request, str(context.directory))
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
-        return _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
-    return plan_resume(target, request, now=now)
+        plan = _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
+    else:
+        plan = plan_resume(target, request, now=now)
+    if context.secrets:
+        from csa.runner.secrets import refuse_words_of_records  # noqa: PLC0415  # few turns have any
+
+        names = (plan.adapter.name, plan.cwd, plan.state.name, plan.model, plan.effort, plan.state.project_path)
+        refuse_words_of_records(context.secrets, [plan.state.session_id, *filter(None, names)])
+    return plan
 
 
 def _knowing_secrets(context: Context, request: RunRequest) -> tuple[Context, RunRequest]:
@@ -130,6 +141,8 @@ def _check_texts(request: RunRequest) -> None:
         raise UsageError("The prompt and the options must be valid UTF-8.")
     if "\0" in request.prompt:
         raise UsageError("The prompt contains a NUL character, which no tool accepts.")
+    if any(text and "\0" in text for text in texts):
+        raise UsageError("The system text, or another option, contains a NUL character, which no tool accepts.")
     if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
         raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
 
@@ -145,9 +158,10 @@ def _check_numbers(request: RunRequest) -> None:
 def _find_target(context: Context, request: RunRequest) -> Session | None:
     """Return the session to continue; None for a new one."""
     if request.session is not None:
-        return follow_resumed(find_session(context, request.session), retired=False)
+        found = follow_resumed(find_session(context, request.session), retired=False)
+        return refuse_idle(found) if request.session in {"@last", "@current"} else found
     if request.last:
-        return follow_resumed(find_last(context, is_open=not request.reopen), retired=False)
+        return refuse_idle(follow_resumed(find_last(context, is_open=not request.reopen), retired=False))
     if request.session_id is None:
         return None
     if asked := _asked_id(request):
@@ -357,6 +371,8 @@ def _plan(
 ) -> TurnPlan:
     """Make the plan; `known` is what the session, or the one it is forked from, has kept of the tool."""
     tool = choice.adapter.name
+    if request.images or request.files:
+        _refuse_attachments(context, choice.adapter, request)
     configured = context.config.for_tool(tool)
     if request.flags:
         request = _with_flags(context, request, choice)
@@ -397,6 +413,21 @@ def _plan(
         callers=tuple(context.caller.lineage()) if context.caller else (),
         replay=replay,
     )
+
+
+def _refuse_attachments(context: Context, adapter: Adapter, request: RunRequest) -> None:
+    """Raise UsageError if the tool takes no images, or no files, that the request has."""
+    asked = {"images": request.images, "files": request.files}
+    missing = [what for what, given in asked.items() if given and not getattr(adapter.capabilities, what)]
+    if missing:
+        known, _ = loadable_adapters(context.config)
+        able = [each.name for each in known if all(getattr(each.capabilities, what) for what in missing)]
+        ways = [*([f"--tool {able[0]}"] if able else []), "--transport acp"]
+        raise UsageError(
+            f"{adapter.name} takes no {' and no '.join(missing)} with a prompt"
+            + (f"; {', '.join(able)} {'does' if len(able) == 1 else 'do'}." if able else "."),
+            hint=f"use {', or '.join(ways)}",
+        )
 
 
 def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
@@ -459,7 +490,7 @@ def _as_recorded(
     context: Context, request: RunRequest, *, turn: int, continues: SessionPaths | None = None
 ) -> tuple[RunRequest, Replay | None]:
     """Return what stands in for the tool, if the environment names a recording, and the request as it was then."""
-    if not context.environ.get(REPLAY):
+    if not context.replay:
         return request, None
     from csa.runner.turns.recorded import as_recorded, find_replay  # noqa: PLC0415  # only replays need it
 

@@ -17,12 +17,10 @@ from typing import Any
 
 from csa.errors import AmbiguousError, ConfigError, CsaError, NotFoundError, RefusedError, UsageError
 from csa.model.config import AUTO, Config
-from csa.model.events import Event
 from csa.model.permission import Permission
 from csa.model.redaction import MARK
 from csa.paths import SessionPaths
-from csa.runner.context import Context
-from csa.runner.environment import REPLAY
+from csa.runner.context import REPLAY, Context
 from csa.runner.request import RunRequest
 from csa.runner.session import find_session
 from csa.runner.toolbox import ToolChoice, find_adapter, transport_of
@@ -72,7 +70,7 @@ def find_replay(context: Context, *, turn: int, continues: SessionPaths | None) 
         UsageError: that session replays another recording, or none.
         CsaError: the recording is missing or damaged, or cannot be replayed.
     """
-    with open_recording(context, context.environ[REPLAY]) as (recording, session_id, archive):
+    with open_recording(context, context.replay) as (recording, session_id, archive):
         if continues is not None and (before := replayed_session(continues)) != session_id:
             is_what = f"a replay of {before}" if before else "no replay"
             raise UsageError(
@@ -116,7 +114,7 @@ def as_recorded(context: Context, request: RunRequest, replay: Replay) -> RunReq
         transport=request.transport or ("acp" if is_acp else None),
         permission=request.permission or _permission(context, started.get("permission")),
         fallback=_fallback(replay) if request.fallback is None else request.fallback,
-        retries=0,  # the recorded attempts are all there are
+        retries=_retries(replay),
         park_limit_s=0.0,
         schema=request.schema or replay.turn.schema,
         **options,
@@ -208,19 +206,13 @@ def _refuse_unplayable(turn: RecordedTurn) -> None:
         "the tool has written so much that the beginning of its output was dropped": (
             any(log.startswith(_CUT) for log in (turn.stdout or b"", turn.stderr))
         ),
-        "csa has started the tool more than once, and its output does not say which time it is of": (
-            any(_is_of_another_start(event) for event in turn.events)
+        "an older csa has started the tool more than once, and its output does not say which time it is of": (
+            turn.starts is None
         ),
     }
     if reason := next((words for words, is_one in problems.items() if is_one), None):
         whose = f"Turn {turn.span.number} of session {turn.session.session_id}"
         raise RefusedError(f"{whose} cannot be replayed: {reason}.", hint="csa replay shows what was recorded")
-
-
-def _is_of_another_start(event: Event) -> bool:
-    """Say whether csa had started the tool again: after a transient failure, or for a lost conversation."""
-    is_retry = event.type == "retry" and event.data.get("by") == "csa"
-    return is_retry or (event.type == "handoff" and event.data.get("reason") == "unknown_conversation")
 
 
 def _mismatch(replay: Replay, words: str) -> UsageError:
@@ -255,6 +247,15 @@ def _fallback(replay: Replay) -> tuple[str, ...]:
     session, span = replay.turn.session, replay.turn.span
     last = session.run_of(span).number
     return tuple(_with_model(each) for each in session.spans if span.number < each.number <= last)
+
+
+def _retries(replay: Replay) -> int:
+    """Return how often csa may retry: as often as then, but after a failure no more than it did."""
+    retries = [event.data for event in replay.turn.events if event.type == "retry" and event.data.get("by") == "csa"]
+    retries = [data for data in retries if data.get("kind") != "invalid_output"]
+    finished = replay.turn.span.finished
+    has_succeeded = finished is not None and finished.data.get("status") == "succeeded"
+    return int(retries[-1].get("max") or 0) if retries and has_succeeded else len(retries)
 
 
 def _with_model(span: Span) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from csa.model.adapter import Update
+from csa.model.adapter import ToolExit, Update
 from csa.model.events import Event
 from csa.model.limits import spent_by_turn
 from csa.model.redaction import Redactor
@@ -74,6 +74,15 @@ class Recorder:
         self.stdout_log = OutputLog(directory / "stdout.log", self.held.redactor)
         self.stderr_log = OutputLog(directory / "stderr.log", self.held.redactor)
         self._logs = (self.stdout_log, self.stderr_log)
+
+    def end_process(self, end: ToolExit) -> dict[str, Any]:
+        """Return how a process of the tool ended, and where its output ends in the logs: another one will follow."""
+        return {
+            "exit_code": end.code,
+            "signal": end.signal,
+            "stdout_bytes": self.stdout_log.flush(),
+            "stderr_bytes": self.stderr_log.flush(),
+        }
 
     def close_logs(self) -> None:
         """End them, if they have begun."""

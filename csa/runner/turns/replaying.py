@@ -22,12 +22,12 @@ from csa.model.pacing import AT_ONCE, parse_speed, pause_s
 from csa.model.result import SIGNAL_EXITS
 from csa.model.state import parse_time
 from csa.process import replayer
-from csa.runner.environment import REPLAY, REPLAY_SPEED
+from csa.runner.context import REPLAY, REPLAY_SPEED
 from csa.runner.session import find_session
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorded import Replay, replays_below
 from csa.runner.turns.verdict import Stop
-from csa.store.recording import Call, RecordedTurn
+from csa.store.recording import Call, RecordedTurn, Start
 from csa.structs import Struct
 
 Step = list[Any]
@@ -51,22 +51,28 @@ class StandIn(Struct):
     stop: Stop | None
 
 
-def make_stand_in(plan: TurnPlan, replay: Replay, asked: TurnRequest) -> StandIn:
-    """Make what stands in for the tool of a plan.
+def make_stand_in(plan: TurnPlan, replay: Replay, asked: TurnRequest, *, start: int) -> StandIn:
+    """Make what stands in for the tool of a plan; `start` counts how often the tool was started before in the turn.
 
     Raises:
-        RefusedError: the agent had continued a session that this replay does not have.
+        RefusedError: csa starts the tool more often than it was recorded, or the agent had continued a session that
+            this replay does not have.
         NotFoundError, UsageError: as `find_session` and `parse_speed`.
     """
-    turn, ids = replay.turn, _ids(plan, replay, asked)
+    starts = replay.turn.starts or []
+    if start >= len(starts):
+        raise RefusedError(f"The recording has {len(starts)} starts of the tool, and this would be another one.")
+    recorded = starts[start]
+    calls = [call for call in replay.calls if recorded.begun <= call.first.started.ts < recorded.ended]
+    ids = {**_ids(plan, replay, calls, is_again=start > 0), **_conversations(replay, recorded, asked)}
     speed = parse_speed(plan.context.environ.get(REPLAY_SPEED) or "max")
-    lines = _Lines(turn, plan.adapter.decoder(asked), ids)
+    lines = _Lines(recorded, plan.adapter.decoder(asked), ids)
     moments = sorted(
-        [*lines.moments, *(each for call in replay.calls for each in _call_moments(plan, replay, call, ids, speed))],
+        [*lines.moments, *(each for call in calls for each in _call_moments(plan, replay, call, ids, speed))],
         key=lambda moment: moment[:2],
     )
-    stop = _stop_of(turn)
-    steps = [*_paced(moments, turn.span.started.ts, speed), _last_step(turn, stop)]
+    stop = _stop_of(replay.turn) if recorded is starts[-1] else None
+    steps = [*_paced(moments, recorded.begun, speed), _last_step(recorded, stop)]
     script = "".join(json.dumps(step) + "\n" for step in steps)
     argv = (*replayer.COMMAND, os.path.join(asked.run_directory, _SCRIPT))
     return StandIn(Invocation(argv, b"", files={_SCRIPT: script}), lines.records, stop)
@@ -78,12 +84,12 @@ Moment = tuple[str, int, list[Step]]  # when it happened, its rank among others 
 class _Lines:
     """The recorded lines, each with its time; `records` are the events that are of no line, at the end."""
 
-    def __init__(self, turn: RecordedTurn, decoder: Decoder, ids: dict[str, str]) -> None:
-        self._clock = _Clock(turn)
-        out = [*self._moments("out", turn.stdout or b"", ids, decoder.feed)]
+    def __init__(self, start: Start, decoder: Decoder, ids: dict[str, str]) -> None:
+        self._clock = _Clock(start)
+        out = [*self._moments("out", start.stdout, ids, decoder.feed)]
         reader = decoder.feed_stderr if isinstance(decoder, StderrReader) else _unread
         self._clock.rewind()
-        self.moments: list[Moment] = [*out, *self._moments("err", turn.stderr, ids, reader)]
+        self.moments: list[Moment] = [*out, *self._moments("err", start.stderr, ids, reader)]
         self.records = self._clock.left()
 
     def _moments(
@@ -91,7 +97,7 @@ class _Lines:
     ) -> Iterator[Moment]:
         for recorded, given in ids.items():
             content = content.replace(recorded.encode(), given.encode())
-        for line in content.splitlines(keepends=True) if b"\r" not in content else _lines_of(content):
+        for line in _lines_of(content):
             bare = line.removesuffix(b"\n")
             when = self._clock.when(feed(bare) if bare else [])
             yield when, _LINE, [[stream, line.decode("utf-8", "surrogateescape")]]
@@ -113,9 +119,9 @@ class _Clock:
     has the time of the one before.
     """
 
-    def __init__(self, turn: RecordedTurn) -> None:
-        self._events = turn.events
-        self._begin = self._now = turn.span.started.ts
+    def __init__(self, start: Start) -> None:
+        self._events = start.events
+        self._begin = self._now = start.begun
         self._at = 0
         self._taken: set[int] = set()
         self._absent: set[str] = set()  # types that do not come any more
@@ -208,13 +214,11 @@ def seconds_between(earlier: str, later: str) -> float:
     return (second - first).total_seconds() if first and second else 0.0
 
 
-def _last_step(turn: RecordedTurn, stop: Stop | None) -> Step:
+def _last_step(start: Start, stop: Stop | None) -> Step:
     """Return how the tool ended: by itself, or when csa ended it."""
-    data = turn.span.finished.data if turn.span.finished else {}
-    code, signal = data.get("tool_exit_code"), data.get("signal")
     if stop is not None:
-        return ["hang", code, signal]
-    return ["die", signal] if signal is not None else ["exit", code or 0]
+        return ["hang", start.exit_code, start.signal]
+    return ["die", start.signal] if start.signal is not None else ["exit", start.exit_code or 0]
 
 
 def _stop_of(turn: RecordedTurn) -> Stop | None:
@@ -237,22 +241,22 @@ def _stop_of(turn: RecordedTurn) -> Stop | None:
     return None
 
 
-def _ids(plan: TurnPlan, replay: Replay, asked: TurnRequest) -> dict[str, str]:
-    """Return the recorded ids of sessions and conversations, and what they are in this replay."""
+def _ids(plan: TurnPlan, replay: Replay, calls: Sequence[Call], *, is_again: bool) -> dict[str, str]:
+    """Return the recorded ids of sessions, and those in this replay; `is_again`: the tool was started before."""
     recorded, state = replay.turn.session.state, plan.state
     known = {recorded.parent_session_id: state.parent_session_id, recorded.root_session_id: state.root_session_id}
     ids = {old: new for old, new in known.items() if old and new}
-    if not plan.is_new or any(call.first.number > 1 or _fork_of(call) for call in replay.calls):
+    if is_again or not plan.is_new or any(call.first.number > 1 or _fork_of(call) for call in calls):
         ids = {**_earlier_replays(plan), **ids}
     ids[recorded.session_id] = state.session_id
     now_ms = time.time_ns() // 1_000_000
-    for number, call in enumerate(replay.calls):
+    for number, call in enumerate(calls):
         name = call.session.session_id
         if call.first.number == call.session.spans[0].number:  # after its parent, and in order
             ids[name] = new_session_id(now_ms + 1 + number, os.urandom(ENTROPY_BYTES))
         elif name not in ids:
             raise RefusedError(f"The recorded agent continued session {name}, which this replay has not run.")
-    return {**ids, **_conversations(replay, asked)}
+    return ids
 
 
 def _earlier_replays(plan: TurnPlan) -> dict[str, str]:
@@ -264,7 +268,7 @@ def _earlier_replays(plan: TurnPlan) -> dict[str, str]:
     return replays_below(top.target)
 
 
-def _conversations(replay: Replay, asked: TurnRequest) -> dict[str, str]:
+def _conversations(replay: Replay, start: Start, asked: TurnRequest) -> dict[str, str]:
     """Return the tool's ids of conversations; a new one is never that of the recorded, real conversation."""
     data, ids = replay.turn.span.started.data, {}
     if data.get("resumed") and asked.provider_session_id:
@@ -272,7 +276,7 @@ def _conversations(replay: Replay, asked: TurnRequest) -> dict[str, str]:
     forked = next((event.data.get("of") for event in replay.turn.events if event.type == "fork"), None)
     if forked and asked.fork_of:
         ids[str(forked)] = asked.fork_of
-    for event in replay.turn.events:
+    for event in start.events:
         name = str(event.data.get("provider_session_id") or "") if event.type == "session_bound" else ""
         if name and name not in ids:
             ids[name] = asked.provider_session_id or _invented(name, asked.new_provider_id)

@@ -6,13 +6,18 @@ They are in the session's `runtime/` while the turn runs: settings may contain w
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from csa.ownership import give_tree, make_directory
 from csa.paths import SessionPaths
+from csa.store.artifacts import PROMPT_FILES
 from csa.store.atomic import make_private_directory, write_private
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.model.attachment import Attachment
 
 
 def run_directory(paths: SessionPaths) -> Path:
@@ -20,16 +25,25 @@ def run_directory(paths: SessionPaths) -> Path:
     return paths.root / "runtime"
 
 
-def write_run_files(paths: SessionPaths, files: Mapping[str, str], links: Mapping[str, str] | None = None) -> None:
+def write_run_files(
+    paths: SessionPaths,
+    files: Mapping[str, str],
+    links: Mapping[str, str] | None = None,
+    attachments: Sequence[Attachment] = (),
+) -> None:
     """Write them, 0600 in directories of 0700, replacing what an earlier turn left. Raises OSError.
 
-    `links` are those of an `Invocation`.
+    `links` are those of an `Invocation`, `attachments` those of its request.
     """
     remove_run_files(paths)
-    if not (files or links):
+    if not (files or links or attachments):
         return
     directory = run_directory(paths)
     make_directory(directory)
+    if attachments:
+        from csa.runner.attaching import write_copies  # noqa: PLC0415  # few turns have some
+
+        write_copies(attachments, directory / PROMPT_FILES)
     for name, content in files.items():
         write_private(_with_parents(directory, name), content.encode("utf-8", "surrogateescape"))
     for name, target in sorted((links or {}).items(), key=lambda link: link[0].endswith("/*")):

@@ -24,6 +24,7 @@ from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from csa.model.adapter import ToolExit
     from csa.model.events import Event
     from csa.model.state import ToolState
     from csa.runner.turns.plan import TurnPlan
@@ -41,6 +42,7 @@ class StartedTurn:
         self.plan = recorder.plan
         self.recorder = recorder
         self._ahead: Launched | SpawnError | None = None
+        self._starts = 0  # how often the tool was started again
         self.command = make_command(self.plan, recorder.tool_state, turn=recorder.turn, paths=recorder.paths)
         reaped = self._reap_earlier()
         self.started_at, self.began_s = datetime.now(UTC), time.monotonic()
@@ -48,11 +50,13 @@ class StartedTurn:
 
     def command_again(self, known: ToolState, plan: TurnPlan | None = None) -> None:
         """Decide again what the tool is started with; `known` is its conversation by now, `plan` another than ours."""
-        self.command = make_command(plan or self.plan, known, turn=self.recorder.turn, paths=self.recorder.paths)
-        write_run_files(self.recorder.paths, self.command.invocation.files, self.command.invocation.links)
+        self._starts += 1
+        turn, paths = self.recorder.turn, self.recorder.paths
+        self.command = make_command(plan or self.plan, known, turn=turn, paths=paths, start=self._starts)
+        self._write_run_files()
 
-    def renew(self, known: ToolState) -> list[Event] | None:
-        """Prepare a new conversation in place of one that the tool does not know; return the events for it.
+    def renew(self, known: ToolState, end: ToolExit) -> list[Event] | None:
+        """Prepare a new conversation in place of one that the tool, which has ended, does not know; return its events.
 
         The tool gets a summary of all turns, including its own. None if there is to be no summary (`--no-handoff`).
 
@@ -74,7 +78,8 @@ class StartedTurn:
             f"with a summary of {count} earlier turn{'s' * (count != 1)}"
         )
         events = self.recorder.append("warning", {"kind": UNKNOWN_CONVERSATION, "message": message})
-        events += self.recorder.append("handoff", {**handoff.data, "reason": UNKNOWN_CONVERSATION, "replaces": gone})
+        told = {**handoff.data, "reason": UNKNOWN_CONVERSATION, "replaces": gone}
+        events += self.recorder.append("handoff", {**told, "process": self.recorder.end_process(end)})
         return events + (self.recorder.append("fork", self.plan.fork.to_event()) if self.plan.fork else [])
 
     def launch(self) -> None:
@@ -107,6 +112,10 @@ class StartedTurn:
             shared_fds=self.recorder.held.shared_fds,
         )
 
+    def _write_run_files(self) -> None:
+        invocation, attachments = self.command.invocation, self.command.asked.attachments
+        write_run_files(self.recorder.paths, invocation.files, invocation.links, attachments)
+
     def _reap_earlier(self) -> str:
         """End what a lost turn of this session has left running, as its conversation continues without it."""
         left = leftovers_of(self.recorder.paths) if self.recorder.follows_lost else []
@@ -122,7 +131,7 @@ class StartedTurn:
         """Make the turn durable and a new session visible; return the events. Refusals come first."""
         plan, recorder, command = self.plan, self.recorder, self.command
         try:
-            write_run_files(recorder.paths, command.invocation.files, command.invocation.links)
+            self._write_run_files()
             events = recorder.start(list(command.argv), handoff=command.handoff.data if command.handoff else None)
         except BaseException:
             remove_run_files(recorder.paths)

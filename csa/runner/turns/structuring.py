@@ -38,6 +38,8 @@ def plan_correction(plan: TurnPlan, fault: Fault, answer: str, *, is_known: bool
     """Return the plan to ask again; `is_known` says whether the conversation with the answer is continued."""
     known = {} if is_known else {"asked": plan.request.prompt, "answer": answer}
     request = replace(plan.request, prompt=ask_again(fault.message, **known))
+    if is_known:
+        request = replace(request, images=(), files=())
     return replace(plan, request=request, fork=None, hands_over=False)
 
 

@@ -30,8 +30,14 @@ from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.runfiles import is_roots_alone, run_directory
 from csa.runner.turns.sharing import vendor_given
 from csa.runner.turns.window import digest_limits
+from csa.store.artifacts import PROMPT_FILES
 from csa.store.atomic import make_private_directory
 from csa.structs import Struct, replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.model.attachment import Attachment
+    from csa.runner.request import RunRequest
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -53,8 +59,8 @@ class ToolCommand(Struct):
     stand_in: StandIn | None = None
 
 
-def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths) -> ToolCommand:
-    """Decide what the tool of a turn is started with.
+def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionPaths, start: int = 0) -> ToolCommand:
+    """Decide what the tool of a turn is started with; `start` counts how often it was started in this turn before.
 
     `known` is its conversation by now; `paths` is where the record currently is.
     """
@@ -72,7 +78,7 @@ def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionP
     if plan.replay is not None:
         from csa.runner.turns.replaying import make_stand_in  # noqa: PLC0415  # only replays need it
 
-        stand_in = make_stand_in(plan, plan.replay, asked)
+        stand_in = make_stand_in(plan, plan.replay, asked, start=start)
         invocation = stand_in.invocation
     environment = _environment(plan, asked, invocation, turn=turn)
     return ToolCommand(asked, invocation, environment, handoff, problems, argv, stand_in)
@@ -99,6 +105,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         auth_method=context.config.for_tool(plan.adapter.name).auth_method,
         system=_join(None if plan.state.ephemeral else note, plan.request.system),
         schema=plan.request.schema if plan.is_held_to_schema else None,
+        attachments=_attachments(plan.request, directory),
         flags=() if plan.compacts else plan.request.flags or (),
         timeout_s=plan.timeout_s,
         ephemeral=plan.state.ephemeral,
@@ -170,6 +177,14 @@ def _prompt(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> str:
     system = plan.request.system if dropped else None  # the tool would silently ignore it
     schema = None if plan.is_held_to_schema else plan.request.schema
     return _join(system, handoff.text if handoff else None, plan.request.prompt, _ask_for(schema)) or ""
+
+
+def _attachments(request: RunRequest, directory: Path) -> tuple[Attachment, ...]:
+    if not (request.images or request.files):
+        return ()
+    from csa.runner.attaching import attachments_of, located  # noqa: PLC0415  # few turns have some
+
+    return located(attachments_of(request), os.path.join(os.path.realpath(directory), PROMPT_FILES))
 
 
 def _ask_for(schema: Mapping[str, Any] | None) -> str | None:

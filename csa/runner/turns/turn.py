@@ -54,6 +54,7 @@ class Turn:
         plan: what is being carried out: the tool, its command, the limits.
         losses: after the end, what could not be recorded.
         successor: after the end, the turn of the next queued prompt, if that has begun under the same lock.
+        is_handed_over: after the end, whether another process goes on with the session's queue.
     """
 
     def __init__(self, plan: TurnPlan, started: StartedTurn | None = None) -> None:
@@ -70,6 +71,7 @@ class Turn:
         # Called when the lock is released and prompts wait.
         self.hand_over: Callable[[], None] = lambda: None
         self.successor: Turn | None = None
+        self.is_handed_over = False
         self._asked = plan.request
         self._started = started
         self._send, self._receive = anyio.create_memory_object_stream[list[Event]](_BATCHES)
@@ -144,7 +146,7 @@ class Turn:
 
     async def _supervise(self) -> None:
         """Run the turn, and those that follow it by fallback."""
-        limit_s = self.plan.timeout_s
+        limit_s = self.plan.limit_s("timeout_s")
         deadline = None if limit_s is None else anyio.current_time() + limit_s
         try:
             with self._kill:
@@ -181,6 +183,7 @@ class Turn:
         with recorder.held.losing("the session's queue", "handed over"):
             if goes_on and count_queued(self.paths) and why_held(self.paths) is None:
                 await anyio.to_thread.run_sync(self.hand_over)
+                self.is_handed_over = True
 
     async def _run_execution(self, deadline: float | None) -> None:
         try:

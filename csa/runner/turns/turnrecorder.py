@@ -26,7 +26,7 @@ from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorder import Recorder, end_lost_compaction
 from csa.runner.turns.window import find_outgrown
-from csa.store.artifacts import SCHEMA_FILE, list_artifacts
+from csa.store.artifacts import PROMPT_FILES, SCHEMA_FILE, list_artifacts
 from csa.store.atomic import append_private, write_atomically, write_private
 from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.parked import forget_parked
@@ -99,7 +99,7 @@ class TurnRecorder(Recorder):
         path = self.paths.turn_output(self.turn) / "prompt.md"
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         write_private(path, prompt.encode("utf-8", "surrogateescape"))
-        asked = self._keep_schema(path.parent)
+        asked = {**self._keep_schema(path.parent), **self._keep_attachments(path.parent)}
         events = self.append(
             "run_started",
             {
@@ -160,6 +160,17 @@ class TurnRecorder(Recorder):
         write_private(directory / SCHEMA_FILE, content)
         how = "native" if self.plan.is_held_to_schema else "asked"
         return {"schema": {"sha256": hashlib.sha256(content).hexdigest(), "how": how}}
+
+    def _keep_attachments(self, directory: Path) -> dict[str, Any]:
+        """Copy what comes with the prompt beside it; return what `run_started` has of that."""
+        request = self.plan.request
+        if not (request.images or request.files):
+            return {}
+        from csa.runner.attaching import attachments_of, keep_copies  # noqa: PLC0415  # few turns have some
+
+        attachments = attachments_of(request)
+        keep_copies(attachments, directory / PROMPT_FILES, self.held.redactor)
+        return {"attachments": [each.to_event() for each in attachments]}
 
     def record(self, updates: list[Update]) -> list[Event]:
         """Record what the adapter made of the tool's output."""
@@ -281,6 +292,10 @@ class TurnRecorder(Recorder):
         with suppress(OSError):  # an empty directory is useless
             (output / "prompt.md").unlink(missing_ok=True)
             (output / SCHEMA_FILE).unlink(missing_ok=True)
+            for copy in (output / PROMPT_FILES).glob("*"):
+                copy.unlink()
+            if (output / PROMPT_FILES).is_dir():
+                (output / PROMPT_FILES).rmdir()
             output.rmdir()
 
     def _changes(self) -> dict[str, Any]:

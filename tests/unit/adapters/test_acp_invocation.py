@@ -34,6 +34,7 @@ def test_a_configured_agent() -> None:
     assert Path(BRIDGE).is_file()
     assert order(invocation) == {
         "prompt": ["Do it."],
+        "attachments": [],
         "system": "Note.",
         "cwd": "/project",
         "session_id": None,
