@@ -37,6 +37,7 @@ def execute_new(arguments: argparse.Namespace) -> int:
     is_root = client.caller is None
     if is_root:
         find_pointer(client.context)  # what CSA_CURRENT cannot mean is refused before anything is made
+    warn(client.context.config.warnings)
     given = argparse.Namespace(**{**defaults_of_run(), **vars(arguments), "prompt": "", "is_literal": True})
     created = client.create(request_from(given))
     loss = make_current(client.context, created.session_id)
@@ -104,9 +105,7 @@ def execute_close(arguments: argparse.Namespace) -> int:
     csa run --session S --reopen "...", which opens it again: run, retry, chat, open and compress refuse it otherwise,
     and --last passes it over. Refused while the session is running.
     """
-    from datetime import UTC, datetime  # noqa: PLC0415  # 40 ms, with the next two, which `csa current` need not wait for
-
-    from csa.model.state import format_time  # noqa: PLC0415  # as above
+    from csa.model.state import format_time  # noqa: PLC0415  # 40 ms, with the next, which `csa current` need not wait for
     from csa.runner.sessions.editing import close_session  # noqa: PLC0415  # as above
 
     client = open_client()
@@ -116,7 +115,7 @@ def execute_close(arguments: argparse.Namespace) -> int:
     loss = leave_current(client.context, state.session_id)
     who, named = head_of_line(state.session_id)
     words = f"{who} is closed{'' if edit.is_change else ' already'}{f'  {named}' if named else ''}"
-    facts = {"session_id": state.session_id, "project": state.project_path}
-    facts["closed_at"] = format_time(state.closed_at or datetime.now(UTC))
+    assert state.closed_at
+    facts = {"session_id": state.session_id, "project": state.project_path, "closed_at": format_time(state.closed_at)}
     print_act(arguments, words, facts, [*edit.losses, *([loss] if loss else [])])
     return 0

@@ -41,7 +41,7 @@ def add_session_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     which.add_argument(
         "--continue", dest="continues", action="store_true", help="continue the current session (csa current)"
     )
-    which.add_argument("--new", action="store_true", help="start a new session, whatever else would be continued")
+    which.add_argument("--new", action="store_true", help="start a new session, as by default; never continue one")
     which.add_argument(
         "--session-id", metavar="ID", help="continue the session of this ULID, UUID or name, or create it"
     )

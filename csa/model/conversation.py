@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from csa.model.attachment import describe
 from csa.model.events import Event
 from csa.structs import Struct, field
 
@@ -94,7 +93,7 @@ class Conversation:
         self._prompt = _text(event.data.get("prompt"))
         self._is_replay = bool(event.data.get("replayed_from"))
         attached = event.data.get("attachments")
-        shown = map(describe, filter(_is_mapping, attached)) if isinstance(attached, list) else ()
+        shown = _described(attached) if isinstance(attached, list) and attached else ()
         self.say(event, "user", "\n".join([self._prompt, *shown]))
 
     def bind(self, event: Event) -> None:
@@ -172,6 +171,12 @@ _TAKE: Mapping[str, Callable[[Conversation, Event], None]] = {
     "compaction": Conversation.compaction,
     "run_finished": Conversation.finish,
 }
+
+
+def _described(attached: list[Any]) -> list[str]:
+    from csa.model.attachment import describe  # noqa: PLC0415  # lists load this module, and few prompts have any
+
+    return [describe(each) for each in attached if _is_mapping(each)]
 
 
 def count_told(handoff: Mapping[str, Any]) -> int:

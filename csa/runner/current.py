@@ -9,7 +9,7 @@ from __future__ import annotations
 from csa.errors import NotFoundError, RefusedError, StateError, UsageError
 from csa.ids import is_session_id
 from csa.runner.ancestry import IDENTITY_VARIABLES
-from csa.store.current import MAX_WORD, choose_current, clear_current, is_word, read_current
+from csa.store.current import MAX_WORD, choose_current, clear_current, is_word, pointer_path, read_current
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -29,6 +29,16 @@ class Pointer(Struct):
     def read(self, store: Store) -> str | None:
         """Return the id of the current session in a project; raises as `read_current`."""
         return self.session_id or read_current(store, self.word)
+
+    def write(self, store: Store, session_id: str | None) -> None:
+        """Note the current session, or None; StateError if that is not possible."""
+        try:
+            if session_id is None:
+                clear_current(store, self.word)
+            else:
+                choose_current(store, session_id, self.word)
+        except OSError as error:
+            raise StateError.denied(pointer_path(store, self.word), "cannot be written", error) from error
 
 
 def find_pointer(context: Context) -> Pointer:
@@ -73,10 +83,9 @@ def make_current(context: Context, session_id: str) -> str | None:
     try:
         pointer = find_pointer(context)
         if pointer.session_id is None:
-            choose_current(context.store, session_id, pointer.word)
-    except (OSError, UsageError) as error:
-        why = error.message if isinstance(error, UsageError) else error.strerror or str(error)
-        return f"this session could not be made the current one: {why}"
+            pointer.write(context.store, session_id)
+    except (StateError, UsageError) as error:
+        return f"this session could not be made the current one: {error.message}"
     return None
 
 
@@ -109,14 +118,7 @@ def change_current(context: Context, session_id: str | None) -> None:
             f"{VARIABLE} is the session {pointer.session_id}, so that is the current one here.",
             hint=f"unset {VARIABLE}, or set it to a word",
         )
-    try:
-        if session_id is None:
-            clear_current(context.store, pointer.word)
-        else:
-            choose_current(context.store, session_id, pointer.word)
-    except OSError as error:
-        path = error.filename or context.store.pathname
-        raise StateError.denied(path, "cannot be written", error) from error
+    pointer.write(context.store, session_id)
 
 
 def _is_agents(context: Context) -> bool:

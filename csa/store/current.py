@@ -32,7 +32,7 @@ def read_current(store: Store, word: str = "") -> str | None:
     Raises:
         StateError: the file contains something else, or cannot be read.
     """
-    path = _path(store, word)
+    path = pointer_path(store, word)
     try:
         text = _content(path)
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def choose_current(store: Store, session_id: str, word: str = "") -> None:
     """
     from csa.store.atomic import make_private_directory, replace_private  # noqa: PLC0415  # reading needs none of it
 
-    path = make_path(_path(store, word))
+    path = make_path(pointer_path(store, word))
     try:
         if _content(str(path)) == session_id:
             return
@@ -65,7 +65,7 @@ def choose_current(store: Store, session_id: str, word: str = "") -> None:
 def clear_current(store: Store, word: str = "") -> None:
     """Forget the current session."""
     try:  # noqa: SIM105  # readers load this module, and contextlib takes as long as the rest of it
-        os.unlink(_path(store, word))
+        os.unlink(pointer_path(store, word))
     except FileNotFoundError:
         pass
 
@@ -91,7 +91,8 @@ def _is_used(store: Store, session_id: str, before: datetime) -> bool:
     return state is not None and state.last_accessed >= before
 
 
-def _path(store: Store, word: str) -> str:
+def pointer_path(store: Store, word: str) -> str:
+    """Return where the current session is noted: for a word of a terminal, or for the project."""
     return f"{store.pathname}/{CURRENT_OF_TERMINALS}/{word}" if word else f"{store.pathname}/{CURRENT}"
 
 

@@ -37,6 +37,10 @@ READS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "current"): ("{}", 0),
     ("session", "list"): ("--tree {}", 0),
     ("session", "context"): ("{}", 0),
+    ("session", "queue"): ("{}", 0),
+    ("replay",): ("--speed 1000 {}", 0),
+    ("template", "save"): ("mine -s {}", 0),
+    ("chat",): ("-q --session {}", 0),  # without a prompt
 }
 ACTS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "rename"): ("{} other-name", 0),
@@ -69,10 +73,10 @@ def other(place: Place) -> Store:
 
 
 def test_every_command_is_tried() -> None:
-    """Whatever names a session is in the table above, or restores one, which has a test of its own."""
+    """Whatever names a session is in the table above, or restores or merges some, which have tests of their own."""
     dests = {each.name: {action.dest for action in each.parser()._actions} for each in COMMANDS}  # noqa: SLF001  # no public way
     naming = {name for name, found in dests.items() if SELECTS & found}
-    assert naming - {"restore"} == {command_names()[" ".join(words)].name for words in ALL}
+    assert naming - {"restore", "merge"} == {command_names()[" ".join(words)].name for words in ALL}
 
 
 @pytest.mark.thorough

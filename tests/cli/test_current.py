@@ -60,7 +60,8 @@ def test_a_pointer_that_cannot_be_written_costs_no_turn(place: Place) -> None:
     """The turn succeeds, and a warning says what it could not note."""
     (place.store / "current").mkdir(parents=True)
     done = place.codex("one")
-    assert "warning: this session could not be made the current one: Is a directory" in done.err
+    path = place.store / "current"
+    assert f"warning: this session could not be made the current one: {path}: cannot be written (Is a dir" in done.err
     done = place.run("current")
     assert (done.code, "Is a directory" in done.err) == (6, True)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from csa.model.attachment import Attachment
 from csa.model.permission import Permission
 from csa.runner.client import Csa
 from csa.runner.detach import request_from_json, request_to_json
@@ -92,6 +93,8 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         schema={"type": "object"},
         flags=("--f",),
         secrets=("S=env:T",),
+        images=(Attachment(name="i.png", media_type="image/png", content=b"\x89PNG"),),
+        files=("notes.txt",),
         template=FromTemplate("t", "/t.toml", is_project=True, fields=("tool",)),
     )
     plain = RunRequest(prompt="")
