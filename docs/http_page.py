@@ -33,9 +33,9 @@ def render() -> str:
     parts = [
         "# HTTP API",
         "",
-        "The routes of [`csa serve`](serve.md). This page is made (`make docs`) from the table with which the server itself",
-        "checks requests; so is `/api/v1/openapi.json`. Answers are the objects that the command line prints with `--json`:",
-        "see [json.md](json.md).",
+        "The routes of [`csa serve`](serve.md). This page is made (`make docs`) from the table with which the server",
+        "checks requests; so is `/api/v1/openapi.json`. Answers are the objects that the command line prints with",
+        "`--json`: see [json.md](json.md).",
         "",
         "In the examples `$URL` and `$TOKEN` are the parts of what `csa serve url` prints, and `demo` is a session.",
         "",
