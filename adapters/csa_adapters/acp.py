@@ -91,13 +91,15 @@ class AcpAdapter:
         if agent.model_flag and request.model:
             command = (*command, f"{agent.model_flag}={request.model}")
         base = self._native_invocation(request)
-        counts = {"counts": agent.counts} if agent.counts else {}
+        more: dict[str, object] = {"counts": agent.counts} if agent.counts else {}
+        if request.asks:
+            more["asks"] = {"token": request.asks, "directory": request.run_directory}
         if agent.policy_flag and _POLICY in base.files:
             command = (*command, agent.policy_flag, posixpath.join(request.run_directory, _POLICY))
         return Invocation(
             argv=(sys.executable, "-I", "-S", BRIDGE, ROOT, "--", *command),
             stdin=json.dumps(
-                {**_order(request, agent.settles), **self._attached(request), **self._patience(request), **counts}
+                {**_order(request, agent.settles), **self._attached(request), **self._patience(request), **more}
             ).encode(),
             env={**base.env, **_without(request.environ, {**_ENVIRONMENT, **agent.env}), **agent.forced_env},
             files=base.files,

@@ -86,6 +86,11 @@ class Policy(Struct):
         return any(full == place or full.startswith(place.rstrip("/") + "/") for place in self.directories)
 
 
+def offers_once(options: Iterable[Any]) -> bool:
+    """Say whether a call can be allowed for this time alone."""
+    return any(_kind_of(option) == _ALLOWING[0] for option in map(mapping_of, options))
+
+
 def _kind_of(option: _Json) -> str:
     """Return what an option does: by its kind, else by its text; empty if unknown."""
     if text_of(option.get("kind")):

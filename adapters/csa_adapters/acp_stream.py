@@ -116,6 +116,8 @@ class AcpDecoder(StreamDecoder):
         name = text_of(call.get("toolCallId"))
         told = self._calls.tell(name, text_of(call.get("kind")))
         title = text_of(call.get("title")) or self._calls.title_of(name)
+        if line.get("ask"):
+            return [*told, Update("permission", {"id": name, "title": title, "status": "pending", "ask": line["ask"]})]
         status = "allowed" if line.get("allowed") is True else "denied"
         if status == "denied":
             self._denied[name] = self._silenced_by = title

@@ -156,6 +156,11 @@ class Agent:
         signal.signal(signal.SIGTERM, self._note_term)
         return reading
 
+    @property
+    def is_told_to_stop(self) -> bool:
+        """Whether SIGTERM has come, perhaps not yet noticed by a wait."""
+        return self._term_came
+
     def _note_term(self, _number: int, _frame: object) -> None:
         self._term_came = True
 

@@ -29,6 +29,7 @@ from csa.runner.ordered import plan_entry
 from csa.runner.queueing import queue_prompt
 from csa.runner.request import going_on
 from csa.runner.session import find_last, refuse_idle
+from csa.runner.turns.asking import asking
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -110,10 +111,10 @@ class Chat:
 
         def make_plan() -> TurnPlan:
             plan = self.client.plan(request)
-            if permission is None:
-                return plan
-            once = self.client.plan(replace(request, permission=permission))
-            return replace(once, state=replace(once.state, permission=plan.state.permission))
+            if permission is not None:
+                once = self.client.plan(replace(request, permission=permission))
+                plan = replace(once, state=replace(once.state, permission=plan.state.permission))
+            return asking(plan) if view else plan
 
         if self.session_id is None and request.session_id is None:
             request = replace(request, session_id=_new_id())
@@ -149,7 +150,7 @@ class Chat:
         words = {"on_finish": after["command"], "on_finish_timeout": after["timeout_s"] or 0}
         code = run_when_free(
             self.client,
-            lambda: plan_entry(entry, os.environ, is_detached=False),
+            lambda: asking(plan_entry(entry, os.environ, is_detached=False)),
             argparse.Namespace(**{**vars(self._words), **words}),
             signs,
             view,

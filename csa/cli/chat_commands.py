@@ -49,7 +49,10 @@ class Talk(Protocol):
         """Go on in a new session with the conversations of this one and others."""
 
     def allow(self, prompt: str) -> None:
-        """Run one turn with full permission."""
+        """Allow what the agent asks for; or run one turn with full permission."""
+
+    def deny(self) -> None:
+        """Deny what the agent asks for."""
 
     def cancel(self) -> None:
         """End the running turn."""
@@ -199,8 +202,12 @@ def _diff(talk: Talk, words: list[str]) -> None:
         return
     style = Style(sys.stdout)
     print(printable(told).rstrip())
-    plain = [*git, "diff", "--no-color", "--no-ext-diff", "--no-textconv", "HEAD", "--", *words]
-    for line in printable(_output_of(plain, talk.directory)).split("\n"):
+    plain = [*git, "diff", "--no-color", "--no-ext-diff", "--no-textconv"]
+    try:
+        text = _output_of([*plain, "HEAD", "--", *words], talk.directory)
+    except CsaError:  # there is no commit yet
+        text = _output_of([*plain, "--", *words], talk.directory)
+    for line in printable(text).split("\n"):
         print(style(line, _DIFF_STYLES.get(line[:1], "")))
 
 
@@ -229,7 +236,6 @@ def _help(_talk: Talk, _words: list[str]) -> None:
     print(_KEYS)
 
 
-_ALLOWED = "You may do now what was denied before. Go on."
 _KEYS = """
 Enter sends; Esc Enter, or a backslash at the end of a line, begins a new one. Up, Down and Ctrl-R find earlier prompts,
 Tab completes commands, @files and sessions. While a turn is running, what you enter is sent when it has ended.
@@ -243,9 +249,11 @@ COMMANDS: dict[str, Slash] = {
     ),
     "allow": Slash(
         "[PROMPT]",
-        "have the next turn alone do what its permission forbids",
-        lambda talk, words: talk.allow(" ".join(words) or _ALLOWED),
+        "allow what the agent asks for; or all, for the next turn alone",
+        lambda talk, words: talk.allow(" ".join(words)),
+        at_once=True,
     ),
+    "deny": Slash("", "deny what the agent asks for", lambda talk, _: talk.deny(), at_once=True),
     "context": Slash(
         "",
         "show what the next turn sends of earlier ones",

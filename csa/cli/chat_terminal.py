@@ -21,6 +21,7 @@ from csa.errors import CsaError, UsageError
 from csa.model.permission import Permission
 from csa.runner.sessions.merging import merge_sessions
 from csa.runner.turns.ahead import load_at_once
+from csa.runner.turns.asking import answer_ask
 from csa.runner.turns.plan import TurnPlan
 from csa.store.prompts import PromptHistory
 from csa.store.queue import Entry as Queued
@@ -49,6 +50,7 @@ class TerminalChat:
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
         self._waiting: list[str] = []
+        self._token: str | None = None  # of answers to what the agent asks for
         self._allowed = ""  # a prompt for a turn that may do everything
         self._takes = False  # what waits is to be sent now
         self._view: ChatView | None = None
@@ -174,6 +176,7 @@ class TerminalChat:
 
     def _new_view(self, plan: TurnPlan) -> ChatView:
         self._is_leaving = False
+        self._token = plan.asks
         self._chat.has_begun(plan.state.session_id)
         self._look_at_queue()
         self._view = ChatView(self._chat.client, self._editor, self._heed)
@@ -291,9 +294,22 @@ class TerminalChat:
         self.use(merged.state.session_id)
 
     def allow(self, prompt: str) -> None:
-        """Have one turn run with full permission, if it may."""
+        """Allow what the agent asks for; without a running turn, have one run with full permission, if it may."""
+        if self._view:
+            self._answer(allow=True)
+            return
         self._plan(permission=Permission.FULL)
-        self._allowed = prompt
+        self._allowed = prompt or "You may do now what was denied before. Go on."
+
+    def deny(self) -> None:
+        """Deny what the agent asks for."""
+        self._answer(allow=False)
+
+    def _answer(self, *, allow: bool) -> None:
+        paths = self._chat.paths
+        if not (self._view and self._view.asks and self._token and paths):
+            raise UsageError("Nothing is asked.")
+        answer_ask(paths, self._token, self._view.asks.pop(0), allow=allow)
 
     def cancel(self) -> None:
         """End the running turn, as SIGINT does for `csa run`."""

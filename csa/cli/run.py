@@ -28,11 +28,9 @@ from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told
 from csa.cli.selecting import announce, open_client
 from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import UsageError
-from csa.model.attachment import describe
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
-from csa.runner.attaching import attachments_of
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
@@ -414,6 +412,15 @@ def own_command() -> str:
     return shutil.which("csa") or "csa"
 
 
+def _attachments(request: RunRequest) -> list[str]:
+    if not (request.images or request.files):
+        return []
+    from csa.model.attachment import describe  # noqa: PLC0415  # few turns have some
+    from csa.runner.attaching import attachments_of  # noqa: PLC0415  # as above
+
+    return [describe(each.to_event()) for each in attachments_of(request)]
+
+
 def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     origins = plan.origins
     facts = {
@@ -431,7 +438,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "template": plan.request.template.name if plan.request.template else None,
         "secrets": list(plan.request.secrets or ()),
         "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
-        "attachments": [describe(each.to_event()) for each in attachments_of(plan.request)],
+        "attachments": _attachments(plan.request),
         "extra_writable": list(plan.state.extra_writable),
         "timeout_s": plan.timeout_s,
         "idle_timeout_s": plan.idle_timeout_s,

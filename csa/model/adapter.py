@@ -86,6 +86,7 @@ class TurnRequest(Struct, kw_only=True):
     previous_totals: Mapping[str, float] | None = None  # `Outcome.totals` of the last turn of this, or the forked, one
     files: Mapping[str, str] = field(default_factory=dict)  # the existing files of `Capabilities.reads`
     run_directory: str = ""  # where `Invocation.files` will be: absolute, private, only for this turn
+    asks: str | None = None  # the token of the answers to permission requests, `permission-ID` in `run_directory`
     run_directory_is_roots: bool = False  # only root can change it or any directory above it
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 
@@ -43,11 +41,15 @@ class Attachment(Struct, kw_only=True):
     @property
     def base64(self) -> str:
         """The content, as protocols want it."""
-        return base64.b64encode(self.content).decode()
+        from base64 import b64encode  # noqa: PLC0415  # `show` only describes them
+
+        return b64encode(self.content).decode()
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
+        from hashlib import sha256  # noqa: PLC0415  # as above
+
+        return sha256(self.content).hexdigest()
 
     def to_json(self) -> dict[str, str]:
         """Return it as JSON, whole, for another process."""
@@ -61,8 +63,9 @@ class Attachment(Struct, kw_only=True):
 
 def attachment_from_json(value: Mapping[str, str]) -> Attachment:
     """Return what `to_json` was called on."""
-    content = base64.b64decode(value["content"])
-    return Attachment(name=value["name"], media_type=value["media_type"], content=content)
+    from base64 import b64decode  # noqa: PLC0415  # as above
+
+    return Attachment(name=value["name"], media_type=value["media_type"], content=b64decode(value["content"]))
 
 
 def media_type_of(content: bytes) -> str | None:

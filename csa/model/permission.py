@@ -22,4 +22,12 @@ class Permission(Enum):
         return min(self, ceiling, key=lambda level: level.rank)
 
 
+def grant(token: str, ask: str) -> str:
+    """Return the answer that allows what an agent asks for: only who knows the turn's token can make it."""
+    from hashlib import sha256  # noqa: PLC0415  # few turns ask
+    from hmac import new  # noqa: PLC0415  # as above
+
+    return new(token.encode(), ask.encode(), sha256).hexdigest()
+
+
 _ORDER = [Permission.READ_ONLY, Permission.EDIT, Permission.FULL]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from csa.model.attachment import (
 from csa.model.redaction import Redactor
 from csa.ownership import make_directory
 from csa.runner.request import RunRequest
-from csa.store.atomic import open_regular, write_private
+from csa.store.atomic import open_regular, replace_private
 from csa.structs import replace
 
 
@@ -39,9 +40,9 @@ def attachments_of(request: RunRequest) -> tuple[Attachment, ...]:
     return tuple(each for each in (*request.images, *request.files) if isinstance(each, Attachment))
 
 
-def keep_copies(attachments: Sequence[Attachment], directory: Path, redactor: Redactor) -> None:
-    """Write copies for the record, in which secrets of a text are redacted."""
-    _write(attachments, directory, [_redacted(each, redactor) for each in attachments])
+def keep_copies(attachments: Sequence[Attachment], directory: Path, redactor: Redactor) -> list[Path]:
+    """Write copies for the record, in which secrets of a text are redacted; return their paths."""
+    return _write(attachments, directory, [_redacted(each, redactor) for each in attachments])
 
 
 def write_copies(attachments: Sequence[Attachment], directory: Path) -> None:
@@ -118,9 +119,12 @@ def _redacted(attachment: Attachment, redactor: Redactor) -> bytes:
     return attachment.content if text is None else redactor.redact(text).encode()
 
 
-def _write(attachments: Sequence[Attachment], directory: Path, contents: Sequence[bytes]) -> None:
-    if not attachments:
-        return
+def _write(attachments: Sequence[Attachment], directory: Path, contents: Sequence[bytes]) -> list[Path]:
+    """Write files in a new directory; an earlier agent of the session may have put anything in its place."""
     make_directory(directory)
-    for name, content in zip(copy_names(attachments), contents, strict=True):
-        write_private(directory / name, content)
+    if directory.is_symlink():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(directory))
+    paths = [directory / name for name in copy_names(attachments)]
+    for path, content in zip(paths, contents, strict=True):
+        replace_private(path, content)
+    return paths

@@ -21,7 +21,6 @@ from typing import Any
 
 from csa import errors
 from csa.errors import BusyError, CsaError, FullError, RefusedError, UsageError
-from csa.model.attachment import attachment_from_json
 from csa.model.permission import Permission
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import Context
@@ -233,6 +232,14 @@ def _converted(name: str, value: Any, way: int) -> Any:
     return value if value is None or form is None else form[way](value)
 
 
+def _attachment(given: Any) -> Any:
+    if isinstance(given, str):
+        return given
+    from csa.model.attachment import attachment_from_json  # noqa: PLC0415  # few turns have some
+
+    return attachment_from_json(given)
+
+
 _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # to JSON and back
     "Permission | PermissionName | None": (lambda level: Permission(level).value, Permission),
     "timedelta | None": (timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds)),
@@ -240,7 +247,7 @@ _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # t
     "tuple[str, ...] | None": (list, tuple),
     "tuple[str | Attachment, ...]": (
         lambda given: [each if isinstance(each, str) else each.to_json() for each in given],
-        lambda given: tuple(each if isinstance(each, str) else attachment_from_json(each) for each in given),
+        lambda given: tuple(map(_attachment, given)),
     ),
     "FromTemplate | None": (asdict, lambda values: FromTemplate(**{**values, "fields": tuple(values["fields"])})),
 }

@@ -6,7 +6,6 @@ the holder of the session writes it.
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 
@@ -74,6 +73,8 @@ def end_in_result(paths: SessionPaths, started: Event) -> dict[str, Any] | None:
             return None
         data = {key: value for key, value in kept.items() if key not in {"session_id", "turn"}}
         if "output" in data:
+            import json  # noqa: PLC0415  # hardly ever needed
+
             data["output"] = json.loads(data["output"])
         result_from_event(paths.session_id, started.turn, data)
         if "usage" in data:  # TOML has no null, which an unknown cost is

@@ -139,3 +139,20 @@ def test_a_tool_that_takes_no_files_says_which_do(place: Place, note: Path) -> N
     assert "codex takes no files with a prompt; claude-code, gemini-cli, opencode do." in done.err
     plan = place.run("run", "-t", "claude-code", "--file", str(note), "--dry-run", "--json", "read it").json
     assert plan["attachments"] == [f"[a note.md: text/plain, {len(NOTE)} bytes, sha256 {sha256(NOTE)[:12]}]"]
+
+
+@pytest.mark.thorough
+def test_copies_are_written_nowhere_else(place: Place, note: Path) -> None:
+    """A link that an agent has put in the place of the next turn's copies is not followed; its target is left alone."""
+    place.play(["say", "ok"])
+    session_id = place.run("run", "-t", "claude-code", "first").session_id
+    target = place.tmp / "elsewhere"
+    target.mkdir()
+    (target / "mine").touch()
+    turn = place.session(session_id) / "output" / "turn-0002"
+    turn.mkdir()
+    (turn / "prompt-files").symlink_to(target)
+    done = place.run("run", "-s", session_id, "--file", str(note), "second")
+    assert (done.code, "cannot be written" in done.err) == (1, True)
+    assert [path.name for path in target.iterdir()] == ["mine"]
+    assert place.run("run", "-s", session_id, "second").code == 0

@@ -204,6 +204,63 @@ def test_killed_chat_loses_no_prompt(place: Place) -> None:
 
 
 @pytest.mark.thorough
+def test_commands(place: Place) -> None:
+    """Commands work on the chat's session as those of csa do; what cannot be done is told, and the chat goes on."""
+    place.run("run", "--tool", "codex", "--name", "other", "the other one")
+    with chat(place, "--tool", "codex", "--name", "api", size=(100, 50)) as terminal:
+        terminal.wait_for("codex>")
+        terminal.type("/info\r")
+        terminal.wait_for("error: There is no session yet.")
+        terminal.type("/etc/hosts is a file\r")
+        terminal.wait_for("FAKE ECHO: /etc/hosts is a file")
+        terminal.wait_for("succeeded in")
+        terminal.type("/permission everything\r")
+        terminal.wait_for("There is no permission 'everything'.")
+        terminal.type("/model gpt-9\r")
+        terminal.wait_for("next: codex, gpt-9, permission edit")
+        terminal.type("/prune 1\r")
+        terminal.wait_for("api sends all its turns")
+        terminal.type("/clear\r")
+        terminal.wait_for("api sends none of its turns")
+        terminal.type("/context\r")
+        terminal.wait_for("from turn 2 on")
+        terminal.type("/diff\r")
+        terminal.wait_for("not a git repository")
+        (place.project / "new.txt").write_text("before\n")
+        place.shell(["bash", "-c", "git init -q && git add new.txt"])
+        (place.project / "new.txt").write_text("after \033[2J\n")
+        terminal.type("/diff\r")
+        terminal.wait_for("+after \ufffd[2J")
+        terminal.type("/merge other\r")
+        terminal.wait_for("0 turns so far")
+        terminal.type("both\r")
+        terminal.wait(lambda: terminal.text.count("succeeded in") > 1, "its turn ends")
+        terminal.type("/cancel\r")
+        terminal.wait_for("No turn is running.")
+        terminal.type("/new third\r")
+        terminal.wait_for("begins a new session")
+        terminal.type("//slash\r")
+        terminal.wait_for("FAKE ECHO: /slash")
+        terminal.wait(lambda: terminal.text.count("succeeded in") > 2, "its turn ends")
+        terminal.type("/exit\r")
+        assert terminal.end() == 0
+    assert [place.state(session_id).get("name") for session_id in place.ids()] == ["other", "api", None, "third"]
+
+
+@pytest.mark.thorough
+def test_inside_an_agent(place: Place) -> None:
+    """An agent's chat starts its children, with no more rights than it has, and does not change the current session."""
+    parent, env = place.agent("--permission", "read-only")
+    refused = place.run("chat", "--tool", "codex", "--permission", "full", env=env, stdin=b"hello\n")
+    assert refused.code == 5
+    done = place.run("chat", "--tool", "codex", env=env, stdin=b"hello\nagain\n")
+    assert (done.code, done.out.count("FAKE ECHO")) == (0, 2)
+    child = place.state(done.session_id)
+    assert child["genealogy"]["parent_session_id"] == parent
+    assert place.run("current").out.startswith(parent)
+
+
+@pytest.mark.thorough
 def test_allowed_once(place: Place) -> None:
     """A denial is pointed out; /allow runs one turn with full permission, which the session does not keep."""
     place.script(
@@ -224,6 +281,39 @@ def test_allowed_once(place: Place) -> None:
     (session_id,) = place.ids()
     started = [event["data"] for event in place.events(session_id) if event["type"] == "run_started"]
     assert [data["permission"] for data in started] == ["edit", "full", "edit"]
+
+
+@pytest.mark.thorough
+def test_asked(place: Place) -> None:
+    """What an ACP agent asks for, and would be denied, can be allowed once or denied; a forged answer denies."""
+    (place.tmp / "config.toml").write_text('[tools.goose]\ntransport = "acp"\ncommand = ["fake-acp"]\n')
+    place.env["CSA_CONFIG"] = str(place.tmp / "config.toml")
+    place.play(["ask", "execute", "rm x"], ["ask", "execute", "rm y"], ["ask", "read", "z"], ["say", "tried"])
+    with chat(place, "--tool", "goose") as terminal:
+        terminal.wait_for("goose>")
+        terminal.type("try\r")
+        terminal.wait_for("may it do this? rm x: /allow or /deny")
+        terminal.type("/allow\r")
+        terminal.wait_for("may it do this? rm y: /allow or /deny")
+        (session_id,) = place.ids()
+        pending = [event["data"] for event in place.events(session_id) if event["type"] == "permission"][-1]
+        (place.session(session_id) / "runtime" / f"permission-{pending['ask']}").write_text("yes")
+        terminal.wait_for("tried")
+        terminal.wait_for("1 action was denied")
+        terminal.type("/deny\r")
+        terminal.wait_for("Nothing is asked.")
+        terminal.type("try again\r")
+        terminal.wait(lambda: terminal.text.count("may it do this? rm x") > 1, "it asks again")
+        terminal.type("/deny\r")
+        terminal.wait(lambda: terminal.text.count("may it do this? rm y") > 1, "it asks for more")
+        terminal.type("\x03")
+        terminal.wait_for("ended after")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    asked = [event["data"] for event in place.events(session_id) if event["type"] == "permission"]
+    assert [data["status"] for data in asked[:5]] == ["pending", "allowed", "pending", "denied", "allowed"]
+    assert [data["status"] for data in asked[5:8]] == ["pending", "denied", "pending"]
+    place.wait_until_empty(within_s=3)
 
 
 @pytest.mark.thorough

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import tomllib
 
 import pytest
 
 from csa.runner.turns import conformance
 from tests.cli.test_lost_conversations import TOOLS, of_type
-from tests.support import Place
+from tests.support import Place, wait_for
 
 PERSON = {
     "type": "object",
@@ -165,3 +166,36 @@ def test_secrets_in_an_output_are_redacted(place: Place) -> None:
     assert json.loads(tomllib.loads((session / "result.toml").read_text())["output"]) == done.json["output"]
     assert json.loads(place.run("result", done.json["session_id"]).out) == done.json["output"]
     assert b"verysecretvalue" not in b"".join(p.read_bytes() for p in session.rglob("*") if p.is_file())
+
+
+@pytest.mark.thorough
+def test_an_output_survives_the_loss_of_its_event(place: Place) -> None:
+    """result.toml has it as a JSON text, null included, so that a repair brings it back."""
+    place.play(["say", '{"name": "Ada", "age": 1, "next": [null]}'])
+    done = place.run("run", "--tool", "codex", "--schema", SCHEMA, "--json", "who?")
+    transcript = place.session(done.json["session_id"]) / "transcript.jsonl"
+    lines = transcript.read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[-1])["data"]["output"] == done.json["output"]
+    transcript.write_bytes(b"".join(lines[:-1]))
+    assert place.run("repair", done.json["session_id"]).code == 0
+    assert place.run("result", done.json["session_id"], "--json").json["output"] == done.json["output"]
+
+
+@pytest.mark.thorough
+def test_a_cancelled_turn_has_no_output(place: Place) -> None:
+    """Nor is anything asked again, once somebody has cancelled; a fork and its correction keep to one conversation."""
+    first = place.run("run", "--tool", "codex", "before").session_id
+    place.script(
+        {"match": "That answer", "do": [["write-argv", str(place.tmp / "argv")], ["say", '{"name": "Ada"}']]},
+        {"match": "who?", "do": [["say", "no"]]},
+        {"match": "slow", "do": [["touch", str(place.tmp / "ready")], ["sleep", 30]]},
+    )
+    forked = place.run("run", "--tool", "codex", "--fork-from", first, "--schema", SCHEMA, "--json", "who?")
+    assert forked.json["output"] == {"name": "Ada"}
+    argv = json.loads((place.tmp / "argv").read_text())
+    assert argv[argv.index("resume") + 1] == forked.json["provider_session_id"]
+    running = place.start("run", "--tool", "codex", "--schema", SCHEMA, "--json", "slow")
+    wait_for((place.tmp / "ready").exists, "the agent's beginning")
+    running.signal(signal.SIGINT)
+    done = running.wait()
+    assert (done.code, done.json["status"], done.json["output"]) == (130, "cancelled", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.mock_provider import slow, text
+from fixtures.mock_provider import slow, text, tool_call
 from tests.cli.terminal import Terminal
 from tests.real.workplace import Workplace
 
@@ -45,3 +45,25 @@ def test_conversation(place: Workplace) -> None:
     assert turns == ["succeeded", "cancelled", "succeeded", "succeeded"]
     (request,) = place.asked("which towns")
     assert "Bonn is small." in request.prompt
+
+
+def test_asked(place: Workplace) -> None:
+    """claude-code over ACP asks for a command; once allowed it runs, once denied it does not."""
+    place.provider.on("make a file", tool_call("touch made"))
+    place.provider.on("make another", tool_call("touch other"))
+    with Terminal(place, "chat", "--tool", "claude-code", "--transport", "acp") as terminal:
+        terminal.patience_s = PATIENCE_S
+        terminal.wait_for("claude-code>")
+        terminal.type("make a file\r")
+        terminal.wait_for("/allow or /deny")
+        assert not (place.project / "made").exists()
+        terminal.type("/allow\r")
+        terminal.wait_for("succeeded in")
+        terminal.type("make another\r")
+        terminal.wait(lambda: terminal.text.count("/allow or /deny") > 1, "it asks again")
+        terminal.type("/deny\r")
+        terminal.wait_for("1 action was denied")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    assert (place.project / "made").exists()
+    assert not (place.project / "other").exists()

@@ -57,6 +57,7 @@ def make_result() -> RunResult:
         finished_at=BEGAN + timedelta(seconds=1.5),
         peak_rss_bytes=1000,
         denied=("Bash",),
+        output={"a": [1, None]},
     )
 
 

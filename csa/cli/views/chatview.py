@@ -11,7 +11,7 @@ from functools import partial
 import anyio
 from anyio import to_thread
 
-from csa.cli.output import Style, fold, printable, tell, terminal_size
+from csa.cli.output import Style, fold, one_line, printable, tell, terminal_size
 from csa.cli.views.lineedit import Editor, Entry
 from csa.cli.views.live import REFRESH_S, REST, Line
 from csa.cli.views.progress import Outcomes, Silence, Subject, room_on
@@ -41,6 +41,7 @@ class ChatView(Silence):
         self._tree: TurnTree
         self._has_begun = self._has_ended = False
         self.denied = 0  # actions
+        self.asks: list[str] = []  # what waits for an answer
 
     def begin(self, subject: Subject) -> None:
         """Begin to show it."""
@@ -64,7 +65,15 @@ class ChatView(Silence):
         if event.type != "run_finished":
             self._write(self._stream.text(event))
         self._tree.note(event)
-        self.denied += event.type == "permission" and event.data.get("status") == "denied"
+        if event.type == "permission":
+            self._permission(event)
+
+    def _permission(self, event: Event) -> None:
+        self.denied += event.data.get("status") == "denied"
+        if ask := event.data.get("ask"):
+            self.asks.append(str(ask))
+            title = one_line(str(event.data.get("title") or "something"))
+            self._unprinted.append(partial(tell, "csa", f"may it do this? {title}: /allow or /deny", by_name=False))
 
     async def keep_fresh(self) -> None:
         """Let the person type, print what comes and draw what happens, until `end`."""

@@ -67,6 +67,7 @@ class TurnPlan(Struct, kw_only=True):
     hands_over: bool = True
     callers: tuple[str, ...] = ()  # the calling session and its ancestors: they continue when this turn has ended
     fork: Fork | None = None
+    asks: str | None = None  # a token: somebody answers permission requests (see `csa.runner.turns.asking`)
     compacts: bool = False  # the tool is to compact its conversation; the prompt is not used
     queued: str | None = None  # the id of the queued prompt that it sends
     starts_at: datetime | None = None  # when a quota resets: the session waits until then

@@ -27,7 +27,7 @@ from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorder import Recorder, end_lost_compaction
 from csa.runner.turns.window import find_outgrown
 from csa.store.artifacts import PROMPT_FILES, SCHEMA_FILE, list_artifacts
-from csa.store.atomic import append_private, write_atomically, write_private
+from csa.store.atomic import append_private, replace_private, write_atomically, write_private
 from csa.store.held import HeldSession, build_session, open_session, store_lock
 from csa.store.parked import forget_parked
 from csa.store.project import git_head
@@ -59,6 +59,7 @@ class TurnRecorder(Recorder):
         self.follows_lost = last is not None and last.type == "run_started"
         self._mark = self.journal.mark()
         self._is_started = False
+        self._copies: list[Path] = []  # of what came with the prompt
         unfinished = end_lost_compaction(held)  # `start` writes it
         if last is not None and self.follows_lost:
             self._finish_earlier(last, replace(unfinished, compaction=None))
@@ -157,7 +158,7 @@ class TurnRecorder(Recorder):
         import hashlib  # noqa: PLC0415  # few turns have one
 
         content = json_text(self.held.redactor.redact_data(schema)).encode("utf-8", "surrogateescape")
-        write_private(directory / SCHEMA_FILE, content)
+        replace_private(directory / SCHEMA_FILE, content)
         how = "native" if self.plan.is_held_to_schema else "asked"
         return {"schema": {"sha256": hashlib.sha256(content).hexdigest(), "how": how}}
 
@@ -169,7 +170,7 @@ class TurnRecorder(Recorder):
         from csa.runner.attaching import attachments_of, keep_copies  # noqa: PLC0415  # few turns have some
 
         attachments = attachments_of(request)
-        keep_copies(attachments, directory / PROMPT_FILES, self.held.redactor)
+        self._copies = keep_copies(attachments, directory / PROMPT_FILES, self.held.redactor)
         return {"attachments": [each.to_event() for each in attachments]}
 
     def record(self, updates: list[Update]) -> list[Event]:
@@ -292,9 +293,9 @@ class TurnRecorder(Recorder):
         with suppress(OSError):  # an empty directory is useless
             (output / "prompt.md").unlink(missing_ok=True)
             (output / SCHEMA_FILE).unlink(missing_ok=True)
-            for copy in (output / PROMPT_FILES).glob("*"):
+            for copy in self._copies:
                 copy.unlink()
-            if (output / PROMPT_FILES).is_dir():
+            if self._copies:
                 (output / PROMPT_FILES).rmdir()
             output.rmdir()
 
