@@ -5,14 +5,18 @@ from __future__ import annotations
 import signal
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import validate
 
-from csa.model.schemas.api import ROUTES
+from csa.model.schemas.api import ROUTES, ROW
+from csa.model.schemas.kit import document
+from csa.model.schemas.table import PIECES
 from csa.serve.handlers import HANDLERS
 from tests.schemas import check
 from tests.serving import API, Server, serving
@@ -215,10 +219,13 @@ def test_the_tree_streams_states(place: Place, server: Server) -> None:
     with server.stream("/events") as events:
         first = next(events)
         assert (first.name, first.data["sessions"]) == ("snapshot", [])
+        rows = document(ROW, PIECES, title="row")
         session_id = server.start()
         states: list[Any] = []
         while not states or states[-1]["status"] != "succeeded":
             states += [row for row in next(events).data["sessions"] if row["session_id"] == session_id]
+        for row in states:
+            validate(row, rows)
         assert states[0]["status"] in {"running", "succeeded"}
     with server.stream("/events", last=first.id) as events:
         later = next(events)
@@ -298,3 +305,25 @@ def test_only_serving_imports_the_server(place: Place) -> None:
 def test_each_route_has_a_handler() -> None:
     """The table of routes and the handlers agree."""
     assert {route.name for route in ROUTES} == {*HANDLERS, "tree"}
+
+
+@pytest.mark.thorough
+def test_requests_at_random_find_no_fault_of_ours(place: Place) -> None:
+    """Whatever fits the description, and what does not: no 500, and answers are what the description says."""
+    place.codex("hello", "--name", "demo")
+    program = str(Path(sys.executable).parent / "schemathesis")
+    with serving(place, "--project", str(place.project)) as server:
+        words = ["run", f"{server.url}{API}/openapi.json", "--url", server.url, "--no-color", "--phases", "fuzzing"]
+        words += [
+            "--header",
+            f"Authorization: Bearer {server.token}",
+            "--max-examples",
+            "3",
+            "--max-time",
+            "10",
+            "--seed",
+            "1",
+        ]
+        words += ["--exclude-operation-id", "tools", "--checks", "not_a_server_error,response_schema_conformance"]
+        done = place.shell([program, *words], cwd=place.tmp)
+        assert done.code == 0, done.out

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from csa.model.schemas.kit import Schema, each, flag, integer, maybe, number, one_of, record, ref, text, texts
-from csa.model.schemas.shared import known
+from csa.model.schemas.outputs import RUNNING
+from csa.model.schemas.shared import words
 from csa.model.schemas.table import OUTPUTS, PIECES
 from csa.structs import Struct, field
 
@@ -39,13 +40,13 @@ _NEW: Mapping[str, Schema] = {
     "name": text("a name, unique in the project"),
     "description": text("one line of description"),
 }
-ROW = known(
-    "session_id prefix name description project parent_session_id status phase tool turn started_at duration_s usage "
-    "last_accessed",
+_TICKING = {"elapsed_s", "id", "parent"}  # keys of `csa top` that change by themselves, or are deprecated
+ROW = record(
     {
-        "doing": text("what the agent is doing, or how its last turn ended"),
+        **{name: schema for name, schema in RUNNING["properties"].items() if name not in _TICKING},
+        **words("last_accessed"),
         "pinned": flag("clean-up leaves it alone"),
-    },
+    }
 )
 _STATE = {
     "complete": flag("every session has been looked at since the server started"),
