@@ -33,7 +33,7 @@ from csa.serve.tokens import Tokens
 
 _BODY_WITHIN_S = 30.0
 _PIECE = 1 << 16
-_STARTS, _ENDS, _READS = 4, 8, 8  # at once
+_AT_ONCE = {"s": 4, "e": 8, "r": 8, "w": 64}  # starts, ends, reads, and starts that may have to wait
 _STARTING, _ENDING = {"create", "turn", "fork", "enqueue"}, {"cancel", "delete"}
 
 
@@ -45,7 +45,7 @@ class Api:
         self.ending = asyncio.Event()  # the server is about to end: streams do
         self.watch = Watch(served.fleet, secrets.token_hex(4))
         self.channels: Channels
-        self._limiters = {kind: anyio.CapacityLimiter(n) for kind, n in (("s", _STARTS), ("e", _ENDS), ("r", _READS))}
+        self._limiters = {kind: anyio.CapacityLimiter(n) for kind, n in _AT_ONCE.items()}
         routes = [
             StarletteRoute(f"{PREFIX}{route.path}", partial(self._answer, route), methods=[route.method])
             for route in ROUTES
@@ -83,6 +83,8 @@ class Api:
 
     async def _call(self, route: Route, asked: Asked) -> Any:
         kind = "s" if route.name in _STARTING else "e" if route.name in _ENDING else "r"
+        if asked.body.get("wait_s"):
+            kind = "w"
         call = partial(HANDLERS[route.name], self.served, asked)
         return await anyio.to_thread.run_sync(call, limiter=self._limiters[kind], abandon_on_cancel=True)
 
@@ -99,7 +101,7 @@ class Api:
         session = await anyio.to_thread.run_sync(find, limiter=self._limiters["r"], abandon_on_cancel=True)
         channel = self.channels.enter(session.files)
         try:
-            after = int(last) if last is not None and last.isdecimal() else asked.query.get("after", -1)
+            after = int(last[:18]) if last is not None and last.isdecimal() else asked.query.get("after", -1)
             place = partial(channel.lines.after, after, channel.end)
             start = await anyio.to_thread.run_sync(place, limiter=self._limiters["r"])
         except BaseException:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from csa import __version__
-from csa.errors import BusyError, NotFoundError, StateError, UsageError
+from csa.errors import AmbiguousError, BusyError, NotFoundError, StateError, UsageError
 from csa.model.conversation import read_conversation, shown_to_json
 from csa.model.schemas.api import openapi
 from csa.runner.ancestry import IDENTITY_VARIABLES
@@ -77,9 +77,13 @@ class Served:
         if not os.path.isdir(directory):
             raise NotFoundError(f"There is no directory {directory}.")
         project = find_project(directory)
+        self.refuse_others(project)
+        return project
+
+    def refuse_others(self, project: str) -> None:
+        """Raise NotServedError for a project that is not served."""
         if not self.fleet.is_served(project):
             raise NotServedError(f"{project} is not served.", hint=f"csa serve --project {project}")
-        return project
 
     def find(self, asked: Asked, *, acts: bool = False, retired: bool = False) -> Session:
         """Return the session in the path; with `acts`, on behalf of who asks.
@@ -90,8 +94,7 @@ class Served:
         context, typed = self.client(asked=asked if acts else None).context, asked.path["id"]
         known = [store for store in self.fleet.stores if store.has(typed)]
         found = find_anywhere(context, typed, known or find_stores(Path(self.root), with_retired=True), retired=retired)
-        if not self.fleet.is_served(found.store.project_pathname):
-            raise NotServedError(f"{found.store.project_pathname} is not served.")
+        self.refuse_others(found.store.project_pathname)
         return found
 
 
@@ -143,22 +146,27 @@ def create(served: Served, asked: Asked) -> Any:
     served.require(directory)
     client = served.client(directory, asked)
     wanted = asked.body.get("session_id")
-    if wanted is not None and (kept := _existing(client, wanted)):
+    if wanted is not None and (kept := _existing(served, client, wanted)):
         return kept
     request = _request(asked, name=asked.body.get("name"), description=asked.body.get("description"), session_id=wanted)
     try:
         return _begin(client, asked, request)
     except (AppearedError, BusyError):
-        if wanted is not None and (kept := _existing(client, wanted)):  # another request was faster
+        if wanted is not None and (kept := _existing(served, client, wanted)):  # another request was faster
             return kept
         raise
 
 
-def _existing(client: Csa, wanted: str) -> tuple[dict[str, Any], int] | None:
+def _existing(served: Served, client: Csa, wanted: str) -> tuple[dict[str, Any], int] | None:
+    """Return the answer for a session that has exactly that id or name; None if there is none."""
     try:
-        return {"session_id": client.resolve(wanted), "created": False}, 200
-    except NotFoundError:
+        found = client.session(wanted)
+    except (NotFoundError, AmbiguousError):
         return None
+    if wanted.startswith("@") or wanted not in {found.session_id, found.session_id.lower(), found.record.name}:
+        return None
+    served.refuse_others(found.store.project_pathname)
+    return {"session_id": found.session_id, "created": False}, 200
 
 
 def fork(served: Served, asked: Asked) -> Any:

@@ -36,9 +36,9 @@ def identity_of_peer(client: tuple[str, int], server: tuple[str, int]) -> dict[s
     """
     if client[0] == UNIX:
         return identity_of(client[1])
-    if not is_loopback(client[0]):
-        return {}
     found = _socket_of(client, server)
+    if found is None and not is_loopback(client[0]):  # else it comes from here, whatever address it has used
+        return {}
     if found is None:
         raise _unknown()
     uid, inode = found

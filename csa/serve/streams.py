@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -59,7 +60,8 @@ class Watch(Source):
         while True:
             try:
                 found = await anyio.to_thread.run_sync(self._look, limiter=self._one)
-            except (CsaError, OSError):  # the state root cannot be listed for now
+            except Exception as error:  # noqa: BLE001  # one look that fails must not end the server
+                logging.getLogger(__name__).warning("the sessions could not be looked at: %s", error)
                 found = {}
             if found:
                 self._number += 1
