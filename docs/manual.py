@@ -35,6 +35,7 @@ VARIABLES = (
     ("CSA_CONFIG", "The config file, instead of $XDG_CONFIG_HOME/csa/config.toml or ~/.config/csa/config.toml."),
     ("CSA_CONF_KEY", "A setting, which overrides those of the files: CSA_CONF_MAX_DEPTH=2."),
     ("CSA_SESSION_ID, CSA_SESSION_DIR, CSA_OUTPUT_DIR", "Set for agents: their session, and where to put files."),
+    ("CSA_SECRET_NAMES", "Set for agents: the variables that csa run --secret has given them."),
     ("CSA_PAGER, PAGER", "The pager for long help; csa's own comes first, an empty one means none."),
     ("NO_COLOR, COLUMNS", "No colours; the width of the output."),
     ("FORCE_COLOR, CLICOLOR_FORCE", "Colours even if stdout is not a terminal; --color overrides all of these."),

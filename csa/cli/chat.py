@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from csa.cli.output import can_redraw, tell, warn
@@ -21,7 +22,7 @@ from csa.cli.run_options import add_agent_options, add_session_options, add_temp
 from csa.cli.run_request import request_from
 from csa.cli.templates import chosen_template, made_from
 from csa.cli.views.signs import signs_of_life
-from csa.errors import UsageError
+from csa.errors import CsaError, UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.runner.client import Csa
 from csa.runner.current import make_current
@@ -138,8 +139,10 @@ class Chat:
 
     @property
     def paths(self) -> SessionPaths | None:
-        """The session's files, once there are any."""
-        return self.client.session(self.session_id).paths if self.session_id else None
+        """The session's files, once there are any; somebody may have deleted it."""
+        with suppress(CsaError):
+            return self.client.session(self.session_id).paths if self.session_id else None
+        return None
 
     def run_queued(self, entry: Entry, signs: Signs, view: Callable[[TurnPlan], Progress]) -> int:
         """Run the turn of a prompt that was queued, with the rights of who did; return its exit code.

@@ -8,6 +8,7 @@ than 3 seconds are cut. Nothing is run: for that, see CSA_REPLAY in docs/replayi
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -59,8 +60,16 @@ def _recorded(arguments: argparse.Namespace) -> Iterator[list[RecordedSession]]:
     else:
         session = find_to_read(arguments, "session replay")
         context, named = session.context, session.session_id
+    _end_tidily()
     with open_recording(context, named) as (recording, session_id, _):
         yield recording.below(session_id) if arguments.tree else [recording.session(session_id)]
+
+
+def _end_tidily() -> None:
+    """Have signals end the command as Ctrl-C does, so that an archive that was unpacked is removed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def _told(sessions: Iterable[RecordedSession]) -> Iterator[Told]:

@@ -142,7 +142,7 @@ def run_when_free(
 
 def wake_abandoned(client: Csa) -> None:
     """Go on with what was parked for a quota and whose supervisor has died; the look costs one call of the system."""
-    if (client.store.path / "parked").is_dir() and not client.context.replay:  # they need real tools
+    if (client.store.path / "parked").is_dir():
         warn(wake_parked(client.store, client.context.environ)[1])
 
 
@@ -436,6 +436,7 @@ def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "effort": plan.effort,
         "schema": None if plan.request.schema is None else "native" if plan.is_held_to_schema else "asked",
         "template": plan.request.template.name if plan.request.template else None,
+        "flags": list(plan.request.flags or ()),
         "secrets": list(plan.request.secrets or ()),
         "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
         "attachments": _attachments(plan.request),

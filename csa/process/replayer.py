@@ -110,7 +110,8 @@ class Replayer:
         os._exit(code)
 
     def _die(self, number: int) -> None:
-        signal.signal(number, signal.SIG_DFL) if number not in {signal.SIGKILL, signal.SIGSTOP} else None
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
     def _hang(self, code: int | None, number: int | None) -> None:

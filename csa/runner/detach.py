@@ -125,15 +125,15 @@ def start_queue(context: Context, session_id: str, *, resumes: bool, holds: bool
     return _start(order, environ, project=str(context.store.project))
 
 
-def hand_over_queue(context: Context, session_id: str) -> None:
+def hand_over_queue(context: Context, session_id: str, *, resumes: bool = False) -> None:
     """Have another process go on with the queue of a session, when its lock and a slot are free.
 
-    Raises as `start_queue`; then the queue is held.
+    With `resumes` also if the last turn's end holds it. Raises as `start_queue`; then the queue is held.
     """
     with suppress(BusyError, FullError):
-        start_queue(context, session_id, resumes=False, holds=True)
+        start_queue(context, session_id, resumes=resumes, holds=True)
         return
-    order = _queue_order(context, session_id, holds=True, waits=True)
+    order = _queue_order(context, session_id, resumes=resumes, holds=True, waits=True)
     process = _spawn(_environment(context.environ, context.store, session_id), subprocess.DEVNULL, subprocess.DEVNULL)
     _send(process, order)
     threading.Thread(target=process.wait, daemon=True).start()

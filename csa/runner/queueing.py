@@ -19,6 +19,7 @@ from csa.model.state import format_time
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.detach import Detached, hand_over_queue, order_for, refuse_sandbox, start_detached, start_queue
+from csa.runner.environment import refuse_in_replay
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.runner.secrets import refuse_later
@@ -74,6 +75,7 @@ def queue_prompt(
         BusyError: the session is in use by another program, which takes nothing from a queue.
         And as `plan_turn`, and as entering the turn where it begins at once: nothing waits then.
     """
+    refuse_in_replay(context, "a queue of prompts")
     refuse_sandbox()  # the prompt would run outside of it
     if context.caller is not None and on_finish:
         raise RefusedError(
@@ -127,12 +129,11 @@ def _see_to(context: Context, queued: Queued) -> Queued:
             return queued
         if found.state == "unknown":
             refuse_busy(paths)
-        if found.is_held and found.owner:  # an errand, such as a compaction
-            hand_over_queue(context, queued.session_id)
-            return queued
-        if queued.position > 1 and (held := why_held(paths)):
-            return replace(queued, held=held)
         is_first = queued.position == 1
+        if not is_first and (held := why_held(paths)):
+            return replace(queued, held=held)
+        if found.is_held and found.owner:  # an errand, such as a compaction
+            break
         try:
             started = start_queue(context, queued.session_id, resumes=True, holds=not is_first)
             return replace(queued, started=started)
@@ -142,7 +143,7 @@ def _see_to(context: Context, queued: Queued) -> Queued:
             if is_first:
                 raise
             return replace(queued, held=str(error))  # what waited before cannot begin; this one is as good
-    hand_over_queue(context, queued.session_id)
+    hand_over_queue(context, queued.session_id, resumes=True)
     return queued
 
 

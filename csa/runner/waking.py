@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from csa.errors import BusyError, CsaError, NotFoundError
-from csa.runner.context import Context
+from csa.runner.context import REPLAY, Context
 from csa.runner.detach import restart, start_queue
 from csa.runner.environment import outer_sandbox
 from csa.store.liveness import probe
@@ -22,7 +22,7 @@ def wake_parked(store: Store, environ: Mapping[str, str]) -> tuple[list[str], li
     """
     woken: list[str] = []
     problems: list[str] = []
-    if outer_sandbox():  # whose end would end the supervisor
+    if outer_sandbox() or environ.get(REPLAY):  # whose end would end the supervisor; they need the tools themselves
         return woken, problems
     now = time.time()
     for session_id, order in claim_due(store, now):
@@ -45,7 +45,7 @@ def wake_queues(context: Context, store: Store) -> tuple[list[str], list[str]]:
     woken: list[str] = []
     problems: list[str] = []
     place = context.in_project(store.project_pathname)
-    for session_id in () if outer_sandbox() else store.ids():
+    for session_id in () if outer_sandbox() or context.replay else store.ids():
         paths = store.paths(session_id)
         if not count_queued(paths):
             continue

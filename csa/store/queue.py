@@ -124,7 +124,8 @@ def move(paths: SessionPaths, entry_id: str, position: int) -> None:
 
 def next_entry(paths: SessionPaths) -> Entry | None:
     """Return the next prompt that can be read."""
-    return next((entry for entry in entries(paths) if entry.fault is None), None)
+    read = (_read(paths, entry_id) for entry_id in _ids(paths))
+    return next((entry for entry in read if entry and entry.fault is None), None)
 
 
 def claim(paths: SessionPaths, entry_id: str) -> None:

@@ -60,7 +60,7 @@ class RecordedTurn(Struct, kw_only=True):
     def starts(self) -> list[Start] | None:
         """The processes of the tool, several if csa has started it again; None if an older csa did not note them."""
         marks = [event for event in self.events if _is_another_start(event)]
-        if any("process" not in mark.data for mark in marks) or self.stdout is None or self.span.finished is None:
+        if not all(map(_has_noted, marks)) or self.stdout is None or self.span.finished is None:
             return None
         found: list[Start] = []
         begun, at, out, err = self.span.started, 0, 0, 0
@@ -75,8 +75,8 @@ class RecordedTurn(Struct, kw_only=True):
                 events=self.events[at:index],
                 stdout=self.stdout[out : ends[0]],
                 stderr=self.stderr[err : ends[1]],
-                exit_code=data.get("tool_exit_code") if is_last else data.get("exit_code"),
-                signal=data.get("signal"),
+                exit_code=_number(data.get("tool_exit_code" if is_last else "exit_code")),
+                signal=_number(data.get("signal")),
             )
             found.append(start)
             begun, at, (out, err) = mark, index + 1, (ends[0] or 0, ends[1] or 0)
@@ -131,7 +131,7 @@ class RecordedSession:
             events=events,
             stdout=_read_file(place / "stdout.log"),
             stderr=_read_file(place / "stderr.log") or b"",
-            schema=json.loads(_read_file(place / "schema.json") or b"null") if "schema" in span.started.data else None,
+            schema=_read_schema(place / "schema.json") if "schema" in span.started.data else None,
         )
 
     def answer(self) -> str:
@@ -199,6 +199,16 @@ def _is_another_start(event: Event) -> bool:
     return event.type == "handoff" and event.data.get("reason") == "unknown_conversation"
 
 
+def _has_noted(mark: Event) -> bool:
+    """Say whether an event has where the output of the process before it ends."""
+    told = mark.data.get("process")
+    return isinstance(told, dict) and all(isinstance(told.get(f"{each}_bytes"), int) for each in ("stdout", "stderr"))
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
 def _is_called_in(turn: RecordedTurn, session: RecordedSession, span: Span) -> bool:
     """Say whether a turn was begun by the agent of another one, which an older csa has not recorded."""
     caller = span.started.data.get("caller", session.state.parent_session_id)
@@ -209,7 +219,8 @@ def _is_called_in(turn: RecordedTurn, session: RecordedSession, span: Span) -> b
 
 def _chain(span: Span) -> list[int]:
     chain = span.finished.data.get("chain") if span.finished else None
-    return [int(link["turn"]) for link in chain or () if isinstance(link, dict) and "turn" in link]
+    links = chain if isinstance(chain, list) else []
+    return [link["turn"] for link in links if isinstance(link, dict) and isinstance(link.get("turn"), int)]
 
 
 def _read_spans(transcript: Path) -> Iterator[Span]:
@@ -226,6 +237,14 @@ def _read_spans(transcript: Path) -> Iterator[Span]:
             started = None
     if started is not None:
         yield Span(started, None)
+
+
+def _read_schema(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(_read_file(path) or b"null")
+    except (ValueError, RecursionError) as error:
+        raise StateError(path, "it is not JSON") from error
+    return found if isinstance(found, dict) else None
 
 
 def _read_file(path: Path) -> bytes | None:

@@ -237,14 +237,17 @@ def test_commands(place: Place) -> None:
         terminal.wait(lambda: terminal.text.count("succeeded in") > 1, "its turn ends")
         terminal.type("/cancel\r")
         terminal.wait_for("No turn is running.")
-        terminal.type("/new third\r")
+        place.run("rm", place.ids()[-1])
+        terminal.type("gone\r")
+        terminal.wait_for("is deleted")
+        terminal.type("\x03/new third\r")
         terminal.wait_for("begins a new session")
         terminal.type("//slash\r")
         terminal.wait_for("FAKE ECHO: /slash")
         terminal.wait(lambda: terminal.text.count("succeeded in") > 2, "its turn ends")
         terminal.type("/exit\r")
         assert terminal.end() == 0
-    assert [place.state(session_id).get("name") for session_id in place.ids()] == ["other", "api", None, "third"]
+    assert [place.state(session_id).get("name") for session_id in place.ids()] == ["other", "api", "third"]
 
 
 @pytest.mark.thorough

@@ -17,12 +17,21 @@ import pytest
 from tests.forkserver import ForkServer
 from tests.support import Place, close_place
 
+TABLES = Path(__file__).parents[2] / "docs" / "coming-from.md"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "sessions.md"
 OLDER = Path(__file__).with_name("old_examples.txt")  # from before `session` could be left out
 SESSION = "01JH4QWERT1234567890ABCDEF"  # which 01JH4Q names
 RETIRED = "01JH4QZZZZ1234567890ABCDEF"  # which it names to restore
 OTHER = "01JH4RWERT1234567890ABCDEF"
 CODES = {"is-alive": {1}}  # by the words an example contains; all else exits 0
+FILES = {
+    "login.py": b"print('login')\n",
+    "prompts.txt": b"Hello\n",
+    "answer.schema.json": b'{"type": "object"}',
+    "screen.png": b"\x89PNG\r\n\x1a\n" + bytes(20),
+}
+GIT = "rm -rf .git && git init -q && git -c user.name=A -c user.email=a@b commit -q --allow-empty -m Start"
+TEMPLATES = {"code-review": "Review code.", "file-review": "Review {{file}}."}
 NEEDS_SCREEN = ("--watch", "csa top", "csa attach", "csa session attach", "csa open")  # tested where they are
 
 
@@ -35,6 +44,16 @@ def older_examples() -> list[str]:
     return [line for line in OLDER.read_text().splitlines() if _needs_no_screen(line)]
 
 
+def table_examples() -> list[str]:
+    """Return what stands in the right columns of the tables for those who come from elsewhere."""
+    rows = [
+        line for line in TABLES.read_text().splitlines() if line.startswith("| ") and not line.startswith("| there")
+    ]
+    cells = [re.split(r"(?<!\\)\|", row)[2] for row in rows]
+    found = [code for cell in cells for code in re.findall(r"`([^`]+)`", cell)]
+    return [code for code in found if re.search(r"(^|&& |=\S+ )csa ", code) and _needs_no_screen(code)]
+
+
 def _needs_no_screen(line: str) -> bool:
     return not any(words in line for words in NEEDS_SCREEN)
 
@@ -42,6 +61,7 @@ def _needs_no_screen(line: str) -> bool:
 def test_there_are_examples() -> None:
     """They are found at all."""
     assert len(examples()) > 20
+    assert len(table_examples()) > 80
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +120,11 @@ def _prepare(place: Place) -> Place:
     assert place.run("run", "--tool", "codex", "Before the move", cwd=moved).code == 0
     shutil.rmtree(moved)
     assert place.run("session", "export", SESSION, "-o", "backup.tar.gz").code == 0
+    for name, content in FILES.items():
+        (place.project / name).write_bytes(content)
+    for name, system in TEMPLATES.items():
+        assert place.run("template", "save", name, "--project", "--tool", "codex", "--system", system).code == 0
+    assert place.run("use", SESSION).code == 0
     (place.project / "person.json").write_text('{"type": "object", "required": ["name"]}')
     (place.project / "screenshot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (place.project / "spec.pdf").write_bytes(b"%PDF-1.7")
@@ -120,6 +145,22 @@ def _cases() -> Iterator[Any]:
 @pytest.mark.parametrize("line", list(_cases()))
 def test_example_runs(prepared: Place, line: str) -> None:
     """The line, typed into a shell, does what it says."""
+    done = prepared.shell(["bash", "-c", line])
+    expected = next((codes for words, codes in CODES.items() if words in line), {0})
+    assert done.code in expected, (done.out, done.err)
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("line", table_examples())
+def test_what_people_of_other_tools_are_told_works(prepared: Place, line: str) -> None:
+    """Each line of ours, typed into a shell, does what it says."""
+    if "--schema" in line:
+        prepared.play(["say", "{}"])
+    if "csa import" in line:
+        assert prepared.run("rm", "--purge", SESSION).code == 0
+    if "git worktree" in line:
+        prepared.shell(["bash", "-c", GIT])
     done = prepared.shell(["bash", "-c", line])
     expected = next((codes for words, codes in CODES.items() if words in line), {0})
     assert done.code in expected, (done.out, done.err)

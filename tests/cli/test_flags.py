@@ -11,6 +11,7 @@ from tests.support import Place
 SECRET = "sk-proj-" + "a1B2" * 10
 
 
+@pytest.mark.thorough
 def test_what_follows_two_dashes(place: Place) -> None:
     """It goes to the tool, where that takes it, and is recorded; the session does not keep it."""
     done = place.run("run", "--tool", "claude-code", "go", "--", "--betas", SECRET)

@@ -90,6 +90,15 @@ def test_a_queued_prompt_reads_it_when_its_turn_comes(place: Place, is_there: bo
 
 
 @pytest.mark.thorough
+def test_an_agents_queued_prompt_has_none(place: Place) -> None:
+    """Another process would begin it, whose variables the agent may not have."""
+    _, inside = place.agent()
+    other = place.codex("another").session_id
+    words = ("run", "--queue", "--session", other, "--secret", "DEPLOY=env:SOURCE", "x")
+    assert place.run(*words, env={**inside, "SOURCE": VALUE}).code == 5
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("word", "text"),
     [

@@ -47,6 +47,8 @@ def test_an_answer_that_does_not_conform_is_asked_for_again(place: Place, tool: 
     assert done.json["usage"]["input_tokens"] == 110
     (told,) = of_type(place, done.json["session_id"], "retry")
     assert told["message"] == "$.name: 5 is not of type 'string'"
+    said = [message["role"] for message in place.run("show", done.json["session_id"], "--json").json]
+    assert said == ["user", "assistant", "user", "assistant"]
     assert place.run("validate", done.json["session_id"]).code == 0
 
 

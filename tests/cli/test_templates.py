@@ -42,12 +42,22 @@ def test_a_specialist_is_saved_from_a_session(place: Place) -> None:
     ]
     assert started["origins"]["template"] == str(yours(place) / "reviewer.toml")
     assert place.state(done.session_id)["description"] == "review of a.py"
+
+
+@pytest.mark.thorough
+def test_a_session_goes_on_with_a_template(place: Place) -> None:
+    """It is named where the last turn is; a description and an opening are for a first turn."""
+    write(
+        place, "reviewer", 'tool = "codex"\ndescription = "of {{file}}"\nopening = "Hi."\nprompt = "Review {{file}}."'
+    )
+    done = place.run("run", "--as", "reviewer", "--var", "file=a.py")
+    assert of_type(place, done.session_id, "run_started")[0]["prompt"] == "Hi.\n\nReview a.py."
     assert "template    reviewer" in place.run("status", done.session_id).out
     assert place.run("status", done.session_id, "--json").json["last_turn"]["template"] == "reviewer"
     more = place.run("run", "--session", done.session_id, "--template", "reviewer", "--var", "file=b.py")
     assert more.code == 0  # its prompt is whole
     assert of_type(place, done.session_id, "run_started")[1]["prompt"] == "Review b.py."
-    assert place.state(done.session_id)["description"] == "review of a.py"
+    assert place.state(done.session_id)["description"] == "of a.py"
 
 
 @pytest.mark.thorough

@@ -313,8 +313,8 @@ def test_what_cannot_be_queued(place: Place) -> None:
 @pytest.mark.thorough
 def test_a_prompt_that_comes_during_an_errand(place: Place) -> None:
     """Who holds the lock for something else than a turn takes nothing: a process waits for the lock in its place."""
-    place.play(["say", "done"])
-    session_id = place.codex("first").session_id
+    place.script({"match": "first", "do": [["exit", 1]]}, {"match": "", "do": [["say", "done"]]})
+    session_id = place.run("run", "--tool", "codex", "first").session_id
     client = Csa.from_environment(place.project, environ=place.environment(None))
     with hold_session(client.session(session_id)):
         (said,) = queue(place, session_id, "second")

@@ -9,7 +9,7 @@ from tests.cli.terminal import Terminal
 from tests.real.workplace import Workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
-PATIENCE_S = 60.0
+PATIENCE_S = 40.0
 STALL_S = 30.0
 
 
@@ -48,12 +48,13 @@ def test_conversation(place: Workplace) -> None:
 
 
 def test_asked(place: Workplace) -> None:
-    """claude-code over ACP asks for a command; once allowed it runs, once denied it does not."""
-    place.provider.on("make a file", tool_call("touch made"))
-    place.provider.on("make another", tool_call("touch other"))
-    with Terminal(place, "chat", "--tool", "claude-code", "--transport", "acp") as terminal:
+    """gemini-cli over ACP asks for a command; once allowed it runs, once denied it does not."""
+    for prompt, name in (("make a file", "made"), ("make another", "other")):
+        command = {"command": f"touch {name}"}
+        place.provider.on(prompt, tool_call(name="run_shell_command", arguments=command), text("tried"))
+    with Terminal(place, "chat", "--tool", "gemini-cli", "--transport", "acp") as terminal:
         terminal.patience_s = PATIENCE_S
-        terminal.wait_for("claude-code>")
+        terminal.wait_for("gemini-cli>")
         terminal.type("make a file\r")
         terminal.wait_for("/allow or /deny")
         assert not (place.project / "made").exists()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from csa.model.redaction import MARK, Redactor, StreamRedactor, is_secret_name, redact_long
+from csa.model.redaction import MARK, NAMES_VARIABLE, Redactor, StreamRedactor, is_secret_name, redact_long
 
 SHAPES = {
     "openai": "sk-proj-abcDEF0123456789_-xyz",
@@ -348,3 +348,11 @@ def test_a_long_text_is_redacted_in_pieces() -> None:
         )
         assert "".join(pieces) == PLAIN.redact(text)
         assert max(map(len, pieces)) <= 400 + 200 + 100
+
+
+def test_declared_secrets_are_hidden_in_answers_too() -> None:
+    """Whatever the variable is called, and however short the value: then where it is not a part of a word."""
+    for redactor in (Redactor({}, ["hunter2"]), Redactor({NAMES_VARIABLE: "A,B", "B": "hunter2", "C": "swordfish"})):
+        assert redactor.redact_answer('it is "hunter2", not hunter22 or swordfish') == (
+            'it is "[REDACTED]", not hunter22 or swordfish'
+        )

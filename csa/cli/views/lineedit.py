@@ -26,7 +26,7 @@ from prompt_toolkit.output import ColorDepth, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import PromptSession
 
-from csa.cli.output import Style, lossy, terminal_size
+from csa.cli.output import Style, is_in_background, lossy, terminal_size
 from csa.cli.views.fullscreen import OBEYED, obey, styled
 from csa.cli.views.live import Line
 from csa.process.wakeup import heeded
@@ -300,7 +300,7 @@ def _settings() -> list[Any] | None:
 
 
 def _set(settings: list[Any] | None) -> None:
-    if settings:
+    if settings and not is_in_background(sys.stdin):  # which it would stop
         with suppress(OSError, termios.error):
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
 

@@ -60,6 +60,7 @@ PLAN = record(
         "effort": maybe(text("the reasoning effort asked for")),
         "schema": maybe(one_of("how the answer would be held to a schema", "native", "asked")),
         "template": maybe(text("the template; `origins` has its file")),
+        "flags": texts("the user's own words on the tool's command line"),
         "secrets": texts("the secrets the tool would get: the variable, and where its value comes from"),
         "env_drop": texts("variables the tool would not get"),
         "attachments": texts("the images and files that would come with the prompt"),

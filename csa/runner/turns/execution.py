@@ -215,7 +215,8 @@ class TurnExecution:
         self._known, self.stopping = known, Stopping()
         again = {"kind": "invalid_output", "message": fault, "attempt": 1, "max": 1, "by": "csa"}
         again |= {"process": self.recorder.end_process(self._tried[-1].end)}
-        await self._deliver(self.recorder.append("retry", again))
+        told = self.recorder.append("retry", again)
+        await self._deliver(told + self.recorder.append("user_message", {"text": plan.request.prompt}))
         denied = self._tried[-1].outcome.denied
         await self._run_tool()
         outcome = self._tried[-1].outcome

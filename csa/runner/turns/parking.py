@@ -65,6 +65,7 @@ def plan_return(failed: TurnPlan, result: RunResult, *, has_acted: bool) -> Turn
         transport=failed.transport,
         model=None,  # the session has kept it, and the permission
         permission=None,
+        **({"images": (), "files": ()} if has_acted else {}),  # the conversation has them
     )
     plan = plan_resume(Session(failed.context, failed.state.session_id), wanted, now=result.finished_at)
     fork = failed.fork if result.provider_session_id is None else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,19 +94,20 @@ def as_recorded(context: Context, request: RunRequest, replay: Replay) -> RunReq
 
     UsageError if it asks for another tool or another prompt.
     """
-    started = replay.turn.span.started.data
+    started: Mapping[str, Any] = replay.turn.span.started.data
     tool, prompt = str(started.get("tool")), str(started.get("prompt"))
     if request.tool not in {None, AUTO, tool}:
-        raise _mismatch(replay, f"was run by {tool}, not {request.tool}")
+        raise _mismatch(replay, "--tool", f"was run by {tool}, not {request.tool}")
     if request.prompt.strip() and not _is_same(context.redactor.redact(request.prompt), prompt):
-        raise _mismatch(replay, f"has the prompt '{_shorten(prompt)}', not '{_shorten(request.prompt)}'")
-    origins = started.get("origins") or {}
+        raise _mismatch(replay, "the prompt", f"has the prompt '{_shorten(prompt)}', not '{_shorten(request.prompt)}'")
+    origins = _mapping(started.get("origins"))
     options: dict[str, Any] = {
         name: started.get(name)
         for name, option in _OPTIONS
         if getattr(request, name) is None and origins.get(name) == option
     }
-    is_acp = any(os.path.basename(word) == _ACP_BRIDGE for word in started.get("argv") or ())
+    argv = started.get("argv")
+    is_acp = isinstance(argv, list) and any(os.path.basename(str(word)) == _ACP_BRIDGE for word in argv)
     return replace(
         request,
         prompt=request.prompt if request.prompt.strip() else prompt,
@@ -215,11 +216,11 @@ def _refuse_unplayable(turn: RecordedTurn) -> None:
         raise RefusedError(f"{whose} cannot be replayed: {reason}.", hint="csa replay shows what was recorded")
 
 
-def _mismatch(replay: Replay, words: str) -> UsageError:
+def _mismatch(replay: Replay, option: str, words: str) -> UsageError:
     which = f"turn {replay.turn.span.number} of session {replay.session_id}"
     return UsageError(
         f"This is not the turn that was recorded: {which} {words}.",
-        hint="leave both out, and csa takes the recorded ones",
+        hint=f"leave {option} out, and csa takes the recorded one",
     )
 
 
@@ -227,6 +228,10 @@ def _is_same(prompt: str, recorded: str) -> bool:
     """Compare prompts; what was a secret when it was recorded may be any text."""
     pattern = ".*".join(map(re.escape, recorded.strip().split(MARK)))
     return re.fullmatch(pattern, prompt.strip(), re.DOTALL) is not None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _shorten(text: str) -> str:
@@ -260,5 +265,5 @@ def _retries(replay: Replay) -> int:
 
 def _with_model(span: Span) -> str:
     started = span.started.data
-    is_asked = (started.get("origins") or {}).get("model") == "--model" and started.get("model")
+    is_asked = _mapping(started.get("origins")).get("model") == "--model" and started.get("model")
     return f"{started.get('tool')}:{started['model']}" if is_asked else str(started.get("tool"))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from csa.errors import NotFoundError, RefusedError
-from csa.ids import ENTROPY_BYTES, new_session_id
+from csa.ids import ENTROPY_BYTES, is_session_id, new_session_id
 from csa.model.adapter import Decoder, Invocation, StderrReader, TurnRequest, Update
 from csa.model.events import Event
 from csa.model.pacing import AT_ONCE, parse_speed, pause_s
@@ -164,17 +164,20 @@ def _call_moments(plan: TurnPlan, replay: Replay, call: Call, ids: dict[str, str
     argv = [plan.context.command, "run", "--session-id" if is_new else "--session", ids[recorded]]
     argv += ["--detach", "--json"] if outlives else ["--stream-json", "--quiet"]
     if is_new and (source := _fork_of(call)) is not None:
+        if source not in ids and (replay.archive or not is_session_id(source)):
+            raise RefusedError(f"The recorded agent forked session {source}, which is not in the recording.")
         argv += ["--fork-from", ids.get(source, source)]
     env = {REPLAY: replay.selector_of(call), REPLAY_SPEED: str(speed)}
     yield begun, _BEGIN, [["begin", name, {"argv": argv, "env": env, "cwd": _directory(plan, replay, call)}]]
     if finished is not None:
-        code = 0 if outlives else int(finished.data.get("exit_code") or 0)
+        code = 0 if outlives else finished.data.get("exit_code") or 0
         yield begun if outlives else finished.ts, _BEGIN if outlives else _END, [["end", name, code]]
 
 
 def _directory(plan: TurnPlan, replay: Replay, call: Call) -> str:
     """Return where a nested run starts: below the turn's directory, where it was below the recorded turn's."""
-    above, its = (str(span.started.data.get("cwd") or "/") for span in (replay.turn.span, call.first))
+    cwds = (str(span.started.data.get("cwd") or "/") for span in (replay.turn.span, call.first))
+    above, its = map(os.path.normpath, cwds)
     if its.startswith(above.rstrip("/") + "/"):
         its = os.path.join(plan.cwd, os.path.relpath(its, above))
     elif its == above or replay.archive:
