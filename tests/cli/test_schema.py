@@ -64,6 +64,7 @@ def test_an_answer_that_never_conforms_fails_the_turn(place: Place) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_claudes_own_structured_output(place: Place) -> None:
     """The schema goes to the tool, and not into the prompt; the answer that it calls its tool with is the message."""
     given = place.tmp / "stdin"
@@ -201,3 +202,18 @@ def test_a_cancelled_turn_has_no_output(place: Place) -> None:
     running.signal(signal.SIGINT)
     done = running.wait()
     assert (done.code, done.json["status"], done.json["output"]) == (130, "cancelled", None)
+
+
+@pytest.mark.thorough
+def test_a_correction_that_is_cancelled_is_no_success(place: Place) -> None:
+    """The first answer does not count, and is kept."""
+    ready = place.tmp / "ready"
+    place.script(
+        {"match": "That answer", "do": [["touch", str(ready)], ["sleep", 30]]},
+        {"match": "who?", "do": [["say", "no"]]},
+    )
+    running = place.start("run", "--tool", "codex", "--schema", SCHEMA, "--json", "who?")
+    wait_for(ready.exists, "the second attempt")
+    running.signal(signal.SIGTERM)
+    done = running.wait()
+    assert (done.code, done.json["status"], done.json["output"], done.json["text"]) == (143, "cancelled", None, "no")

@@ -27,6 +27,7 @@ def test_a_value_is_read_as_it_was_written(value: Any, indent: int | None) -> No
     assert find_json(f"Here it is:\n\n```json\n{text}\n```\nWell?") == value
 
 
+@pytest.mark.thorough
 @given(value=_TREES, before=st.text("abc .,:\n"), after=st.text("abc .,:\n"))
 def test_an_object_or_array_is_found_in_a_sentence(value: Any, before: str, after: str) -> None:
     """Where it is the only one."""

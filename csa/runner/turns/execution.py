@@ -47,6 +47,10 @@ from csa.store.project import git_head
 from csa.store.turns import NOTHING_USED
 from csa.structs import replace
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.turns.structuring import Answer
+
 
 class TurnExecution:
     """Runs one turn. `following` is the turn that continues it, by another tool or later, once it has ended."""
@@ -70,6 +74,7 @@ class TurnExecution:
         self._tried: list[Tried] = []
         self._retry_gate = RetryGate()
         self._output: Any = None  # the value of the answer, where a schema asks for one
+        self._checked: Outcome | None = None  # the outcome with that answer
         self._deadline: float | None = None
         self._kills = count_kills()
         self._budgets = BudgetWatch(started.recorder, began_s=started.began_s)
@@ -188,21 +193,27 @@ class TurnExecution:
         """Read the value that was asked for; if the answer does not conform, ask once more in the same conversation."""
         if (schema := self.plan.request.schema) is None or not self._tried[-1].outcome.succeeded:
             return
-        from csa.runner.turns.structuring import judged, plan_correction, read_answer  # noqa: PLC0415  # see there
+        from csa.runner.turns.structuring import plan_correction, read_answer  # noqa: PLC0415  # see there
 
         first = self._tried[-1].outcome
         answer = await read_answer(first.text, schema)
-        if answer.fault and not answer.fault.is_of_schema and not self.is_stopped:
-            known = self.recorder.tool_state
-            is_known = known.provider_session_id is not None and not self.plan.state.ephemeral
-            plan = plan_correction(self.plan, answer.fault, first.text, is_known=is_known)
-            known = replace(known, totals=first.totals) if is_known else ToolState()
-            if (second := await self._ask_again(plan, known, answer.fault.message)) is not None:
-                if not second.succeeded:
-                    return
-                answer = await read_answer(second.text, schema)
-        self._output = answer.value
-        self._tried[-1] = replace(self._tried[-1], outcome=judged(self._tried[-1].outcome, answer))
+        self._take_answer(answer)
+        if not answer.fault or answer.fault.is_of_schema or self.is_stopped:
+            return
+        known = self.recorder.tool_state
+        is_known = known.provider_session_id is not None and not self.plan.state.ephemeral
+        plan = plan_correction(self.plan, answer.fault, first.text, is_known=is_known)
+        known = replace(known, totals=first.totals) if is_known else ToolState()
+        second = await self._ask_again(plan, known, answer.fault.message)
+        if second is not None and second.succeeded:
+            self._take_answer(await read_answer(second.text, schema))
+
+    def _take_answer(self, answer: Answer) -> None:
+        """Judge the last attempt by its answer, too; without that it has not succeeded, whatever ends the turn."""
+        from csa.runner.turns.structuring import judged  # noqa: PLC0415  # see there
+
+        self._output, self._checked = answer.value, judged(self._tried[-1].outcome, answer)
+        self._tried[-1] = replace(self._tried[-1], outcome=self._checked)
 
     async def _ask_again(self, plan: TurnPlan, known: ToolState, fault: str) -> Outcome | None:
         """Run the tool with another prompt of this turn; None if it cannot be."""
@@ -298,6 +309,9 @@ class TurnExecution:
         stop = self.stopping.stop
         tried = self._tried[-1] if self._tried else Tried(Outcome(succeeded=False), ToolExit(None, None))
         outcome, end = tried.outcome, tried.end
+        if self.plan.request.schema is not None and outcome.succeeded and outcome is not self._checked:
+            message = "the turn ended before its answer was checked"
+            outcome = replace(outcome, succeeded=False, error_kind="invalid_output", error_message=message)
         verdict = judge(outcome, end, stop, explain=lambda: explain_kill(self._kills, count_kills()))
         passed_over: list[Event] = []
         with self.recorder.held.losing("a fallback", "planned"):
