@@ -18,13 +18,14 @@ _EXAMPLES: Mapping[str, Any] = {
     "enqueue": {"prompt": "And again"},
     "fork": {"prompt": "Say it louder", "name": "demo-loud"},
     "cancel": {"tree": False},
+    "compress": {"timeout_s": 300},
     "checkpoint": {"label": "before the change"},
 }
 _QUERIES = {"search": "q=hello", "events": "after=0&limit=10", "sessions": "limit=10", "delete": "force=true"}
 _ORDER = (
     *("health", "version", "openapi", "projects", "tools", "create", "sessions", "session", "edit", "messages"),
     *("events", "result", "why", "budget", "artifacts", "artifact", "turn", "enqueue", "fork", "cancel"),
-    *("checkpoint", "search", "stats", "tree", "delete", "restore"),
+    *("compress", "checkpoint", "search", "stats", "tree", "delete", "restore"),
 )
 
 

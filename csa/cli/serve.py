@@ -37,7 +37,6 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what")
     what.add_argument("--project", action="append", default=[], metavar="DIR", help="serve only this project")
     what.add_argument("--read-only", action="store_true", help="let nobody change anything")
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
 
 
 def execute_run(arguments: argparse.Namespace) -> int:
@@ -47,7 +46,7 @@ def execute_run(arguments: argparse.Namespace) -> int:
     root. Only the token's holder is answered; see csa serve token. On an address that other machines reach, TLS or
     --insecure-http is needed. The API is described by /api/v1/openapi.json and docs/http-api.md.
 
-    With --project only these projects are served, whether they have sessions or not; else all that have sessions.
+    Served are all projects that have sessions, and the one it is started in; with --project only these.
     """
     client = open_client()
     _refuse_agents()
@@ -59,6 +58,7 @@ def execute_run(arguments: argparse.Namespace) -> int:
     from csa.serve.handlers import Served  # noqa: PLC0415  # as above
     from csa.serve.tokens import Tokens  # noqa: PLC0415  # as above
     from csa.store.project import find_project  # noqa: PLC0415  # as above
+    from csa.store.sessions import Store  # noqa: PLC0415  # as above
 
     root = client.store.root
     projects = {find_project(_directory(name)) for name in arguments.project}
@@ -69,15 +69,20 @@ def execute_run(arguments: argparse.Namespace) -> int:
     sock = server.listen_on_path(path) if path else server.listen(arguments.host, arguments.port)
     url = _url(arguments, 0 if path else sock.getsockname()[1])
 
+    def is_served(project: str) -> bool:
+        if projects or project == client.store.project_pathname:
+            return project in (projects or {project})
+        return os.path.isdir(Store(root, project).sessions_dir)
+
     def make_api() -> Api:
-        fleet = Fleet(str(root), served=lambda project: not projects or project in projects)
+        fleet = Fleet(str(root), served=is_served)
         command, directory = own_command(), client.context.directory_pathname
         served = Served(str(root), fleet, os.environ, command=command, directory=directory)
         hosts = frozenset(name.lower() for name in (*_LOCAL_NAMES, arguments.host, *arguments.allow_host))
         return Api(served, tokens, hosts, read_only=arguments.read_only)
 
     certificate = (arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None
-    announce = _announcer(lock, url, path, tokens, opens=arguments.open)
+    announce = _announcer(lock, url, path, tokens)
     server.run(make_api, sock, certificate=certificate, on_listening=announce)
     if path:
         path.unlink(missing_ok=True)
@@ -86,7 +91,7 @@ def execute_run(arguments: argparse.Namespace) -> int:
     os._exit(0)  # threads may still be waiting for sessions to end, for as long as it takes
 
 
-def _announcer(lock: Lock, url: str, path: Path | None, tokens: Tokens, *, opens: bool) -> Callable[[], None]:
+def _announcer(lock: Lock, url: str, path: Path | None, tokens: Tokens) -> Callable[[], None]:
     from csa.serve import endpoint  # noqa: PLC0415  # loaded
 
     def announce() -> None:
@@ -94,10 +99,6 @@ def _announcer(lock: Lock, url: str, path: Path | None, tokens: Tokens, *, opens
         address = _with_token(url, tokens)
         print(path or address, flush=True)
         tell("csa", f"serving on {path or url}; Ctrl-C ends it")
-        if opens and not path:
-            import webbrowser  # noqa: PLC0415  # only this needs it
-
-            webbrowser.open(address)
 
     return announce
 

@@ -83,7 +83,7 @@ class Api:
 
     async def _call(self, route: Route, asked: Asked) -> Any:
         kind = "s" if route.name in _STARTING else "e" if route.name in _ENDING else "r"
-        if asked.body.get("wait_s"):
+        if asked.body.get("wait_s") or route.name == "compress":
             kind = "w"
         call = partial(HANDLERS[route.name], self.served, asked)
         return await anyio.to_thread.run_sync(call, limiter=self._limiters[kind], abandon_on_cancel=True)

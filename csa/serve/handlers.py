@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -259,6 +260,14 @@ def checkpoint(served: Served, asked: Asked) -> Any:
     return _of(session).checkpoint(session.session_id, label=asked.body.get("label")).to_json()
 
 
+def compress(served: Served, asked: Asked) -> Any:
+    import anyio  # noqa: PLC0415  # only this needs an event loop of its own: it may take minutes
+
+    client = _of(served.find(asked, acts=True))
+    call = partial(client.compress, tool=asked.body.get("tool"), timeout_s=asked.body.get("timeout_s"))
+    return anyio.run(call, client.resolve(asked.path["id"])).to_json()
+
+
 def messages(served: Served, asked: Asked) -> Any:
     session, wanted = _read(served, asked, "session show"), asked.query.get("turn")
     found = [m for m in read_conversation(read_events(session.files.transcript)) if wanted in {None, m.turn}]
@@ -368,6 +377,7 @@ HANDLERS: Mapping[str, Callable[[Served, Asked], Any]] = {
     "fork": fork,
     "cancel": cancel,
     "checkpoint": checkpoint,
+    "compress": compress,
     "messages": messages,
     "events": events,
     "result": result,

@@ -105,6 +105,7 @@ REFUSED: tuple[tuple[str, str, Mapping[str, str | None], bytes | None, int], ...
     ("POST", "/sessions", {}, b'{"prompt": "\\ud800", "directory": "/"}', 400),
     ("POST", "/sessions", {}, b'{"prompt": "x", "directory": "/", "permission": "root"}', 400),
     ("POST", "/sessions", {}, b'{"prompt": "x", "directory": "/no/such/place"}', 404),
+    ("POST", "/sessions", {}, b'{"prompt": "x", "directory": "/usr"}', 403),
     ("POST", "/sessions", {}, b"[" * 100_000, 400),
     ("POST", "/sessions", {"Content-Length": str(5 << 20)}, b"{", 413),
     ("GET", "/sessions?limit=0", {}, None, 400),

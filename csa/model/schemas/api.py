@@ -258,6 +258,18 @@ ROUTES: tuple[Route, ...] = (
         body=record({"label": text("a label")}, optional="label"),
     ),
     Route(
+        method="POST",
+        path=f"{_ONE}/compress",
+        name="compress",
+        about="Have the tool compact the conversation, and answer when that has ended; it ends with the server",
+        answer="compress",
+        access=ACT,
+        body=record(
+            {"tool": text("the tool whose conversation it is"), "timeout_s": number("seconds it may take")},
+            optional="tool timeout_s",
+        ),
+    ),
+    Route(
         method="GET",
         path=f"{_ONE}/messages",
         name="messages",
