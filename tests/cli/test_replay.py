@@ -59,9 +59,6 @@ def test_a_turn_is_replayed(place: Place) -> None:
     tools = [place.state(each)["tools"]["codex"]["provider_session_id"] for each in (recorded, done.session_id)]
     assert len({*tools}) == 2  # the real conversation stays that of the real session alone
     assert (place.session(done.session_id) / "output/turn-0001/stderr.log").read_text() == "careful\n"
-    assert place.run("status", done.session_id, "--json").json["last_turn"]["replayed_from"]["session"] == recorded
-    stats = place.run("stats", "--json").json
-    assert (stats["total"]["turns"], stats["replayed_turns"]) == (1, 1)
 
 
 @pytest.mark.thorough
@@ -77,7 +74,10 @@ def test_a_tree_is_replayed(place: Place) -> None:
         second = replay(place, recorded, "--session", first.session_id)
         assert (second.code, second.out) == (0, "done again\n"), second.err
         assert normalised(sessions, first.session_id) == was
-    assert not [*place.home.glob(".codex/fake/*.tmp")]
+    assert place.run("status", first.session_id, "--json").json["last_turn"]["replayed_from"]["session"] == recorded
+    stats = place.run("stats", "--json").json
+    assert (stats["total"]["turns"], stats["replayed_turns"]) == (6, 12)
+    assert "codex · replay · " in place.run("show", first.session_id).out
 
 
 @pytest.mark.thorough
@@ -260,7 +260,6 @@ def test_a_conversation_on_the_screen(place: Place) -> None:
     assert shown.out == place.run("show", "-f", recorded).out
     assert "it works" in shown.out
     assert snapshot(place.state_root) == before
-    assert place.run("replay", recorded, "--speed", "fast").code == 2
 
 
 @pytest.mark.thorough

@@ -72,7 +72,7 @@ def make_stand_in(plan: TurnPlan, replay: Replay, asked: TurnRequest, *, start: 
         key=lambda moment: moment[:2],
     )
     stop = _stop_of(replay.turn) if recorded is starts[-1] else None
-    steps = [*_paced(moments, recorded.begun, speed), _last_step(recorded, stop)]
+    steps = [*paced(moments, recorded.begun, speed), _last_step(recorded, stop)]
     script = "".join(json.dumps(step) + "\n" for step in steps)
     argv = (*replayer.COMMAND, os.path.join(asked.run_directory, _SCRIPT))
     return StandIn(Invocation(argv, b"", files={_SCRIPT: script}), lines.records, stop)
@@ -191,24 +191,43 @@ def _fork_of(call: Call) -> str | None:
     return next((str(event.data.get("from")) for event in turn.events if event.type == "fork"), None)
 
 
-def _paced(moments: Sequence[Moment], begin: str, speed: float) -> Iterator[Step]:
+def paced(moments: Sequence[Moment], begin: str, speed: float) -> Iterator[Step]:
     """Yield the steps in order, with the pauses between them; lines that follow at once are put together."""
-    now = begin
-    lines: Step | None = None
+    now, lines = begin, _Pieces()
     for when, _, steps in moments:
         if speed != AT_ONCE and (seconds := pause_s(seconds_between(now, when), speed)):
-            yield from [lines] if lines else []
-            lines = None
+            yield from lines.take()
             yield ["sleep", seconds]
         now = max(now, when)
         for step in steps:
-            if lines and lines[0] == step[0] and len(lines[1]) < _PIECE:
-                lines = [lines[0], lines[1] + step[1]]
-                continue
-            yield from [lines] if lines else []
-            lines = step if step[0] in {"out", "err"} else None
-            yield from [] if lines else [step]
-    yield from [lines] if lines else []
+            if not lines.add(step):
+                yield from lines.take()
+                yield from [] if lines.add(step) else [step]
+    yield from lines.take()
+
+
+class _Pieces:
+    """Lines of one stream that are sent at once."""
+
+    def __init__(self) -> None:
+        self._stream = ""
+        self._texts: list[str] = []
+        self._size = 0
+
+    def add(self, step: Step) -> bool:
+        """Add a step, if it is another line of the stream and there is room."""
+        stream, text = step[0], step[1]
+        if stream not in {"out", "err"} or (self._texts and (stream != self._stream or self._size > _PIECE)):
+            return False
+        self._stream, self._size = stream, self._size + len(text)
+        self._texts.append(text)
+        return True
+
+    def take(self) -> Iterator[Step]:
+        """Yield the step that sends them, if there are any."""
+        if self._texts:
+            yield [self._stream, "".join(self._texts)]
+        self._texts, self._size = [], 0
 
 
 def seconds_between(earlier: str, later: str) -> float:
