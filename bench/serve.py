@@ -1,7 +1,7 @@
 """What `csa serve` costs: python bench/serve.py [CLIENTS [TURNS [SECONDS]]].
 
 So many clients follow all sessions or one transcript each, while so many sessions are written to five times a second.
-Prints the server's share of a core, its memory, and how late events arrive.
+Prints the server's share of a core, its memory, and how late events arrive; then what a look at 10,000 sessions costs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.generate_store import make_store
 from csa.ids import new_session_id
 from csa.model.limits import Limits
 from csa.model.redaction import Redactor
 from csa.model.state import SessionState
 from csa.procfs import cpu_ticks, resident_bytes
+from csa.runner.sessions.fleet import Fleet
 from csa.store.held import HeldSession, build_session
 from csa.store.journal import Journal
 from csa.store.sessions import Store
@@ -60,6 +62,30 @@ async def follow(port: int, token: str, path: str, late: list[float]) -> None:
     while line := await reader.readline():
         if line.startswith(b'data: {"v":1') and b'"sent":' in line:
             late.append(time.time() - json.loads(line[6:])["data"]["sent"])
+
+
+def measure_fleet(directory: Path) -> None:
+    """Print what a look at all sessions costs, with 10,000 at rest and 20 running."""
+    make_store(directory, 10_000)
+    store = Store(directory / "state", directory / "project")
+    fleet = Fleet(str(store.root))
+    running = [begin(store, number) for number in range(20)]
+    slots = [take_slot(store.root, SlotHolder(held.state.session_id, "codex"), Limits()) for held, _ in running]
+    fleet.look()
+    while not fleet.is_complete:
+        fleet.look()
+    costs: list[float] = []
+    for _ in range(40):
+        time.sleep(EVERY_S)
+        began = time.process_time()
+        fleet.look()
+        costs.append(1000 * (time.process_time() - began))
+    costs.sort()
+    print(
+        f"a look at 10,000 sessions, 20 running: median {costs[20]:.1f} ms of CPU, 90th percentile {costs[36]:.1f} ms"
+    )
+    for slot in slots:
+        slot.close()
 
 
 async def measure(clients: int, turns: int, seconds: float, directory: Path) -> None:
@@ -102,5 +128,6 @@ async def measure(clients: int, turns: int, seconds: float, directory: Path) -> 
 if __name__ == "__main__":
     given = [int(word) for word in sys.argv[1:]]
     clients, turns, seconds = [*given, *(200, 50, 10)[len(given) :]]
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, tempfile.TemporaryDirectory() as large:
         asyncio.run(measure(clients, turns, seconds, Path(place)))
+        measure_fleet(Path(large))

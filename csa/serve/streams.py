@@ -59,7 +59,7 @@ class Watch(Source):
         """Look until cancelled."""
         while True:
             try:
-                found = await anyio.to_thread.run_sync(self._look, limiter=self._one)
+                found = await anyio.to_thread.run_sync(self._look, limiter=self._one, abandon_on_cancel=True)
             except Exception as error:  # noqa: BLE001  # one look that fails must not end the server
                 logging.getLogger(__name__).warning("the sessions could not be looked at: %s", error)
                 found = {}

@@ -51,7 +51,8 @@ class Fleet:
     @property
     def stores(self) -> list[Store]:
         """The stores of the projects, ordered by path."""
-        return [self._projects[name].store for name in sorted(self._projects)]
+        known = self._projects  # a look, in another thread, replaces it
+        return [known[name].store for name in sorted(known)]
 
     @property
     def is_complete(self) -> bool:
