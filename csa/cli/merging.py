@@ -14,8 +14,10 @@ import argparse
 
 from csa.cli.output import count_of, print_json, tell, warn
 from csa.cli.selecting import open_client
-from csa.runner.request import RunRequest
-from csa.runner.sessions.merging import Merged, merge_sessions
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.sessions.merging import Merged
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     client = open_client()
-    request = RunRequest(prompt="", name=arguments.name, description=arguments.description, tool=arguments.tool)
-    merged = merge_sessions(client.context, arguments.sessions, request)
+    merged = client.merge(
+        *arguments.sessions, name=arguments.name, description=arguments.description, tool=arguments.tool
+    )
     state = merged.state
     if arguments.json:
         print_json(_to_json(merged))

@@ -18,7 +18,7 @@ from csa.cli.selecting import (
 from csa.cli.views.naming import as_read
 from csa.errors import CsaError, RefusedError, UsageError
 from csa.model.collection import Rule
-from csa.runner.session import find_retired
+from csa.runner.session import Session, find_retired
 from csa.runner.sessions.removal import (
     delete_session,
     deleted_below,
@@ -32,7 +32,6 @@ from csa.runner.sessions.removal import (
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.runner.client import Csa
-    from csa.runner.session import Session
 
 
 def configure_delete(parser: argparse.ArgumentParser) -> None:
@@ -118,8 +117,10 @@ def _find_all(client: Csa, arguments: argparse.Namespace) -> list[Session]:
     tools = read_tools(arguments.tool)
     refuse_unknown_tools(client, [client.store], tools)
     rule = Rule(tools=tools)
-    sessions = [client.session(session_id) for session_id in client.store.ids()]
-    found = [session for session in sessions if (state := session.record.state) and rule.is_of_tools(state)]
+    records = list(map(client.store.record, client.store.ids()))
+    warn(f"damaged, left as it is: {record.fault.message}" for record in records if record.fault and not record.is_gone)
+    chosen = [record.session_id for record in records if record.state and rule.is_of_tools(record.state)]
+    found = [Session(client.context, session_id) for session_id in chosen]
     if not found:
         tell("csa", "there is nothing to delete")
         return []

@@ -88,6 +88,8 @@ def run_turn(arguments: argparse.Namespace) -> int:
     """Run the turn that the arguments ask for, or plan or start it; return the exit code."""
     client = Csa.from_environment(command=own_command(), owns_process=True)
     request = settled(client, request_from(arguments))
+    if arguments.summary and request.ephemeral:
+        raise UsageError("--summary leaves text out, and --ephemeral keeps nothing to read it from.")
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds, 0 or more.")
     warn(client.context.config.warnings)

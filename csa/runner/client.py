@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from csa.runner.queueing import Queued
     from csa.runner.request import RunOptions, RunRequest
     from csa.runner.sessions.creating import Created
+    from csa.runner.sessions.merging import Merged
     from csa.runner.turns.compaction import CompactionResult
     from csa.runner.turns.plan import TurnPlan
     from csa.runner.turns.starting import StartedTurn
@@ -201,6 +202,16 @@ class Csa(SessionVerbs):
         from csa.runner.sessions.creating import make_session  # noqa: PLC0415  # as above
 
         return make_session(self.context, request_of(request or "", options))
+
+    def merge(self, *selectors: str, **options: Unpack[RunOptions]) -> Merged:
+        """Make a session without a turn that goes on with several others; `options` are as for `create`.
+
+        Raises as `create`, and UsageError, NotFoundError, BusyError or StateError for what cannot be merged.
+        """
+        from csa.runner.request import request_of  # noqa: PLC0415  # as above
+        from csa.runner.sessions.merging import merge_sessions  # noqa: PLC0415  # as above
+
+        return merge_sessions(self.context, selectors, request_of("", options))
 
     async def compress(
         self, selector: str, *, tool: str | None = None, timeout_s: float | None = None

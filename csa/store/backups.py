@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.paths import SessionPaths
-from csa.store.atomic import make_private_directory, read_regular, sync_directory, write_private
+from csa.store.atomic import make_private_directory, read_regular, write_atomically
 
 BACKUP = "backup"
 _TIME = "%Y%m%dT%H%M%S.%fZ"
@@ -40,8 +40,7 @@ class Backup:
         if not self._dry_run and name not in self.names:
             copy = self._at / name
             make_private_directory(copy.parent)
-            write_private(copy, content)
-            sync_directory(copy.parent)
+            write_atomically(copy, content)
         self.names = list(dict.fromkeys([*self.names, name]))
 
 

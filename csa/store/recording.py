@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,20 @@ class RecordedTurn(Struct, kw_only=True):
 
 
 class Call(Struct):
-    """A `csa run` of an agent: the session, and the first and last turn, which differ if a fallback took over."""
+    """A `csa run` of an agent: the session, and the first and last turn, which differ if a fallback took over.
+
+    `fork_of` is the session that it forked.
+    """
 
     session: RecordedSession
     first: Span
     last: Span
+    fork_of: str | None
+
+    @property
+    def begins(self) -> bool:
+        """Whether it began the session."""
+        return self.first.number == self.session.spans[0].number
 
 
 class RecordedSession:
@@ -139,6 +149,13 @@ class RecordedSession:
         place = self.paths.turn_output(self.spans[-1].number if self.spans else 0)
         return (_read_file(place / "final.md") or b"").decode("utf-8", "replace")
 
+    def fork_of(self, span: Span) -> str | None:
+        """Return the session that was forked in a turn, which then is the first one."""
+        if not self.state.fork_of or span.number != self.spans[0].number:
+            return None
+        events = takewhile(lambda event: event.type != "run_finished", read_events(self.paths.transcript))
+        return next((str(event.data.get("from")) for event in events if event.type == "fork"), None)
+
     def run_of(self, span: Span) -> Span:
         """Return the last turn of the `csa run` that began with this one."""
         last = span
@@ -183,7 +200,7 @@ class Recording:
     def calls_of(self, turn: RecordedTurn) -> list[Call]:
         """Return the runs that an agent has called for in a turn, in the order in which they began."""
         found = [
-            Call(session, span, session.run_of(span))
+            Call(session, span, session.run_of(span), session.fork_of(span))
             for session in map(self.session, self._places)
             if session.session_id != turn.session.session_id
             for span in session.spans

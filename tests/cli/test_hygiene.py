@@ -19,6 +19,7 @@ def backdate(place: Place, session_id: str, age: timedelta) -> None:
     path.write_text(re.sub(r"(?m)^last_accessed = .*$", f"last_accessed = {then}", path.read_text()))
 
 
+@pytest.mark.thorough
 def test_deleting_the_sessions_of_a_tool(place: Place) -> None:
     """Those that have used no other; pinned and running ones stay, and nothing goes without being confirmed."""
     pinned, plain, other = talk(place, "one"), talk(place, "two"), talk(place, "three", tool="claude-code")
@@ -31,7 +32,11 @@ def test_deleting_the_sessions_of_a_tool(place: Place) -> None:
     done = place.run(*words, "--yes")
     assert (done.code, done.out, "is pinned" in done.err) == (0, f"removed {plain}\n", True), done
     assert sorted(place.ids()) == sorted([pinned, other, mixed])
+    damaged = place.store / "sessions" / "01JH4QWERT1234567890ABCDEF"
+    damaged.mkdir()
+    (damaged / "state.toml").write_text("damaged")
     found = place.run("rm", "--all", "--yes", "--json").json
+    assert damaged.is_dir()
     assert {each["session_id"]: each["done"] for each in found} == {pinned: None, other: "removed", mixed: "removed"}
 
 
@@ -48,6 +53,7 @@ def test_what_all_does_not_go_with(place: Place) -> None:
     assert session_id in place.ids()
 
 
+@pytest.mark.thorough
 def test_an_idle_session_is_not_continued_unasked(place: Place) -> None:
     """--last and --continue say so when `session_timeout` has passed; the name of the session is enough to go on."""
     session_id = talk(place, "one")
@@ -76,6 +82,7 @@ def test_another_name_for_the_window(place: Place) -> None:
     assert (done.code, "are the same" in done.err) == (6, True), done
 
 
+@pytest.mark.thorough
 def test_a_repair_keeps_what_it_changes(place: Place) -> None:
     """Each file as it was, named in the output; gc removes the copies some days later, and nothing sooner."""
     session_id = talk(place, "one")
@@ -111,7 +118,8 @@ def test_a_summary_of_a_long_answer(place: Place) -> None:
     assert "Sentence 150 " in place.run(*way.split()).out
     place.play(["say", "short"])
     assert place.codex("go", "--summary").out == "short\n"
-    assert place.run("run", "--detach", "--summary", "go").code == 2
+    for option in ("--detach", "--ephemeral"):
+        assert place.run("run", option, "--summary", "go").code == 2
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, "ab " * 2000, "A sentence. " * 500, "a\n" * 3000, "p\n\n" * 2000])

@@ -197,7 +197,13 @@ def test_forks_fallbacks_and_detached_turns(place: Place) -> None:
     assert done.code == 0, done.err
     assert place.run("wait", "--tree", done.session_id).code == 0
     sessions = place.store / "sessions"
-    assert normalised(sessions, done.session_id) == normalised(sessions, recorded)
+    was = normalised(sessions, recorded)
+    assert normalised(sessions, done.session_id) == was
+    archive = place.tmp / "bug.tgz"
+    assert place.run("export", recorded, "--tree", "-o", str(archive)).code == 0
+    done = replay(place, str(archive))
+    assert (done.code, place.run("wait", "--tree", done.session_id).code) == (0, 0)
+    assert normalised(sessions, done.session_id) == was
 
 
 @pytest.mark.thorough

@@ -9,6 +9,7 @@ from tests.cli.test_lost_conversations import of_type
 from tests.support import Place
 
 
+@pytest.mark.thorough
 def test_another_vendor_is_named(place: Place) -> None:
     """One line says who gets what was said, and about how much; a tool of the same vendor, or its own, is no news."""
     session_id = talk(place, "prompt-one", "prompt-two")
@@ -23,6 +24,7 @@ def test_another_vendor_is_named(place: Place) -> None:
     assert "(Google)" not in done.err
 
 
+@pytest.mark.thorough
 def test_a_session_that_is_not_shared_keeps_to_its_tool(place: Place) -> None:
     """No second tool, fork or fallback gets its history, until the user says otherwise; its own tool goes on."""
     session_id = place.codex("prompt-one", "--shared", "off").session_id

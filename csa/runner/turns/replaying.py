@@ -160,10 +160,9 @@ def _call_moments(plan: TurnPlan, replay: Replay, call: Call, ids: dict[str, str
     outlives = finished is None or ended is None or finished.ts > ended.ts
     recorded, begun = call.session.session_id, call.first.started.ts
     name = f"{recorded}, turn {call.first.number},"
-    is_new = call.first.number == call.session.spans[0].number
-    argv = [plan.context.command, "run", "--session-id" if is_new else "--session", ids[recorded]]
+    argv = [plan.context.command, "run", "--session-id" if call.begins else "--session", ids[recorded]]
     argv += ["--detach", "--json"] if outlives else ["--stream-json", "--quiet"]
-    if is_new and (source := _fork_of(call)) is not None:
+    if (source := call.fork_of) is not None:
         if source not in ids and (replay.archive or not is_session_id(source)):
             raise RefusedError(f"The recorded agent forked session {source}, which is not in the recording.")
         argv += ["--fork-from", ids.get(source, source)]
@@ -183,12 +182,6 @@ def _directory(plan: TurnPlan, replay: Replay, call: Call) -> str:
     elif its == above or replay.archive:
         its = plan.cwd
     return its if os.path.isdir(its) else plan.cwd
-
-
-def _fork_of(call: Call) -> str | None:
-    """Return the session that a nested run has forked."""
-    turn = call.session.turn(call.first.number)
-    return next((str(event.data.get("from")) for event in turn.events if event.type == "fork"), None)
 
 
 def paced(moments: Sequence[Moment], begin: str, speed: float) -> Iterator[Step]:
@@ -268,13 +261,13 @@ def _ids(plan: TurnPlan, replay: Replay, calls: Sequence[Call], *, is_again: boo
     recorded, state = replay.turn.session.state, plan.state
     known = {recorded.parent_session_id: state.parent_session_id, recorded.root_session_id: state.root_session_id}
     ids = {old: new for old, new in known.items() if old and new}
-    if is_again or not plan.is_new or any(call.first.number > 1 or _fork_of(call) for call in calls):
+    if is_again or not plan.is_new or any(call.fork_of or not call.begins for call in calls):
         ids = {**_earlier_replays(plan), **ids}
     ids[recorded.session_id] = state.session_id
     now_ms = time.time_ns() // 1_000_000
     for number, call in enumerate(calls):
         name = call.session.session_id
-        if call.first.number == call.session.spans[0].number:  # after its parent, and in order
+        if call.begins:  # after its parent, and in order
             ids[name] = new_session_id(now_ms + 1 + number, os.urandom(ENTROPY_BYTES))
         elif name not in ids:
             raise RefusedError(f"The recorded agent continued session {name}, which this replay has not run.")
