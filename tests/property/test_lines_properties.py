@@ -18,7 +18,7 @@ _EVENTS = st.lists(st.tuples(_GAPS, _TEXTS, _JUNK), max_size=12)
 _TAILS = st.sampled_from([b"", b'{"v":1,"seq":9999,"ts":"'])
 
 
-@examples(200)
+@examples(80)
 @given(_EVENTS, _TAILS, st.integers(-1, 30), st.integers(-1, 30), st.one_of(st.none(), st.integers(0, 5)))
 def test_a_page_is_what_lies_between_two_numbers(
     events: list[tuple[int, str, bytes]], tail: bytes, after: int, before: int, limit: int | None
