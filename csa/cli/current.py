@@ -11,6 +11,7 @@ from csa.cli.views.naming import called, head_of_line
 from csa.errors import UsageError
 from csa.runner.current import change_current, find_pointer, leave_current, make_current
 from csa.runner.session import refuse_closed
+from csa.store.queue import count_queued
 from csa.store.shown import SessionInfo
 
 
@@ -118,4 +119,7 @@ def execute_close(arguments: argparse.Namespace) -> int:
     assert state.closed_at
     facts = {"session_id": state.session_id, "project": state.project_path, "closed_at": format_time(state.closed_at)}
     print_act(arguments, words, facts, [*edit.losses, *([loss] if loss else [])])
+    if waiting := count_queued(session.files):
+        tell("csa", f"{waiting} queued prompt{'s' * (waiting != 1)} of it will not begin")
+        tell("hint", f"csa queue {state.session_id} lists what waits")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from csa.cli.output import cut, one_line, print_json, tell, terminal_width, text_for, warn
@@ -17,6 +18,7 @@ from csa.store.queue import Entry, GoneError, count_queued, entries, why_held
 
 _ENDINGS, _TEENS = {1: "st", 2: "nd", 3: "rd"}, {11, 12, 13}
 _LEAST_PREFIX = 4  # characters of an id
+_SHOWN = 60  # characters of what matches nothing
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +55,11 @@ def _move(session: Session, arguments: argparse.Namespace) -> int:
     from csa.runner.queueing import move_queued  # noqa: PLC0415  # listing needs none of it
 
     text, position = arguments.move
-    if not position.isdecimal():
-        raise UsageError(f"'{position}' is not a position.", hint="csa queue S --move ID 1 makes it the next")
-    warn(move_queued(session, _find(entries(session.paths), text).entry_id, int(position)))
+    if (at := _position(position)) is None:
+        raise UsageError(
+            f"'{cut(position, _SHOWN)}' is not a position.", hint="csa queue S --move ID 1 makes it the next"
+        )
+    warn(move_queued(session, _find(entries(session.paths), text).entry_id, at))
     return _print(session, arguments)
 
 
@@ -63,7 +67,7 @@ def _remove(session: Session, arguments: argparse.Namespace) -> int:
     from csa.runner.queueing import remove_queued  # noqa: PLC0415  # as above
 
     known = entries(session.paths)
-    wanted = known if arguments.clear else [_find(known, text) for text in arguments.remove]
+    wanted = known if arguments.clear else _each_once(_find(known, text) for text in arguments.remove)
     removed, losses = remove_queued(session, [entry.entry_id for entry in wanted])
     warn(losses)
     for entry in () if arguments.json else wanted:
@@ -121,12 +125,22 @@ def _resume(session: Session, arguments: argparse.Namespace) -> int:
 
 def _find(known: list[Entry], text: str) -> Entry:
     """Return the prompt that an id, a unique part of its beginning, or a position means."""
-    if text.isdecimal() and 1 <= int(text) <= len(known):
-        return known[int(text) - 1]
+    if (at := _position(text)) is not None and 1 <= at <= len(known):
+        return known[at - 1]
     matches = [entry for entry in known if len(text) >= _LEAST_PREFIX and entry.entry_id.startswith(text.upper())]
     if len(matches) != 1:
-        raise NotFoundError(f"No prompt, or more than one, matches '{text}'.", hint="csa queue S lists them")
+        words = cut(one_line(text), _SHOWN)
+        raise NotFoundError(f"No prompt, or more than one, matches '{words}'.", hint="csa queue S lists them")
     return matches[0]
+
+
+def _position(text: str) -> int | None:
+    """Return the number that a text is; None if it is none, or longer than any position."""
+    return int(text) if text.isdecimal() and len(text) < _SHOWN else None
+
+
+def _each_once(found: Iterable[Entry]) -> list[Entry]:
+    return list({entry.entry_id: entry for entry in found}.values())
 
 
 def tell_queue(session: Session) -> None:

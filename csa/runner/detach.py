@@ -105,11 +105,16 @@ def order_for(
 
 
 def _place_of(context: Context) -> dict[str, Any]:
-    """Return the part of an order that says where and on whose behalf."""
+    """Return the part of an order that says where and on whose behalf.
+
+    `variables` are the names of all that an agent has: another process may carry the order out, which has others.
+    """
+    caller = {name: context.environ.get(name) for name in IDENTITY_VARIABLES}
     return {
         "directory": str(context.directory),
         "command": context.command,
-        "caller": {name: context.environ.get(name) for name in IDENTITY_VARIABLES},
+        "caller": caller,
+        "variables": sorted(context.environ) if any(caller.values()) else None,
     }
 
 

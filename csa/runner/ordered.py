@@ -28,8 +28,14 @@ def client_for(order: Mapping[str, Any], environ: Mapping[str, str], *, is_detac
 
 
 def callers_environment(order: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment with the variables of the session whose agent gave the order, or none, in place of ours."""
+    """Return an environment with the variables of the session whose agent gave the order, or none, in place of ours.
+
+    Where an agent gave it, it has none that this one lacked: `env_drop` may have taken them from it.
+    """
+    known = order.get("variables")
     rest = {name: value for name, value in environ.items() if name not in order["caller"]}
+    if known is not None:
+        rest = {name: value for name, value in rest.items() if name in known}
     return {**rest, **{name: value for name, value in order["caller"].items() if value is not None}}
 
 

@@ -18,7 +18,15 @@ from csa.model.redaction import Redactor
 from csa.model.state import format_time
 from csa.runner.caller import refuse_own_lineage
 from csa.runner.context import Context
-from csa.runner.detach import Detached, hand_over_queue, order_for, refuse_sandbox, start_detached, start_queue
+from csa.runner.detach import (
+    AppearedError,
+    Detached,
+    hand_over_queue,
+    order_for,
+    refuse_sandbox,
+    start_detached,
+    start_queue,
+)
 from csa.runner.environment import refuse_in_replay
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
@@ -89,7 +97,12 @@ def queue_prompt(
         raise UsageError("--queue and --ephemeral cannot be combined: the session is gone when its turn ends.")
     session_id, project = state.session_id, str(place.store.project)
     if plan.is_new:
-        started = start_detached(context, request, on_finish=on_finish)
+        try:
+            started = start_detached(context, request, on_finish=on_finish)
+        except (BusyError, AppearedError):  # somebody was faster: the session is there now, and this one waits for it
+            if plan_turn(context, request).is_new:
+                raise
+            return queue_prompt(context, request, on_finish=on_finish, starts=starts)
         return Queued(
             session_id=started.session_id, name=state.name, project=project, entry_id=None, position=0, started=started
         )

@@ -174,7 +174,8 @@ def _next_queued(order: dict[str, Any]) -> _Ordered | None:
         return _Ordered(entry.order, plan_entry(entry, os.environ))
     except CsaError as error:
         if how["holds"] and not isinstance(error, BusyError | FullError):
-            hold(paths, why_not(entry, error, Redactor(os.environ)))
+            with suppress(OSError):  # the disk is full, for example; what is raised is why nothing begins
+                hold(paths, why_not(entry, error, Redactor(os.environ)))
         raise
 
 

@@ -133,6 +133,9 @@ def test_sources_of_other_projects_and_deleted_ones(place: Place) -> None:
     ]
     moved = place.tmp / "moved"
     assert (place.run("export", merged, "-o", str(moved)).code, place.run("repair", merged).code) == (0, 0)
+    (place.session(merged) / "state.toml").write_text("damaged")
+    assert place.run("repair", merged).code == 0
+    assert place.state(merged)["genealogy"]["merged_from"] == [one, two]
 
 
 @pytest.mark.thorough

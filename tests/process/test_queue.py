@@ -355,3 +355,60 @@ def test_a_prompt_of_a_newer_csa(place: Place) -> None:
     wait_for(lambda: not is_locked(paths_of(place, session_id).session_lock), "the first turn ends")
     assert "Another version of csa has queued it" in place.run("queue", session_id, "--json").json["held"]
     assert prompts_of(place, session_id) == ["first"]
+
+
+@pytest.mark.thorough
+def test_many_who_queue_for_a_session_that_is_not_there_yet(place: Place) -> None:
+    """One of them makes it, and the prompts of the others wait for that."""
+    place.play(["say", "done"])
+    prompts = [f"prompt {number}" for number in range(3)]
+    running = [place.start("run", "--queue", "--session-id", "both", prompt) for prompt in prompts]
+    done = [each.wait() for each in running]
+    assert [each.code for each in done] == [0] * len(prompts), [each.err for each in done]
+    (session_id,) = {each.out.strip() for each in done}
+    wait_until_done(place, session_id)
+    assert sorted(prompts_of(place, session_id)) == prompts
+
+
+@pytest.mark.thorough
+def test_an_agents_prompt_gets_no_variable_that_the_agent_lacks(place: Place) -> None:
+    """Whoever begins it may have more: what env_drop took from the agent, for example."""
+    _, variables = place.agent()
+    place.env["DEPLOY_WORD"] = "of the user's shell"
+    session_id = busy(place)
+    place.script(
+        {"match": "by the user", "do": [["expect-env", "DEPLOY_WORD", "of the user's shell"], ["say", "has it"]]},
+        {"match": "by the agent", "do": [["expect-env", "DEPLOY_WORD", None], ["say", "has it not"]]},
+    )
+    queue(place, session_id, "by the user")
+    done = place.run("run", "--queue", "-s", session_id, "by the agent", env={**variables, "DEPLOY_WORD": None})
+    assert done.code == 0, done.err
+    place.release()
+    wait_until_done(place, session_id)
+    assert [each["data"]["status"] for each in place.events(session_id) if each["type"] == "run_finished"] == [
+        "succeeded"
+    ] * 3
+
+
+def test_positions_that_are_none(place: Place) -> None:
+    """A number of any length is looked at as one; what is named twice is removed once."""
+    session_id = busy(place)
+    queue(place, session_id, "second")
+    for words in (("--move", "1", "9" * 5000), ("--show", "9" * 5000), ("--move", "1", "²")):
+        done = place.run("queue", session_id, *words)
+        assert (done.code in {2, 3}, len(done.err) < 200) == (True, True), done.err
+    assert place.run("queue", session_id, "--remove", "1", "--remove", "1").out == "removed second\n"
+    place.release()
+
+
+@pytest.mark.thorough
+def test_closing_tells_of_what_waits(place: Place) -> None:
+    """A prompt of a session that was closed does not begin, so who closes it is told."""
+    place.script({"match": "first", "do": [*place.hold(), ["fail", "500"]]})
+    running = place.start("run", "--tool", "codex", "--retries", "0", "first")
+    place.wait_ready()
+    queue(place, running.session_id, "second")
+    place.release()
+    assert running.wait().code == 1
+    done = place.run("close", running.session_id)
+    assert (done.code, "1 queued prompt of it will not begin" in done.err) == (0, True)

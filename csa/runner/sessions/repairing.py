@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from csa.errors import BusyError, NotFoundError, StateError
+from csa.ids import is_session_id
 from csa.model.clock import from_timestamp
 from csa.model.events import Event
 from csa.model.limits import COUNTS, Spent
@@ -18,6 +19,7 @@ from csa.paths import RETIRED, SessionPaths
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act
+from csa.runner.turns.origins import merged_sources
 from csa.runner.turns.planning import DESCRIPTION_LENGTH
 from csa.runner.turns.stealing import note_theft
 from csa.store.atomic import Draft, open_regular, read_regular, sync_directory, sync_file, write_atomically
@@ -296,7 +298,7 @@ def rebuilt_state(paths: SessionPaths, project: Path) -> SessionState | None:
     salvaged = _salvage(paths.state)
     record = {**known, **salvaged.pop(_ROOT, {})}
     for table in ("genealogy", "limits", "budget"):
-        record[table] = salvaged.pop(table, {})
+        record[table] = {**record.get(table, {}), **salvaged.pop(table, {})}
     for name, values in salvaged.items():
         if name in record["tools"]:
             record["tools"][name] = {**values, **record["tools"][name]}
@@ -330,6 +332,8 @@ def _from_transcript(paths: SessionPaths, project: Path) -> dict[str, Any] | Non
             record["tools"].setdefault(tool, {})
         if tool:
             record["tools"][tool] |= _of_tool(event)
+        if sources := merged_sources(event):
+            record["genealogy"] = {"merged_from": [source for source in sources if is_session_id(source)]}
         if event.type == "compaction" and event.data.get("status") == "succeeded":
             record |= {"phase": "available", "context_status": {"is_compacted": True, "last_compacted_at": event.ts}}
     for done in read_history(paths.transcript):

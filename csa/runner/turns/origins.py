@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from csa.errors import CsaError
+from csa.model.events import Event
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.context import Context
@@ -18,6 +19,7 @@ from csa.runner.session import find_session
 from csa.runner.turns.handoff import History, Origin
 from csa.store.transcript import read_events
 
+_Source = tuple[str, int, int]  # a session's id, its turns then, and the first that was not pruned
 _OPENING_EVENTS = 50  # which include the fork or the merge
 _MOST_ORIGINS = 1000  # of one session, theirs included
 
@@ -46,7 +48,7 @@ def missing_sources(context: Context, paths: SessionPaths) -> list[str]:
     return [source[0] for source in _sources(paths) if _find(context, source) is None]
 
 
-def _follow(context: Context, source: tuple[str, int, int], known: dict[str, int]) -> list[Origin]:
+def _follow(context: Context, source: _Source, known: dict[str, int]) -> list[Origin]:
     """Return a session and those that it began with, but of what is `known` only the turns that were not."""
     found: list[Origin] = []
     waiting = [source]
@@ -63,7 +65,7 @@ def _follow(context: Context, source: tuple[str, int, int], known: dict[str, int
     return found
 
 
-def _find(context: Context, source: tuple[str, int, int]) -> Origin | None:
+def _find(context: Context, source: _Source) -> Origin | None:
     session_id, turns, since = source
     try:
         return Origin(find_session(context, session_id, retired=True).files, turns, since)
@@ -71,18 +73,27 @@ def _find(context: Context, source: tuple[str, int, int]) -> Origin | None:
         return None
 
 
-def _sources(paths: SessionPaths) -> list[tuple[str, int, int]]:
+def _sources(paths: SessionPaths) -> list[_Source]:
     """Return the sessions that one began with: their ids, their turns then, and the first that was not pruned."""
     for event in islice(read_events(paths.transcript), _OPENING_EVENTS):
         if event.type == "fork":
             return _valid([event.data])
-        if event.type == "session_updated" and event.data.get("what") == "merged":
-            sources = event.data.get("sources")
-            return _valid(sources if isinstance(sources, list) else [])
+        if found := _merged(event):
+            return found
     return []
 
 
-def _valid(sources: list[Any]) -> list[tuple[str, int, int]]:
+def merged_sources(event: Event) -> list[str]:
+    """Return the ids of the sessions that an event says were merged; empty for any other event."""
+    return [source[0] for source in _merged(event)]
+
+
+def _merged(event: Event) -> list[_Source]:
+    sources = event.data.get("sources") if event.type == "session_updated" else None
+    return _valid(sources if isinstance(sources, list) and event.data.get("what") == "merged" else [])
+
+
+def _valid(sources: list[Any]) -> list[_Source]:
     """Return what is valid of recorded sources; another program, or another version, may have written them."""
     found = []
     for source in sources:

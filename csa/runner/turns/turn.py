@@ -173,7 +173,12 @@ class Turn:
 
     async def _leave(self, recorder: TurnRecorder) -> None:
         """Let the next queued prompt begin under the same lock; else release it, and have another process go on."""
-        goes_on = self._result is not None and self._result.status == "succeeded" and not recorder.journal.fault
+        goes_on = (
+            self._result is not None
+            and self._result.status == "succeeded"
+            and not recorder.journal.fault
+            and self.plan.replay is None  # what follows would find the same recording in place of its tool
+        )
         with recorder.held.losing("the session's queue", "gone on with"):
             self.successor = self.pass_on(recorder) if goes_on else None
         if self.successor:
