@@ -32,11 +32,13 @@ def take(root: Path) -> Lock:
     """Become the server of a state root; BusyError if there is one."""
     make_private_directory(root / SERVE)
     try:
-        return acquire_lock(root / SERVE / "lock")
+        lock = acquire_lock(root / SERVE / "lock")
     except BlockingIOError:
         found = find(root)
         where = f" at {found.socket or found.url}, PID {found.pid}" if found else ""
         raise BusyError(f"csa serve is running already{where}.", hint="csa serve url, or csa serve stop") from None
+    lock.write(b"")  # where an earlier one was
+    return lock
 
 
 def announce(lock: Lock, url: str, socket: str | None) -> None:

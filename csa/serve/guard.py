@@ -82,6 +82,8 @@ class Guard:
             raise RequestError(401, "unauthorized", "A token is needed.", hint="csa serve url prints one")
         if doubled.intersection(_ONCE):
             raise RequestError(400, "usage", "A header is given twice.")
+        if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may have read the other one
+            raise RequestError(400, "usage", "The body has two lengths.", headers={"connection": "close"})
         if scope["method"] not in _SAFE and (token.level != ACT or self._read_only):
             whose = "The server is" if self._read_only else "This token is"
             raise RequestError(403, "refused", f"{whose} for reading only.")

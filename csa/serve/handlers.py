@@ -314,10 +314,10 @@ def artifact(served: Served, asked: Asked) -> IO[bytes]:
     """Open a file of an agent's; csa's own, and links, are none."""
     session, name = _read(served, asked, "session artifacts"), asked.path["name"]
     names = name.split("/")
-    if is_own(name) or not all(names) or {".", ".."} & set(names):
+    if is_own(name) or not all(names) or {".", ".."} & set(names) or "\0" in name:
         raise NotFoundError(f"There is no artifact {name}.")
     try:
-        found = open_below(Path(os.path.realpath(session.files.output)), name)
+        found = open_below(Path(os.path.realpath(session.files.root), session.files.output.name), name)
     except OSError:
         found = None
     if found is None:

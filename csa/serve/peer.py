@@ -32,21 +32,25 @@ def identity_of_peer(client: tuple[str, int], server: tuple[str, int]) -> dict[s
     """Return the variables that say to which session the process at the other end belongs; empty for none.
 
     Raises:
-        RefusedError: it is a process of this user that cannot be found, so that it may be an agent.
+        RefusedError: it is a process of this user that cannot be found, and may be an agent.
     """
     if client[0] == UNIX:
         return identity_of(client[1])
     found = _socket_of(client, server)
-    if found is None and not is_loopback(client[0]):  # else it comes from here, whatever address it has used
+    is_local = is_loopback(client[0]) or client[0] == server[0]
+    if found is None and not is_local:  # else it comes from here, whatever address it has used
         return {}
-    if found is None:
+    if found is None or not found[1]:  # the process is gone, and its socket is nobody's: the table says root's
         raise _unknown()
     uid, inode = found
     if uid != os.geteuid():
         return {}
-    pids = list(_holders(inode))
-    if not pids:
-        raise _unknown()
+    hidden: list[int] = []
+    pids = list(_holders(inode, hidden))
+    if not pids:  # then it is a hidden one: of ssh's server, say, which has changed its user
+        if not hidden or any(map(identity_of, hidden)) or _socket_of(client, server) != found:
+            raise _unknown()
+        return {}
     return next((known for pid in pids if (known := identity_of(pid))), {})
 
 
@@ -91,8 +95,8 @@ def _words(packed: bytes) -> str:
     return "".join(f"{socket.ntohl(int.from_bytes(packed[at : at + 4])):08X}" for at in range(0, len(packed), 4))
 
 
-def _holders(inode: int) -> Iterator[int]:
-    """Yield the processes that have a socket open, as far as we may look."""
+def _holders(inode: int, hidden: list[int]) -> Iterator[int]:
+    """Yield the processes that have a socket open; those into which we may not look are appended to `hidden`."""
     name = f"socket:[{inode}]"
     for pid in all_pids():
         if pid == os.getpid():
@@ -101,5 +105,7 @@ def _holders(inode: int) -> Iterator[int]:
             with os.scandir(f"/proc/{pid}/fd") as entries:
                 if any(os.readlink(entry.path) == name for entry in entries):
                     yield pid
-        except OSError:  # another user's, or just gone
+        except PermissionError:  # most are another user's
+            hidden.append(pid)
+        except OSError:  # just gone
             continue

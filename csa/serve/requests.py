@@ -96,7 +96,7 @@ def _converted(value: str, kind: str, name: str) -> Any:
         if kind == "boolean":
             return _FLAGS[value.lower()]
     except (ValueError, KeyError):
-        raise UsageError(f"{name} is not a {kind}.") from None
+        raise UsageError(f"{name} is not {_with_article(kind)}.") from None
     return value
 
 
@@ -107,7 +107,7 @@ def _check(value: Any, schema: Mapping[str, Any], name: str) -> None:
         isinstance(value, _KINDS[kind]) and (kind == "boolean") == isinstance(value, bool) for kind in kinds
     )
     if not is_of_kind:
-        raise UsageError(f"{name} is not a {' or '.join(kinds)}.")
+        raise UsageError(f"{name} is not {' or '.join(map(_with_article, kinds))}.")
     if "enum" in schema and value not in schema["enum"]:
         raise UsageError(f"{name} is none of {', '.join(map(str, schema['enum']))}.")
     if isinstance(value, str):
@@ -117,6 +117,10 @@ def _check(value: Any, schema: Mapping[str, Any], name: str) -> None:
     if isinstance(value, list):
         for item in value:
             _check(item, schema["items"], name)
+
+
+def _with_article(kind: str) -> str:
+    return kind if kind == "null" else f"an {kind}" if kind[0] in "aio" else f"a {kind}"
 
 
 def _check_text(value: str, name: str) -> None:

@@ -49,7 +49,11 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._on_listening()
+        try:
+            self._on_listening()
+        except OSError:  # nobody can be told where it is
+            await self.shutdown(sockets)
+            raise
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._api.ending.set()
@@ -129,7 +133,7 @@ def run(
             http=_Protocol,
             ws="none",
             loop="asyncio",
-            log_level="warning",
+            log_level="error",  # what a client sends is no news
             access_log=False,
             proxy_headers=False,
             server_header=False,

@@ -20,6 +20,7 @@ from csa.store.transcript import end_of_last_line, lines_backwards, parse_line
 BLOCK = 64 << 10
 _STEP = 4 << 10  # bytes that are searched for the end of a line at first
 _HIGHEST = 1 << 62
+_TYPE = re.compile(r"\w{1,40}", re.ASCII)  # what cannot end a line of a stream
 _HEAD = re.compile(rb'\{"v":\s?\d+,\s?"seq":\s?(\d{1,18}),\s?"ts":\s?"[^"]{0,40}",\s?"type":\s?"(\w{1,40})"')
 
 
@@ -28,7 +29,7 @@ def head_of(line: bytes) -> tuple[int, str] | None:
     if found := _HEAD.match(line):
         return int(found[1]), found[2].decode()
     event = parse_line(line)  # as another implementation writes it
-    return (event.seq, event.type) if event else None
+    return (event.seq, event.type if _TYPE.fullmatch(event.type) else "other") if event else None
 
 
 class Lines:

@@ -139,7 +139,13 @@ def test_who_and_what_is_refused(server: Server) -> None:
 @pytest.mark.thorough
 def test_doubled_headers_are_refused(server: Server) -> None:
     """What two programs might read differently is not read at all."""
-    cases = (("Host: x", b"400"), ("Origin: null\r\nOrigin: null", b"403"), ("Authorization: Bearer x", b"401"))
+    lengths = "Content-Length: 5\r\nTransfer-Encoding: chunked"
+    cases = (
+        (lengths, b"400"),
+        ("Host: x", b"400"),
+        ("Origin: null\r\nOrigin: null", b"403"),
+        ("Authorization: Bearer x", b"401"),
+    )
     for more, status in cases:
         with socket.create_connection(("127.0.0.1", server.port)) as own:
             head = f"Host: localhost\r\nAuthorization: Bearer {server.token}\r\n{more}"
@@ -271,8 +277,21 @@ def test_artifacts_are_attachments(place: Place, server: Server) -> None:
     assert answer.content == b"<script>\n"
     assert answer.headers["content-type"].startswith("text/plain")
     assert answer.headers["content-disposition"].startswith("attachment")
-    for name in ("turn-0001/leak", "turn-0001/final.md", "../state.toml", "%2e%2e/state.toml", "turn-0001", "", "/x"):
+    for name in (
+        "turn-0001/leak",
+        "%00",
+        "turn-0001/final.md",
+        "../state.toml",
+        "%2e%2e/state.toml",
+        "turn-0001",
+        "",
+        "/x",
+    ):
         assert server.ask("GET", f"/sessions/{session_id}/artifacts/{name}").status == 404
+    output = next(place.state_root.rglob(session_id)) / "output"
+    output.rename(output.with_name("moved"))
+    output.symlink_to("/etc")
+    assert server.ask("GET", f"/sessions/{session_id}/artifacts/passwd").status == 404
 
 
 @pytest.mark.thorough
@@ -301,6 +320,13 @@ def test_only_serving_imports_the_server(place: Place) -> None:
     heavy = {"starlette", "uvicorn", "h11", "csa.serve"}
     assert not place.imports("ls") & heavy
     assert not place.imports("serve", "token") & {"starlette", "uvicorn", "h11", "anyio"}
+
+
+@pytest.mark.thorough
+def test_nobody_reads_where_it_is(place: Place) -> None:
+    """If the address cannot be printed, it ends with a word about that, and no traceback."""
+    done = place.shell(["sh", "-c", "exec csa serve --port 0 >/dev/full"])
+    assert (done.code, done.err) == (1, "error: the output cannot be written: No space left on device.\n")
 
 
 def test_each_route_has_a_handler() -> None:

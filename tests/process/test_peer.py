@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from csa.serve.peer import identity_of_peer, is_loopback
 from tests.store.support import child
+from tests.support import PATIENCE_S
 
 _CONNECT = """
 import os, socket
@@ -49,6 +52,48 @@ def test_a_client_on_this_machine_is_found(monkeypatch: pytest.MonkeyPatch) -> N
                 other.hear()
                 server = connection.getsockname()
                 assert identity_of_peer(client[:2], server[:2]) == {"CSA_SESSION_ID": "01JH4QWERT0000000000000000"}
+
+
+_HIDDEN = """
+import ctypes, encodings.ascii, os, socket
+from csa.errors import RefusedError
+from csa.serve.peer import identity_of_peer
+listener = socket.create_server(("127.0.0.1", 0))
+reading, writing = os.pipe()
+if (pid := os.fork()) == 0:
+    os.close(writing)
+    is_root = not os.geteuid()
+    ctypes.CDLL(None).setresuid(*3 * [65534]) if is_root else None
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: as a server that has changed its user
+    own = socket.socket()
+    own.connect(listener.getsockname())
+    os.read(reading, 1)
+    os._exit(0)
+os.close(reading)
+connection, client = listener.accept()
+if not os.geteuid():
+    os.setresuid(65534, 65534, 65534)
+ends = client, connection.getsockname()
+try:
+    print("seen", identity_of_peer(*ends))
+except RefusedError:
+    print("refused")
+os.close(writing)
+os.waitpid(pid, 0)
+try:
+    print("seen", identity_of_peer(*ends))
+except RefusedError:
+    print("refused")
+"""
+
+
+@pytest.mark.thorough
+def test_a_client_into_which_nobody_may_look() -> None:
+    """A tunnel's process belongs to no session, though it hides from its own user; one that is gone may be an agent."""
+    found = subprocess.run(
+        [sys.executable, "-c", _HIDDEN], capture_output=True, text=True, check=True, timeout=PATIENCE_S
+    )
+    assert found.stdout.splitlines() == ["seen {}", "refused"]
 
 
 def test_what_is_loopback() -> None:
