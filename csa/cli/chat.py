@@ -85,11 +85,18 @@ class Chat:
         self._words = argparse.Namespace(**{**defaults_of_run(), **given})
         self.request = settled(self.client, request_from(self._words))
         self.is_quiet = bool(arguments.quiet)
-        self.session_id = self._known_id()
+        self.session_id: str | None = None
+        if known := self._known_id():
+            self.stay_in(known)
         self._turns, self._auto_save = 0, arguments.auto_save
         warn(self.client.context.config.warnings)
         if self.client.caller is None:
             wake_abandoned(self.client)
+
+    def stay_in(self, session_id: str) -> None:
+        """Have the first turn go on in this session, whichever is used last, or has its name, when the prompt comes."""
+        self.session_id = session_id
+        self.request = replace(self.request, session=session_id, session_id=None, last=False)
 
     def asked(self, prompt: str, **changes: Any) -> RunRequest:
         """Return the request of a turn; its first prompt goes where the template has a place for it."""
@@ -187,7 +194,7 @@ class Chat:
 
     def say_how_to_resume(self) -> None:
         """Say how to go on another time."""
-        if self.session_id and not self.is_quiet:
+        if self.paths and not self.is_quiet:
             tell("csa", f"to go on: csa chat --session {self.session_id}")
 
     def _known_id(self) -> str | None:

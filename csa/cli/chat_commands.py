@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from csa.cli.candidates import candidates
-from csa.cli.output import Style, print_problem, printable, tell
+from csa.cli.output import Style, fold, print_problem, printable, tell, terminal_size
 from csa.cli.views.conversation_formats import FORMATS
 from csa.cli.views.lineedit import Candidate
 from csa.errors import CsaError, UsageError
@@ -20,7 +20,7 @@ from csa.nearest import did_you_mean
 from csa.runner.inherited import without_repository
 from csa.structs import Struct
 
-_SHOWN = 60  # columns of a description
+_LEAST = 10  # columns of what a command does
 _MOST_FILES = 200
 
 
@@ -42,8 +42,8 @@ class Talk(Protocol):
     def save(self, label: str | None) -> None:
         """Save a checkpoint."""
 
-    def queue(self, words: Sequence[str]) -> None:
-        """Show what waits to be sent, forget it, or send it."""
+    def queue(self, what: str | None) -> None:
+        """Show what waits to be sent; `clear` forgets it, `resume` sends it."""
 
     def merge(self, selectors: Sequence[str]) -> None:
         """Go on in a new session with the conversations of this one and others."""
@@ -109,7 +109,10 @@ def find(name: str) -> Slash:
 def run(talk: Talk, name: str, words: list[str]) -> None:
     """Do what a command says; what fails is told."""
     try:
-        find(name).act(talk, words)
+        command = find(name)
+        if words and not command.takes:
+            raise UsageError(f"/{name} takes no words.", hint=f"//{name} begins a prompt with /{name}")
+        command.act(talk, words)
     except CsaError as error:
         print_problem(error.message, hint=error.hint)
     except OSError as error:
@@ -185,8 +188,16 @@ def _prune(talk: Talk, words: list[str]) -> None:
     talk.csa("prune", "--session", talk.called, *(["--keep-last"] if is_number else []), *words)
 
 
+def _queue(talk: Talk, words: list[str]) -> None:
+    if words and words not in (["clear"], ["resume"]):
+        raise UsageError("/queue takes clear, or resume, or nothing.")
+    talk.queue(words[0] if words else None)
+
+
 def _export(talk: Talk, words: list[str]) -> None:
     path = _at_most_one(words, "file") or f"{talk.name}.md"
+    if not words and os.path.lexists(path):  # nobody has said that it may go
+        raise UsageError(f"{path} exists.", hint=f"/export {path} replaces it")
     suffix = Path(path).suffix[1:]
     kind = suffix if suffix in FORMATS else "archive"
     talk.csa("export", "--session", talk.called, "--format", kind, "--output", os.path.expanduser(path))
@@ -195,7 +206,7 @@ def _export(talk: Talk, words: list[str]) -> None:
 
 def _diff(talk: Talk, words: list[str]) -> None:
     """Show what the work tree has that the last commit has not; paths limit it."""
-    git = ["git", "--no-pager", "-c", "core.quotePath=off"]
+    git = ["git", "--no-pager", "-c", "core.quotePath=off", "-c", "core.fsmonitor=off"]
     told = _output_of([*git, "status", "--short", "--", *words], talk.directory)
     if not told.strip():
         tell("csa", "nothing has changed since the last commit")
@@ -229,17 +240,23 @@ def _output_of(command: Sequence[str], directory: Path) -> str:
 
 
 def _help(_talk: Talk, _words: list[str]) -> None:
-    style = Style(sys.stdout)
-    width = max(len(f"/{name} {command.takes}") for name, command in COMMANDS.items())
+    style, columns = Style(sys.stdout), terminal_size(sys.stdout)[0]
+    heads = {name: f"/{name} {command.takes}" for name, command in COMMANDS.items()}
+    width = max(map(len, heads.values())) + 2
     for name, command in COMMANDS.items():
-        print(f"{f'/{name} {command.takes}':<{width}}  {style(command.about, 'dim')}")
-    print(_KEYS)
+        head = heads[name]
+        for line in fold(command.about, max(_LEAST, columns - width)):
+            print(f"{head:<{width}}{style(line, 'dim')}")
+            head = ""
+    print("\n" + "\n".join(fold(_KEYS, columns)))
 
 
-_KEYS = """
-Enter sends; Esc Enter, or a backslash at the end of a line, begins a new one. Up, Down and Ctrl-R find earlier prompts,
-Tab completes commands, @files and sessions. While a turn is running, what you enter is sent when it has ended.
-Ctrl-C ends the turn; twice at an empty prompt it ends the chat, as Ctrl-D does. // at the beginning sends one slash."""
+_KEYS = (
+    "Enter sends; Esc Enter, or a backslash at the end of a line, begins a new one. Up, Down and Ctrl-R find earlier "
+    "prompts, Tab completes commands, @files and sessions. While a turn is running, what you enter is sent when it has "
+    "ended. Ctrl-C ends the turn; twice at an empty prompt it ends the chat, as Ctrl-D does. // at the beginning sends "
+    "one slash."
+)
 
 COMMANDS: dict[str, Slash] = {
     "tool": Slash("[TOOL]", "use another tool from the next turn on, or list them", _tool, "tools", at_once=True),
@@ -257,7 +274,7 @@ COMMANDS: dict[str, Slash] = {
     "context": Slash(
         "",
         "show what the next turn sends of earlier ones",
-        lambda talk, words: talk.csa("context", "--session", talk.called, *words),
+        lambda talk, _: talk.csa("context", "--session", talk.called),
         at_once=True,
     ),
     "clear": Slash(
@@ -300,7 +317,7 @@ COMMANDS: dict[str, Slash] = {
     "queue": Slash(
         "[clear|resume]",
         "show what waits to be sent, forget it, or send it",
-        lambda talk, words: talk.queue(words),
+        _queue,
         at_once=True,
     ),
     "cancel": Slash("", "end the running turn, as Ctrl-C does", lambda talk, _: talk.cancel(), at_once=True),

@@ -57,6 +57,8 @@ class TerminalChat:
         self._tool = ""
         self._was_interrupted = self._is_leaving = False
         self._first = self._plan()
+        if not self._first.is_new:
+            chat.stay_in(self._first.state.session_id)
         history = PromptHistory(chat.client.store, self._first.context.redactor.redact)
         self._editor = Editor(
             past=history.load(),
@@ -93,7 +95,7 @@ class TerminalChat:
 
     def _look_at_queue(self) -> None:
         paths = self._chat.paths
-        self._waiting = [entry.prompt for entry in entries(paths)] if paths else []
+        self._waiting = [entry.shown for entry in entries(paths)] if paths else []
 
     def _do(self, entry: Entry) -> int | None:
         """Do what is wanted; return the exit code if that ends the chat."""
@@ -246,6 +248,9 @@ class TerminalChat:
         """Change the next turn, if it can be planned."""
         plan = self._plan(**changes)
         self._chat.request = replace(self._chat.request, **changes)
+        self._tell_next(plan)
+
+    def _tell_next(self, plan: TurnPlan) -> None:
         self._tool = plan.adapter.name
         model = plan.model or "its default model"
         tell("csa", f"next: {plan.adapter.name}, {model}, permission {plan.permission.value}")
@@ -253,10 +258,11 @@ class TerminalChat:
     def begin(self, *, name: str | None, fork: bool) -> None:
         """Have the next turn begin a new session."""
         source = self.called if fork else None
-        self._plan(session=None, session_id=None, last=False, fork_from=source, name=name)
+        plan = self._plan(session=None, session_id=None, last=False, fork_from=source, name=name)
         self._chat.begin(fork_from=source, name=name)
         what = "the next prompt begins a new session"
         tell("csa", f"{what}, with a copy of this conversation" if fork else what)
+        self._tell_next(plan)
 
     def use(self, selector: str) -> None:
         """Go on in another session."""
@@ -278,13 +284,16 @@ class TerminalChat:
         """Save a checkpoint."""
         self._chat.save(label)
 
-    def queue(self, words: Sequence[str]) -> None:
+    def queue(self, what: str | None) -> None:
         """Show the queue, or empty it, or go on with it."""
-        if list(words) == ["resume"]:
+        self._look_at_queue()
+        if what and not self._waiting:
+            raise UsageError("Nothing is queued.")
+        if what == "resume":
             self._takes = True
         else:
-            self.csa("queue", "--session", self.called, *(["--clear"] if list(words) == ["clear"] else words))
-        self._look_at_queue()
+            self.csa("queue", "--session", self.called, *(["--clear"] if what else []))
+            self._look_at_queue()
 
     def merge(self, selectors: Sequence[str]) -> None:
         """Go on in a session with the conversations of this and others."""

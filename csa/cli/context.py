@@ -6,7 +6,7 @@ import argparse
 import sys
 from datetime import UTC, datetime
 
-from csa.cli.output import Style, print_act, print_json, text_for
+from csa.cli.output import Style, count_of, print_act, print_json, text_for
 from csa.cli.selecting import add_selector, find_one, find_to_show
 from csa.cli.views.naming import as_read
 from csa.model.wording import tokens
@@ -93,7 +93,8 @@ def _prune(
 
 def _fields(sent: SentContext) -> Iterator[tuple[str, str]]:
     window = sent.window
-    limits = [f"{window.turns} turns" if window.turns else "", f"{window.tokens:,} tokens" if window.tokens else ""]
+    limits = [count_of(window.turns, "turn")] if window.turns else []
+    limits += [f"{window.tokens:,} tokens"] if window.tokens else []
     limits.append(f"from turn {window.since_turn} on" if window.since_turn else "")
     yield "window", ", ".join(filter(None, limits)) or "all turns"
     yield "tool", sent.tool

@@ -110,7 +110,8 @@ def execute_close(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.editing import close_session  # noqa: PLC0415  # as above
 
     client = open_client()
-    session = find(client, selected_if_any(arguments) or "@current", acts=True)
+    selector = selected_if_any(arguments)
+    session = find(client, "@current" if selector is None else selector, acts=True)  # an empty one is a mistake
     edit = close_session(session)
     state = edit.after
     loss = leave_current(client.context, state.session_id)

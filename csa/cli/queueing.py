@@ -43,7 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
         if arguments.show is None or arguments.json:
             return _print(session, arguments)
         entry = _find(entries(session.files), arguments.show)
-        print(text_for(sys.stdout, session.context.redactor.redact(entry.prompt)))
+        print(text_for(sys.stdout, session.context.redactor.redact(entry.shown)))
         return 0
     session = find_one(arguments, acts=True)
     if arguments.resume:
@@ -174,7 +174,7 @@ def _print(session: Session, arguments: argparse.Namespace, **more: Any) -> int:
 def _in_words(session: Session, entry: Entry) -> str:
     if entry.fault:
         return f"cannot be read: {one_line(entry.fault)}"
-    return one_line(session.context.redactor.redact(entry.prompt))
+    return one_line(session.context.redactor.redact(entry.shown))
 
 
 def _entry_json(session: Session, entry: Entry, position: int) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _entry_json(session: Session, entry: Entry, position: int) -> dict[str, Any]
     return {
         "id": entry.entry_id,
         "position": position,
-        "prompt": redactor.redact(entry.prompt),
+        "prompt": redactor.redact(entry.shown),
         "at": entry.at or None,
         "by": entry.by,
         "tool": request.get("tool"),

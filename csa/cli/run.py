@@ -75,7 +75,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _find_template(arguments: argparse.Namespace) -> None:
     """Put the template in place of its name; one with a whole prompt needs no other."""
-    if not (arguments.template or arguments.specialist or arguments.variables):
+    if arguments.template is None and arguments.specialist is None and not arguments.variables:
         return
     from csa.cli.templates import chosen_template  # noqa: PLC0415  # most runs have none
 

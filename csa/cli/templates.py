@@ -36,13 +36,13 @@ _FILES = ("system", "opening", "prompt")  # texts that may come from a file
 
 def chosen_template(context: Context, arguments: argparse.Namespace) -> Template | None:
     """Return the template that `csa run` is to use, with --template or --as; None without."""
-    name = arguments.template or arguments.specialist
+    name = arguments.specialist if arguments.template is None else arguments.template
     if name is None:
         if arguments.variables:
             raise UsageError("--var is for the variables of a template.", hint="--template NAME")
         return None
     template = find_template(context, name)
-    if arguments.specialist and not template.is_specialist:
+    if arguments.specialist is not None and not template.is_specialist:
         raise UsageError(
             f"Template {name} names no tool, so it is no specialist.", hint=f"csa run --template {name}, or add a tool"
         )

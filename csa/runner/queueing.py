@@ -8,8 +8,8 @@ them sees what waits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,6 +42,10 @@ from csa.store.liveness import probe
 from csa.store.queue import Entry, GoneError, HeldError, enqueue, hold, lift_hold, move, next_entry, remove, why_held
 from csa.store.taking import refuse_busy, refuse_stranger
 from csa.structs import Struct, asdict, replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.paths import SessionPaths
 
 _LOOKS, _PAUSE_S = 20, 0.05
 
@@ -111,17 +115,12 @@ def queue_prompt(
     caller = context.caller
     order = order_for(context, replace(request, steal=False), plan, wait_s=None, on_finish=on_finish)
     order["ceiling"] = caller.ceiling if caller else None
-    try:
+    if request.secrets:
+        order["shown"] = plan.context.redactor.redact(request.prompt)
+    with _changing(paths, "nothing was queued"):
         entry, position = enqueue(
             paths, order, at=format_time(datetime.now(UTC)), by=caller.session_id if caller else None
         )
-    except FileNotFoundError as error:
-        raise NotFoundError(f"Session {session_id} has just been deleted.", hint="csa ls") from error
-    except OSError as error:
-        raise CsaError(
-            f"The queue cannot be written: {error.strerror}: {error.filename or paths.root}.",
-            hint="make it writable, or free space; nothing was queued",
-        ) from error
     queued = Queued(session_id=session_id, name=state.name, project=project, entry_id=entry.entry_id, position=position)
     if not starts:
         return queued
@@ -131,6 +130,20 @@ def queue_prompt(
         with suppress(GoneError, OSError):
             remove(paths, entry.entry_id)
         raise
+
+
+@contextmanager
+def _changing(paths: SessionPaths, loss: str) -> Iterator[None]:
+    """Raise NotFoundError, or CsaError, for a queue that cannot be written."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFoundError(f"Session {paths.session_id} has just been deleted.", hint="csa ls") from error
+    except OSError as error:
+        raise CsaError(
+            f"The queue cannot be written: {error.strerror}: {error.filename or paths.root}.",
+            hint=f"make it writable, or free space; {loss}",
+        ) from error
 
 
 def _see_to(context: Context, queued: Queued) -> Queued:
@@ -169,7 +182,8 @@ def resume_queue(session: Session) -> Detached | None:
     refuse_own_lineage(session.context.caller, session.session_id, verb="go on with the queue of")
     refuse_sandbox()
     refuse_busy(session.paths)
-    lift_hold(session.paths)
+    with _changing(session.paths, "it is still held"):
+        lift_hold(session.paths)
     return start_queue(session.context, session.session_id, resumes=True, holds=True)
 
 
@@ -179,7 +193,8 @@ def move_queued(session: Session, entry_id: str, position: int) -> list[str]:
     Raises RefusedError for the caller's own session and those above it, and as `queue.move`.
     """
     refuse_own_lineage(session.context.caller, session.session_id, verb="change the queue of")
-    move(session.paths, entry_id, position)
+    with _changing(session.paths, "nothing was moved"):
+        move(session.paths, entry_id, position)
     return _note_change(session, moved=entry_id, position=position)
 
 
@@ -191,10 +206,10 @@ def remove_queued(session: Session, entry_ids: Sequence[str]) -> tuple[list[str]
     refuse_own_lineage(session.context.caller, session.session_id, verb="change the queue of")
     removed: list[str] = []
     for entry_id in entry_ids:
-        with suppress(GoneError):
+        with suppress(GoneError), _changing(session.paths, f"{len(removed)} were removed"):
             remove(session.paths, entry_id)
             removed.append(entry_id)
-    return removed, _note_change(session, removed=removed)
+    return removed, _note_change(session, removed=removed) if removed else []
 
 
 def _note_change(session: Session, **what: Any) -> list[str]:

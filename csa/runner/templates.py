@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from csa.errors import ConfigError, NotFoundError, RefusedError, StateError, UsageError
+from csa.model.permission import Permission
 from csa.model.template import KEYS, Template, check_template_name, escaped, make_template
 from csa.paths import user_config_directory
 from csa.runner.context import Context
@@ -135,11 +136,16 @@ def delete_template(context: Context, name: str, *, is_project: bool) -> Path:
 
 
 def _refuse_agents(context: Context, path: Path, *, is_project: bool) -> None:
-    if context.caller is not None and not is_project:
-        raise RefusedError(
-            f"{path} is the user's, and session {context.caller.session_id} cannot change it.",
-            hint="--project makes it one of the project's",
-        )
+    """Refuse an agent what is the user's, also by a link of the project's, and one that may only read all of it."""
+    if context.caller is None:
+        return
+    who = f"session {context.caller.session_id}"
+    users = os.path.realpath(directory_of(context, is_project=False))
+    if not is_project or os.path.realpath(path.parent) == users:
+        hint = None if is_project else "--project makes it one of the project's"
+        raise RefusedError(f"{path} is the user's, and {who} cannot change it.", hint=hint)
+    if context.caller.permission is Permission.READ_ONLY:
+        raise RefusedError(f"{path} is the project's, and {who} may only read it.")
 
 
 def values_of(session: Session) -> dict[str, Any]:

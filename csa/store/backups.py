@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.paths import SessionPaths
-from csa.store.atomic import make_private_directory, read_regular, write_atomically
+from csa.store.atomic import make_private_directory, read_regular, sync_directory, write_atomically
 
 BACKUP = "backup"
 _TIME = "%Y%m%dT%H%M%S.%fZ"
@@ -32,16 +32,29 @@ class Backup:
     def keep(self, path: Path, content: bytes | None = None) -> None:
         """Keep a file, if it exists, or only this part of it; OSError if that is impossible."""
         if content is None:
-            try:
-                content = read_regular(path)
-            except FileNotFoundError:
+            if not os.path.lexists(path):
                 return
+            content = _read(path)
         name = str(path.relative_to(self._root))
         if not self._dry_run and name not in self.names:
             copy = self._at / name
             make_private_directory(copy.parent)
-            write_atomically(copy, content)
+            if content is None:
+                os.link(path, copy, follow_symlinks=False)
+                sync_directory(copy.parent)
+            else:
+                write_atomically(copy, content)
         self.names = list(dict.fromkeys([*self.names, name]))
+
+
+def _read(path: Path) -> bytes | None:
+    """Return the content of a file; None for what is kept as it is: a link, a pipe, what cannot be read."""
+    try:
+        return None if path.is_symlink() else read_regular(path)
+    except IsADirectoryError as error:  # it cannot be replaced either
+        raise IsADirectoryError(error.errno, error.strerror, str(path)) from error
+    except OSError:
+        return None
 
 
 def old_backups(session: Path, before: datetime) -> Iterator[Path]:

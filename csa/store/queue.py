@@ -47,6 +47,11 @@ class Entry(Struct, kw_only=True):
         """What is to be sent, as it was typed."""
         return str(self.order["request"]["prompt"]) if self.order else ""
 
+    @property
+    def shown(self) -> str:
+        """The prompt without the secrets that come with it, whose values only who queued it knew."""
+        return str(self.order.get("shown", self.prompt))
+
 
 class GoneError(NotFoundError):
     """The prompt does not wait any more: it was removed, or its turn has begun."""

@@ -101,6 +101,7 @@ def test_whole_conversation(place: Place) -> None:
         terminal.wait_for("next: claude-code")
         terminal.type("who are you?\r")
         terminal.wait_for_frame("I am claude.")
+        terminal.wait(lambda: terminal.text.count("succeeded in") > 1, "the turn ends")
         terminal.type("/fork other\r")
         terminal.wait_for("begins a new session, with a copy")
         terminal.type("go on\r")
@@ -427,3 +428,47 @@ def test_dumb_terminal(place: Place) -> None:
         terminal.type("\x04")
         assert terminal.end() == 0
         assert SHOW_CURSOR not in terminal.output
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("how", [["--last"], ["--continue"], ["--session-id", "one"]])
+def test_the_session_that_was_greeted_gets_the_prompt(place: Place, how: list[str]) -> None:
+    """While the person types, another terminal may use other sessions: the chat stays in its own."""
+    place.run("run", "--name", "one", "--tool", "codex", "first")
+    with chat(place, *how) as terminal:
+        terminal.wait_for("session one, 1 turn so far")
+        terminal.wait_for("codex>")
+        place.run("run", "--name", "two", "--tool", "codex", "second")
+        terminal.type("hello\r")
+        terminal.wait_for("succeeded in")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    one, two = place.ids()
+    assert (prompts(place, one), prompts(place, two)) == (["first", "hello"], ["second"])
+
+
+@pytest.mark.thorough
+def test_words_that_a_command_does_not_take(place: Place) -> None:
+    """A command with words too many does nothing, /queue says when nothing waits, and /new shows what will be used."""
+    place.run("run", "--name", "a", "--tool", "claude-code", "--permission", "read-only", "first")
+    with chat(place, "--session", "a") as terminal:
+        terminal.wait_for("claude-code>")
+        terminal.type("/clear the table\r")
+        terminal.wait_for("/clear takes no words.")
+        terminal.type("/queue resume\r")
+        terminal.wait_for("Nothing is queued.")
+        (place.project / "a.md").write_text("mine")
+        terminal.type("/export\r")
+        terminal.wait_for("a.md exists.")
+        assert (place.project / "a.md").read_text() == "mine"
+        terminal.type("/queue --move\r")
+        terminal.wait_for("/queue takes clear, or resume, or nothing.")
+        terminal.type("/new b\r")
+        terminal.wait_for("next: codex, its default model, permission edit")
+        terminal.wait_for_frame("codex>")
+        terminal.type("/help\r")
+        terminal.wait_for("one slash.")
+        assert "\r\nUp, Down and Ctrl-R find earlier prompts" in terminal.text
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    assert place.run("context", "a", "--json").json["window"]["since_turn"] == 0

@@ -419,6 +419,7 @@ def test_who_may_close(place: Place) -> None:
         assert (done.code, "cannot close itself" in done.err) == (5, True)
     assert place.run("close", child, env=inside).code == 0
     assert place.run("close", env=inside).code == 3
+    assert place.run("close", "").code == 2, "a variable that is not set is not the current session"
     assert current_of(place) == root
     place.play(*place.hold())
     running = place.start("run", "--tool", "codex", "long")

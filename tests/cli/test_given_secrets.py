@@ -148,3 +148,25 @@ def test_variables_that_a_tool_does_not_get(place: Place) -> None:
     (place.project / ".csa").mkdir()
     (place.project / ".csa/config.toml").write_text('[tools.codex]\nenv_drop = ["HTTPS_PROXY"]\n')
     assert place.run("run", "--tool", "codex", "x").code == 6
+
+
+@pytest.mark.thorough
+def test_a_queued_prompt_is_shown_without_its_secret(place: Place) -> None:
+    """To whoever lists the queue, whose csa does not know the value; the tool gets the prompt as it was typed."""
+    place.env["SOURCE"] = VALUE
+    place.script(
+        {"match": "first", "do": [*place.hold(), ["say", "held"]]},
+        {"match": f"use {VALUE}", "do": [["say", "done"]]},
+    )
+    session_id = place.run("run", "--tool", "codex", "--detach", "first").out.strip()
+    place.wait_ready()
+    done = place.run("run", "--queue", "-s", session_id, "--secret", "DEPLOY=env:SOURCE", f"use {VALUE}")
+    assert done.code == 0, done.err
+    for words in ([], ["--json"], ["--show", "1"]):
+        shown = place.run("queue", session_id, *words, env={"SOURCE": None}).out
+        assert ("use [REDACTED]" in shown, VALUE in shown) == (True, False)
+    place.release()
+    assert place.run("wait", session_id).code == 0
+    wait_for(lambda: len(of_type(place, session_id, "run_finished")) == 2, "the queued turn has ended")
+    assert place.run("result", session_id).out == "done\n"
+    assert files_with(place.state_root) == []

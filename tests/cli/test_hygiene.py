@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -145,3 +146,22 @@ def test_stats_name_the_most_active_tool(place: Place) -> None:
     assert done.out.splitlines()[-1] == "0 turns running, most active tool: codex (75% of the turns)"
     found = place.run("stats", "--by", "day", "--json").json
     assert (found["running"], found["most_active_tool"]) == (0, "codex")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["result.toml", "state.toml"])
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_repair_replaces_what_is_no_file(place: Place, name: str, kind: str) -> None:
+    """A pipe or a link in a record's place is kept as it is, not read."""
+    session_id = talk(place, "one")
+    path = place.session(session_id) / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/etc")
+    found = place.run("repair", session_id, "--json")
+    assert (found.code, found.json["kept"]) == (0, [name]), found
+    kept = place.session(session_id) / found.json["backup"] / name
+    assert kept.is_fifo() if kind == "pipe" else kept.is_symlink()
+    assert place.run("validate", session_id).code == 0

@@ -85,7 +85,8 @@ def test_an_archive_is_replayed(place: Place, tmp_path: Path) -> None:
     """A bug report is an export: its tree runs again in another project, without importing it."""
     recorded = record_tree(place)
     was = normalised(place.store / "sessions", recorded)
-    archive = tmp_path / "bug.tar.gz"
+    archive = tmp_path / "bug #1" / "bug.tar.gz"
+    archive.parent.mkdir()
     assert place.run("export", recorded, "--tree", "-o", str(archive)).code == 0
     shutil.rmtree(place.state_root)
     elsewhere = tmp_path / "elsewhere"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -335,6 +336,7 @@ def test_each_route_has_a_handler() -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(90)
 def test_requests_at_random_find_no_fault_of_ours(place: Place) -> None:
     """Whatever fits the description, and what does not: no 500, and answers are what the description says."""
     place.codex("hello", "--name", "demo")
@@ -352,5 +354,13 @@ def test_requests_at_random_find_no_fault_of_ours(place: Place) -> None:
             "1",
         ]
         words += ["--exclude-operation-id", "tools", "--checks", "not_a_server_error,response_schema_conformance"]
-        done = place.shell([program, *words], cwd=place.tmp)
-        assert done.code == 0, done.out
+        done = subprocess.run(  # which takes long to load
+            [program, *words],
+            env=place.environment(),
+            cwd=place.tmp,
+            capture_output=True,
+            text=True,
+            timeout=80,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout

@@ -66,9 +66,12 @@ def test_sharing_is_configured(place: Place) -> None:
 
 @pytest.mark.thorough
 def test_an_agent_cannot_open_what_is_not_shared(place: Place) -> None:
-    """It may close it, though."""
+    """It may close it, though. What was off as configured stays off for an agent with another configuration."""
+    configured = place.codex("prompt-zero", env={"CSA_CONF_SHARED": "off"}).session_id
     session_id = place.codex("prompt-one", "--shared", "off").session_id
     _, env = place.agent()
     words = ("run", "--session", session_id, "--tool", "gemini-cli", "--shared")
     assert place.run(*words, "on", "x", env=env).code == 5
+    opened = {**env, "CSA_CONF_SHARED": "on"}
+    assert place.run("run", "--session", configured, "--tool", "gemini-cli", "x", env=opened).code == 5
     assert place.run("run", "--tool", "codex", "--shared", "off", "x", env=env).code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -108,7 +109,15 @@ def test_an_agent_uses_specialists_within_its_ceiling(place: Place) -> None:
     assert place.run("run", "--as", "fixer", "--permission", "read-only", "x", env=inside).code == 0
     for words in (("save", "fixer", "--force", "--permission", "full"), ("delete", "fixer")):
         assert place.run("template", *words, env=inside).code == 5
-    assert place.run("template", "save", "mine", "--permission", "full", "--project", env=inside).code == 0
+    save = ("template", "save", "mine", "--permission", "full", "--project")
+    refused = place.run(*save, env=inside)
+    assert (refused.code, "may only read it" in refused.err) == (5, True)
+    _, inside = place.agent("--permission", "edit")
+    assert place.run(*save, env=inside).code == 0
+    templates = place.project / ".csa" / "templates"
+    shutil.rmtree(templates)
+    templates.symlink_to(yours(place))
+    assert place.run(*save, env=inside).code == 5
 
 
 @pytest.mark.thorough
@@ -124,6 +133,8 @@ def test_mistakes_with_templates(place: Place) -> None:
         (("--template", "bad", "x"), 6, "'tool' must be a string"),
         (("--template", "worse", "x"), 6, "is not TOML"),
         (("--template", "../x", "x"), 2, "Invalid template name"),
+        (("--template", "", "x"), 2, "Invalid template name ''"),  # a variable of the shell that is not set
+        (("--as", "", "x"), 2, "Invalid template name ''"),
         (("--var", "a=b", "x"), 2, "--var is for"),
         (("--template", "style", "--var", "a", "x"), 2, "NAME=VALUE"),
     ):

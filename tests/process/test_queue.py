@@ -412,3 +412,14 @@ def test_closing_tells_of_what_waits(place: Place) -> None:
     assert running.wait().code == 1
     done = place.run("close", running.session_id)
     assert (done.code, "1 queued prompt of it will not begin" in done.err) == (0, True)
+
+
+@pytest.mark.thorough
+def test_a_queue_that_cannot_be_written_is_named(place: Place) -> None:
+    """Moving and removing say what is in the way, and that it is not the output."""
+    session_id = busy(place)
+    queue(place, session_id, "second", "third")
+    (place.session(session_id) / "queue" / "order").mkdir()
+    done = place.run("queue", session_id, "--move", "2", "1")
+    assert (done.code, "The queue cannot be written: Is a directory" in done.err) == (1, True), done.err
+    place.release()

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csa.cli.views.streaming import split_blocks
+from csa.cli.views.streaming import Blocks
+
+
+def split_blocks(text: str) -> tuple[str, str]:
+    """Return what is complete of a text, and the rest."""
+    blocks = Blocks()
+    return blocks.add(text), blocks.rest
+
 
 LINES = st.sampled_from(
     ["", " ", "text", "- item", "  more", "```", "```py", "~~~", "````", "    code", "# head", "|a|"]
@@ -20,12 +29,11 @@ def test_pieces(lines: list[str], cuts: list[int]) -> None:
     text = "\n".join(lines)
     whole, rest = split_blocks(text)
     assert whole + rest == text
-    said, unsaid, at = "", "", 0
+    said, at, blocks = "", 0, Blocks()
     while at < len(text):
         size = cuts[at % len(cuts)]
-        complete, unsaid = split_blocks(unsaid + text[at : at + size])
-        said, at = said + complete, at + size
-    assert (said, unsaid) == (whole, rest)
+        said, at = said + blocks.add(text[at : at + size]), at + size
+    assert (said, blocks.rest) == (whole, rest)
 
 
 @pytest.mark.thorough
@@ -36,3 +44,12 @@ def test_fences(lines: list[str]) -> None:
     is_open_before = split_blocks("\n".join([*lines, "", "", "x"]))[1] != "x"
     assert is_open_before or rest.startswith("```\ncode")
     assert not rest[:1].isspace() or rest == "\n".join([*lines, "", "```", "code", "", "code"]) + "\n\nmore"
+
+
+@pytest.mark.thorough
+def test_long_block() -> None:
+    """A block of half a megabyte that comes line by line takes no longer for each line than a short one."""
+    blocks, began = Blocks(), time.process_time()
+    for _ in range(10_000):
+        assert blocks.add("x = 1  # and so on, for as long as a line is\n") == ""
+    assert time.process_time() - began < 5

@@ -103,12 +103,12 @@ class BlockStream(Stream):
         self._of = stream
         self._markdown = markdown
         self._role = "assistant"
-        self._unsaid = ""
+        self._blocks = Blocks()
 
     @property
     def tail(self) -> str:
         """What has been said of a block that is not complete."""
-        return self._unsaid
+        return self._blocks.rest
 
     def text(self, event: Event) -> str:
         """Return the text to write after this event."""
@@ -119,7 +119,7 @@ class BlockStream(Stream):
 
     def close(self) -> str:
         """Return what has been said of the last block."""
-        text, self._unsaid = self._unsaid, ""
+        text, self._blocks = self._blocks.rest, Blocks()
         return super().close() + self._rendered(text)
 
     def _piece(self, event: Event, new: Sequence[Message]) -> str:
@@ -128,11 +128,10 @@ class BlockStream(Stream):
             before = self.close() + self._lines([line for message in new for line in self._heading(message)])
             self._role, self._last_call = new[-1].role, None
         piece = str(event.data.get("text") or "")
-        self._unsaid += piece
-        if self._role != "assistant" or "\n" not in piece:  # a thought is shortened to a line, once it is complete
+        if self._role != "assistant":  # a thought is shortened to a line, once it is complete
+            self._blocks.rest += piece
             return before
-        whole, self._unsaid = split_blocks(self._unsaid)
-        return before + self._rendered(whole)
+        return before + self._rendered(self._blocks.add(piece))
 
     def _rendered(self, text: str) -> str:
         if not text.strip():
@@ -140,21 +139,37 @@ class BlockStream(Stream):
         return "".join(f"{line}\n" for line in ("", *self._renderer.said(self._role, text.strip("\n"))))
 
 
-def split_blocks(text: str) -> tuple[str, str]:
-    """Split streamed Markdown into what is complete and the rest; together they are the text.
+class Blocks:
+    """Streamed Markdown, of which `rest` is not complete. Each line is looked at once, however long its block is."""
 
-    A block is complete where a line that is not indented follows a blank one, outside of what is fenced.
-    """
-    at = end = 0
-    fence, was_blank = "", False
-    for line in text.splitlines(keepends=True):
-        words = line.strip()
-        if not fence and was_blank and words and not line[0].isspace():
-            end = at
-        if fence:
-            fence = "" if words and not words.strip(fence[0]) and len(words) >= len(fence) else fence
+    def __init__(self) -> None:
+        self.rest = ""
+        self._at = 0  # where the last line begins in it
+        self._fence, self._was_blank = "", False
+
+    def add(self, piece: str) -> str:
+        """Return what is complete by now; with the rest it is the text.
+
+        A block is complete where a line that is not indented follows a blank one, outside of what is fenced.
+        """
+        self.rest += piece
+        end = 0
+        *lines, last = self.rest[self._at :].split("\n")
+        for line in lines:
+            end = self._at if self._begins_block(line) else end
+            self._pass(line.strip())
+            self._at += len(line) + 1
+        end = self._at if self._begins_block(last) else end
+        whole, self.rest = self.rest[:end], self.rest[end:]
+        self._at -= end
+        return whole
+
+    def _begins_block(self, line: str) -> bool:
+        return not self._fence and self._was_blank and bool(line.strip()) and not line[0].isspace()
+
+    def _pass(self, words: str) -> None:
+        if fence := self._fence:
+            self._fence = "" if words and not words.strip(fence[0]) and len(words) >= len(fence) else fence
         elif words.startswith(FENCES):
-            fence = words[0] * (len(words) - len(words.lstrip(words[0])))
-        was_blank = not words
-        at += len(line)
-    return text[:end], text[end:]
+            self._fence = words[0] * (len(words) - len(words.lstrip(words[0])))
+        self._was_blank = not words

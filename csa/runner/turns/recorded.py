@@ -145,8 +145,14 @@ def replays_below(top: Target) -> dict[str, str]:
 
 def is_archive(named: str) -> bool:
     """Say whether what names a recording is ARCHIVE or ARCHIVE#ID, and no session here."""
-    place = named.partition("#")[0]
+    place, _ = _split(named)
     return place.endswith(_ARCHIVE_ENDINGS) or "/" in place
+
+
+def _split(named: str) -> tuple[str, str]:
+    """Return the parts of ARCHIVE#ID; a directory's name may have a #, too."""
+    place, mark, chosen = named.rpartition("#")
+    return (place, chosen) if mark and "/" not in chosen and not chosen.endswith(_ARCHIVE_ENDINGS) else (named, "")
 
 
 @contextmanager
@@ -157,7 +163,7 @@ def open_recording(context: Context, named: str) -> Iterator[tuple[Recording, st
         NotFoundError: there is no such archive, or no such session in it.
         ArchiveError, RefusedError: as `unpack`.
     """
-    place, _, chosen = named.partition("#")
+    place, chosen = _split(named)
     if not is_archive(named):
         yield _recorded_here(context, named)
         return

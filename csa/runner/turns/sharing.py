@@ -23,13 +23,18 @@ def is_shared(context: Context, state: SessionState) -> bool:
 
 
 def asked_sharing(context: Context, request: RunRequest, state: SessionState) -> bool | None:
-    """Return what a session is to keep; RefusedError for an agent that would open what is not shared."""
+    """Return what a session is to keep; RefusedError for an agent that would open what is not shared.
+
+    What was said while sharing was off stays so: whoever is asked next may have another configuration, as an agent.
+    """
     if request.shared and context.caller is not None and not is_shared(context, state):
         raise RefusedError(
             f"Session {context.caller.session_id} cannot have a session shared that is not.",
             hint="leave --shared to whoever started this tree",
         )
-    return state.shared if request.shared is None else request.shared
+    if request.shared is None:
+        return False if state.shared is None and not context.config.shares else state.shared
+    return request.shared
 
 
 def refuse_second_tool(context: Context, state: SessionState, tool: str) -> None:
