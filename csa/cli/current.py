@@ -9,7 +9,7 @@ from csa.cli.output import one_line, print_act, print_json, tell, terminal_width
 from csa.cli.selecting import add_selector, find, open_client, selected_if_any, selectors_given
 from csa.cli.views.naming import called, head_of_line
 from csa.errors import UsageError
-from csa.runner.current import change_current, find_pointer, leave_current, make_current
+from csa.runner.current import change_current, current_id, find_pointer, leave_current, make_current
 from csa.runner.session import refuse_closed
 from csa.store.queue import count_queued
 from csa.store.shown import SessionInfo
@@ -35,20 +35,20 @@ def execute_new(arguments: argparse.Namespace) -> int:
     from csa.cli.run_request import request_from  # noqa: PLC0415  # as above
 
     client = open_client()
-    is_root = client.caller is None
-    if is_root:
+    if client.caller is None:
         find_pointer(client.context)  # what CSA_CURRENT cannot mean is refused before anything is made
     warn(client.context.config.warnings)
     given = argparse.Namespace(**{**defaults_of_run(), **vars(arguments), "prompt": "", "is_literal": True})
     created = client.create(request_from(given))
     loss = make_current(client.context, created.session_id)
     losses = [each for each in (created.loss, loss) if each]
+    is_current = current_id(client.context, client.store) == created.session_id
     if arguments.json:
-        print_json({**created.to_json(), "current": is_root and loss is None})
+        print_json({**created.to_json(), "current": is_current})
     else:
         print(created.session_id)
     warn(losses)
-    if is_root and not loss:
+    if is_current:
         tell("csa", f"session {created.session_id} is the current one")
     return 0
 

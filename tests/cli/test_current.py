@@ -494,3 +494,14 @@ def test_a_tree_with_a_session_without_a_turn(place: Place) -> None:
     assert not place.published()
     assert place.run("restore", "--tree", root).code == 0
     assert place.status(child) == "idle"
+
+
+def test_new_says_which_session_is_current(place: Place) -> None:
+    """Where CSA_CURRENT is a session, that stays the current one, whatever is made."""
+    made = place.run("new", "--json").json
+    assert made["current"] is True
+    fixed = {"CSA_CURRENT": made["session_id"]}
+    other = place.run("new", env=fixed)
+    assert (other.code, "is the current one" in other.err) == (0, False)
+    assert place.run("new", "--json", env=fixed).json["current"] is False
+    assert current_of(place) == made["session_id"]

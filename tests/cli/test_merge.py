@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.cli.test_context import sent, talk
@@ -129,13 +131,32 @@ def test_sources_of_other_projects_and_deleted_ones(place: Place) -> None:
     asked = sent(place, merged, "prompt-three")
     assert ("prompt-one" in asked, "prompt-two" in asked) == (True, False)
     assert [event["message"] for event in of_type(place, merged, "warning")] == [
-        f"session {two}, which was merged into this one, is gone: it is not told of"
+        f"session {two}, which was merged into this one, cannot be read: it is not told of"
     ]
     moved = place.tmp / "moved"
     assert (place.run("export", merged, "-o", str(moved)).code, place.run("repair", merged).code) == (0, 0)
     (place.session(merged) / "state.toml").write_text("damaged")
     assert place.run("repair", merged).code == 0
     assert place.state(merged)["genealogy"]["merged_from"] == [one, two]
+
+
+@pytest.mark.thorough
+def test_a_source_that_cannot_be_read(place: Place) -> None:
+    """It keeps no tool from the session; and a record from elsewhere names sessions by their ids alone."""
+    one, two = talk(place, "prompt-one"), talk(place, "prompt-two")
+    merged = place.run("merge", one, two).out.strip()
+    transcript = place.session(two) / "transcript.jsonl"
+    kept = transcript.with_name("kept")
+    transcript.rename(kept)
+    os.mkfifo(transcript)
+    done = place.run("run", "--session", merged, "prompt-three")
+    assert (done.code, f"session {two}, which was merged into this one, cannot be read" in done.err) == (0, True), done
+    kept.rename(transcript)
+    path = place.session(merged) / "transcript.jsonl"
+    path.write_text(path.read_text().replace(f'"from":"{two}"', '"from":"@last"'))
+    talk(place, "prompt-four")
+    shown = place.run("context", merged, "--tool", "gemini-cli", "--summary").out
+    assert [f"prompt-{word}" in shown for word in ("one", "two", "three", "four")] == [True, False, True, False]
 
 
 @pytest.mark.thorough

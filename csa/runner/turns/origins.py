@@ -6,17 +6,20 @@ where a tool that has no conversation in the session gets a summary: turns that 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
 from csa.errors import CsaError
+from csa.ids import is_session_id
 from csa.model.events import Event
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.runner.context import Context
 from csa.runner.session import find_session
 from csa.runner.turns.handoff import History, Origin
+from csa.store.atomic import open_regular
 from csa.store.transcript import read_events
 
 _Source = tuple[str, int, int]  # a session's id, its turns then, and the first that was not pruned
@@ -67,10 +70,14 @@ def _follow(context: Context, source: _Source, known: dict[str, int]) -> list[Or
 
 def _find(context: Context, source: _Source) -> Origin | None:
     session_id, turns, since = source
-    try:
-        return Origin(find_session(context, session_id, retired=True).files, turns, since)
-    except CsaError:
+    if not is_session_id(session_id):  # a record from elsewhere must not say @last
         return None
+    try:
+        paths = find_session(context, session_id, retired=True).files
+        os.close(open_regular(paths.transcript))
+    except (CsaError, OSError):
+        return None
+    return Origin(paths, turns, since)
 
 
 def _sources(paths: SessionPaths) -> list[_Source]:

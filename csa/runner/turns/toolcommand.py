@@ -68,7 +68,8 @@ def make_command(plan: TurnPlan, known: ToolState, *, turn: int, paths: SessionP
     asked, problems = _make_request(plan, known, handoff)
     if begins_merged(plan.state):
         gone = missing_sources(plan.context, paths)
-        problems += [f"session {source}, which was merged into this one, is gone: it is not told of" for source in gone]
+        lost = "which was merged into this one, cannot be read: it is not told of"
+        problems += [f"session {source}, {lost}" for source in gone]
     if plan.compacts:
         assert isinstance(plan.adapter, Compactor)  # plan_compaction has seen to it
         invocation = plan.adapter.compaction(asked)
