@@ -129,6 +129,10 @@ def _with_errors(app: Application) -> Application:
             await app(scope, receive, noting)
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:  # the server ends, and does not wait for what takes long
+            if has_begun:
+                raise
+            await send_error(RequestError(503, "error", "csa serve has ended.", hint="ask again"), noting)
         except Exception as error:  # the last resort: csa's own mistake, which is not to be hidden from the client
             if has_begun:
                 raise
