@@ -21,6 +21,7 @@ SESSIONS, RETIRED = "sessions", "retired"
 SESSION_DIRECTORIES = {SESSIONS, RETIRED}
 NEW_PREFIX, GONE_PREFIX = ".new-", ".gone-"  # of sessions that are being created or deleted
 SLOTS = ".slots"  # of the state root
+SERVE = ".serve"  # likewise: the server's lock and tokens
 CHECKPOINTS = "audit.git"
 CURRENT, CURRENT_OF_TERMINALS = "current", "current.d"
 CHAT_HISTORY = "chat_history"
@@ -37,7 +38,7 @@ STORE_FILES = frozenset(
         "usage_stats.toml.damaged",
     }
 )
-_TAKEN = {*STORE_FILES, *SESSION_DIRECTORIES, SLOTS}
+_TAKEN = {*STORE_FILES, *SESSION_DIRECTORIES, SLOTS, SERVE}
 
 
 def make_path(pathname: str) -> Path:

@@ -27,8 +27,13 @@ def all_pids() -> list[int]:
 
 def own_ancestors() -> list[int]:
     """Return the ancestors of this process, nearest first, up to the boundary of our pid namespace."""
+    return ancestors_of(os.getpid())
+
+
+def ancestors_of(process: int) -> list[int]:
+    """Return the ancestors of a process, nearest first, up to the boundary of our pid namespace."""
     found: list[int] = []
-    pid: int | None = os.getppid()
+    pid = parent_of(process)
     while pid and pid not in found:
         found.append(pid)
         pid = parent_of(pid)

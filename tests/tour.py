@@ -79,6 +79,8 @@ class _Tour:
         self.show("template show", "template", "show", "reviewer", "--json")
         self.show("template list", "template", "list", "--json")
         self.show("template delete", "template", "delete", "reviewer", "--json")
+        self.place.run("serve", "token", "phone", "--read")
+        self.show("serve token", "serve", "token", "--json")
         self.show("run --dry-run", "run", "--tool", "codex", "--dry-run", "--json", DESIGN)
         self.show("run", "run", "--tool", "codex", "--name", "api", "--budget-tokens", "50000", "--json", DESIGN)
         self.show("error", "show", "apj", "--json", code=3)

@@ -147,6 +147,15 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         ),
     ),
     (
+        "serve others",
+        (
+            Command("serve", "serve.run", "serve the sessions over HTTP, for browsers and programs"),
+            Command("serve url", "serve.url", "print the address of the running server, with its token"),
+            Command("serve token", "serve.token", "list, make and revoke tokens for the server"),
+            Command("serve stop", "serve.stop", "end the running server; what runs goes on"),
+        ),
+    ),
+    (
         "set up",
         (
             Command("tools", "tools", "list the tools: installed, version, login, model"),

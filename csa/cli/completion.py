@@ -152,10 +152,14 @@ def _whole_parser() -> argparse.ArgumentParser:
     groups = {
         name: tree.add_parser(name, help=what, description=what).add_subparsers() for name, what in GROUPS.items()
     }
+    leaves: dict[str, argparse.ArgumentParser] = {}
     for name, command in command_names().items():
         *group, leaf = name.split()
+        if group and group[0] not in groups:  # a command with members, such as `serve`
+            groups[group[0]] = leaves[group[0]].add_subparsers()
         place = groups[group[0]] if group else tree
-        command.configure(place.add_parser(leaf, help=command.summary, description=command.summary))
+        leaves[name] = place.add_parser(leaf, help=command.summary, description=command.summary)
+        command.configure(leaves[name])
     helped = tree.add_parser("help", help="explain a command", description="explain a command")
     helped.add_argument("-a", "--all", action="store_true", help="list all commands")
     names = [name for name in command_names() if " " not in name]

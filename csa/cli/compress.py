@@ -13,11 +13,11 @@ import sys
 from csa.cli.output import print_json, print_problem, warn
 from csa.cli.run import heeded_signals, own_command
 from csa.cli.selecting import add_selector, find, selected
-from csa.cli.views.describe import tokens
 from csa.cli.views.naming import as_read
 from csa.cli.views.signs import signs_of_life
 from csa.errors import CsaError, UsageError
 from csa.model.result import UNKNOWN_CONVERSATION, kind_in_words
+from csa.model.wording import tokens
 from csa.process.launch import become_subreaper
 from csa.runner.client import Csa
 from csa.runner.sessions.acting import record_act

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from csa.cli.output import Style, count_of, print_act, print_json, text_for
 from csa.cli.selecting import add_selector, find_one, find_to_show
-from csa.cli.views.describe import tokens
 from csa.cli.views.naming import as_read
+from csa.model.wording import tokens
 from csa.runner.sessions.context import SentContext, describe_context, prune_context
 from csa.store.sessions import format_age
 

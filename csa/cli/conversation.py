@@ -22,7 +22,7 @@ from csa.cli.output import Style, count_of, cut, one_line, print_json, printable
 from csa.cli.selecting import add_selector, find_to_read
 from csa.errors import NotFoundError, UsageError
 from csa.model.clock import local_clock
-from csa.model.conversation import Message, ToolCall, message_to_json, read_conversation
+from csa.model.conversation import Message, ToolCall, read_conversation, shown_to_json
 from csa.model.state import parse_time
 from csa.store.transcript import read_events
 
@@ -58,7 +58,7 @@ def execute(arguments: argparse.Namespace) -> int:
         raise NotFoundError(f"Session {paths.root.name} has no turn {arguments.turn}.")
     found = chain([first] if first else [], messages)  # of long sessions a turn is in memory at a time
     if arguments.json:
-        print_json([_to_json(paths.root.name, message) for message in found])
+        print_json([shown_to_json(paths.root.name, message) for message in found])
     elif first is None:
         tell("csa", "the conversation is empty")
     else:
@@ -87,11 +87,6 @@ def _follow(session: Session, arguments: argparse.Namespace) -> int:
             time.sleep(_LOOK_S)
     sys.stdout.write(stream.close())
     return 0
-
-
-def _to_json(session_id: str, message: Message) -> dict[str, object]:
-    more = {"turn": message.turn, "tool": message.tool or None, "at": message.timestamp}
-    return {**message_to_json(session_id, message), **more}
 
 
 class Renderer:

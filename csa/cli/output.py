@@ -8,6 +8,11 @@ import sys
 
 from csa.errors import CsaError, StateError
 from csa.ids import is_session_id
+from csa.model.text import count_of as count_of  # noqa: PLC0414  # their home is below; commands take them from here
+from csa.model.text import cut as cut  # noqa: PLC0414  # as above
+from csa.model.text import display_width as display_width  # noqa: PLC0414  # as above
+from csa.model.text import one_line as one_line  # noqa: PLC0414  # as above
+from csa.model.text import printable as printable  # noqa: PLC0414  # as above
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -93,11 +98,6 @@ def print_act(arguments: argparse.Namespace, words: str, facts: Mapping[str, Any
 
         print(as_read(words, sys.stdout))
     warn(losses)
-
-
-def count_of(number: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun."""
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def print_json(value: Any) -> None:
@@ -225,62 +225,12 @@ def terminal_size(stream: IO[str]) -> tuple[int, int]:
     return columns or 80, lines or 24
 
 
-class _Visible(dict[int, int]):
-    """The replacement of each character, for `str.translate`: only for those that a terminal would act on.
-
-    These are control characters, those that change the text direction, and line separators; and halves of
-    characters, which stand for undecodable bytes.
-    """
-
-    def __missing__(self, code: int) -> int:
-        is_control = code < 0x20 or 0x7F <= code < 0xA0  # noqa: PLR2004  # C0, DEL and C1
-        turns = 0x2028 <= code <= 0x202E or 0x2066 <= code <= 0x2069  # noqa: PLR2004  # as above
-        is_half = 0xD800 <= code < 0xE000  # noqa: PLR2004  # as above
-        self[code] = 0xFFFD if is_control or turns or is_half else code
-        return self[code]
-
-
-_IN_TEXT = _Visible((ord(c), ord(c)) for c in "\n\t")
-_IN_LINE = _Visible((ord(c), ord(" ")) for c in "\t\n\v\f\r\x85\u2028\u2029")
-
-
-def one_line(text: str) -> str:
-    """Collapse blanks and lines, and make control characters visible."""
-    if not text.isprintable():  # as most are; a long list needs thousands
-        text = text.translate(_IN_LINE)
-    return " ".join(filter(None, text.split(" ")))
-
-
-def printable(text: str) -> str:
-    """Make control characters visible; lines and tabs stay."""
-    if text.replace("\n", "").replace("\t", "").isprintable():
-        return text
-    return text.replace("\r\n", "\n").translate(_IN_TEXT)
-
-
 def text_for(stream: IO[Any], text: str) -> str:
     """Return a text from an agent or an archive for output: on a terminal without control characters.
 
     In a pipe or a file it stays as it is.
     """
     return printable(text) if stream.isatty() else text
-
-
-def cut(text: str, width: int | None) -> str:
-    """Shorten to a number of columns; None keeps the whole text. Wide characters count as two."""
-    if width is None or len(text) * 2 <= width:
-        return text
-    if width == 0:
-        return ""
-    if display_width(text) <= width:
-        return text
-    used, kept = 0, []
-    for character in text:
-        used += display_width(character)
-        if used > width - 1:
-            break
-        kept.append(character)
-    return "".join(kept) + "…"
 
 
 def fold(text: str, width: int | None) -> list[str]:
@@ -311,12 +261,3 @@ def shorten(path: Path | str, user_home: Path) -> str:
 def cut_behind(head: str, text: str, width: int | None) -> str:
     """Shorten a line after its head, which stays complete: an id must, so that it can be copied."""
     return head + (text if width is None else cut(text, max(0, width - display_width(head))))
-
-
-def display_width(text: str) -> int:
-    """Count the columns of a text."""
-    if text.isascii():
-        return len(text)
-    from unicodedata import category, east_asian_width  # noqa: PLC0415  # only for text that needs it
-
-    return sum(0 if category(c) in {"Mn", "Me", "Cf"} else 2 if east_asian_width(c) in "WF" else 1 for c in text)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from csa.cli.output import Style, cut, one_line, print_json, printable, tell, terminal_width, text_for
 from csa.cli.selecting import add_selector, find_to_read, find_to_show
-from csa.cli.views.describe import describe
 from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import NotFoundError, UsageError
 from csa.model.clock import local_clock
 from csa.model.events import Event
-from csa.model.state import format_time, parse_time
+from csa.model.state import parse_time
+from csa.model.wording import describe
 from csa.paths import SessionPaths
 from csa.runner.caller import refuse_endless_wait
 from csa.store.artifacts import Artifact, copy_artifacts, find_artifacts
@@ -267,7 +267,7 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
         copies = copy_artifacts(artifacts, Path(arguments.copy_to).absolute())
     if arguments.json:
         targets: list[str | None] = [str(path) for path in copies] or [None] * len(artifacts)
-        print_json([_artifact_to_json(item, target) for item, target in zip(artifacts, targets, strict=True)])
+        print_json([item.to_json(copied_to=target) for item, target in zip(artifacts, targets, strict=True)])
     elif copies:
         print("\n".join(text_for(sys.stdout, str(path)) for path in copies))
     else:
@@ -287,18 +287,6 @@ def _print_artifacts(artifacts: Sequence[Artifact]) -> None:
         numbers = f"{human_bytes(item.size_bytes):>6} {format_age(now, item.modified_at):>4}"
         out = style(f"  (link to {one_line(str(item.path.readlink()))})", "yellow") if item.leads_out else ""
         print(f"{style(numbers, 'dim')}  {one_line(item.name)}{out}")
-
-
-def _artifact_to_json(item: Artifact, copied_to: str | None) -> dict[str, object]:
-    return {
-        "path": str(item.path),
-        "name": item.name,
-        "turn": item.turn,
-        "size_bytes": item.size_bytes,
-        "modified_at": format_time(item.modified_at),
-        "leads_out": item.leads_out,
-        "copied_to": copied_to,
-    }
 
 
 def human_bytes(count: float) -> str:

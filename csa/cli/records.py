@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from csa.cli.output import (
     Style,
@@ -22,7 +21,6 @@ from csa.cli.selecting import add_selector, find_one, find_to_show, open_client,
 from csa.cli.views.naming import as_read
 from csa.errors import StateError
 from csa.model.clock import from_timestamp, local_clock
-from csa.model.state import format_time
 from csa.runner.sessions.acting import record_act
 from csa.runner.sessions.history import session_log
 from csa.runner.sessions.repairing import repair_session
@@ -135,7 +133,7 @@ def execute_checkpoint(arguments: argparse.Namespace) -> int:
     """
     made = save_checkpoint(find_one(arguments, acts=True), label=arguments.label)
     if arguments.json:
-        print_json(_checkpoint_to_json(made))
+        print_json(made.to_json())
     else:
         print(made.commit)
     return 0
@@ -183,28 +181,10 @@ def execute_checkpoints(arguments: argparse.Namespace) -> int:
     found = list(list_checkpoints(store, context.environ, session_id))
     verdicts = [verify_checkpoint(store, each) if arguments.verify else None for each in found]
     if arguments.json:
-        print_json([_checkpoint_to_json(each, verdict) for each, verdict in zip(found, verdicts, strict=True)])
+        print_json([each.to_json(verdict) for each, verdict in zip(found, verdicts, strict=True)])
     else:
         _print_checkpoints(found, verdicts, of_one=session_id is not None)
     return 1 if any(verdict not in {None, "ok", "gone"} for verdict in verdicts) else 0
-
-
-def _checkpoint_to_json(checkpoint: Checkpoint, verdict: Verification | None = None) -> dict[str, Any]:
-    facts = checkpoint.facts
-    return {
-        "commit": checkpoint.commit,
-        "session_id": facts.session_id,
-        "created_at": format_time(from_timestamp(checkpoint.at)),
-        "turn": facts.turn,
-        "status": facts.status,
-        "tool": facts.tool,
-        "label": facts.label,
-        "automatic": facts.automatic,
-        "sha256": facts.sha256,
-        "events": facts.events,
-        "bytes": facts.bytes,
-        "verified": verdict,
-    }
 
 
 def _chosen_session(client: Csa, arguments: argparse.Namespace) -> tuple[str | None, Context]:
@@ -240,10 +220,10 @@ def _show_checkpoint(context: Context, name: str, *, as_json: bool) -> int:
     files = {kept: read_kept_file(store, environ, found, kept) for kept in ("state.toml", "result.toml")}
     verdict = verify_checkpoint(store, found)
     if as_json:
-        print_json({**_checkpoint_to_json(found, verdict), "files": files})
+        print_json({**found.to_json(verdict), "files": files})
         return 0
     style = Style(sys.stdout)
-    for key, value in _checkpoint_to_json(found, verdict).items():
+    for key, value in found.to_json(verdict).items():
         if value is not None:
             print(f"{key:<11} {one_line(str(value))}")
     for kept, content in files.items():

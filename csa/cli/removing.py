@@ -22,6 +22,7 @@ from csa.runner.session import Session, find_retired
 from csa.runner.sessions.removal import (
     delete_session,
     deleted_below,
+    deletion_to_json,
     find_to_delete,
     living_children,
     restore_session,
@@ -80,13 +81,13 @@ def execute_delete(arguments: argparse.Namespace) -> int:
                 session, force=arguments.force, purge_now=arguments.purge, provider=arguments.provider
             )
         except CsaError as error:
-            done.append(_to_json(session, error=error_to_json(error)))
+            done.append(deletion_to_json(session, error=error_to_json(error)))
             exit_code = exit_code or (0 if arguments.all else error.exit_code)
             if not arguments.json:
                 print_error(error, as_json=False)
             continue
         word = "purged" if removed.is_purged else "removed"
-        done.append(_to_json(session, done=word, provider_copies=list(removed.provider_copies)))
+        done.append(deletion_to_json(session, removed))
         if not arguments.json:
             print(f"{word} {name}")
         children = living_children(session.store, session_id)  # those that its end has not taken along
@@ -135,11 +136,6 @@ def _to_restore(roots: list[Session], done: list[dict[str, object]]) -> str:
     return found[0] if len(found) == 1 else "SESSION"
 
 
-def _to_json(session: Session, **known: object) -> dict[str, object]:
-    whose = {"session_id": session.session_id, "name": session.record.name, "project": session.store.project_pathname}
-    return {**whose, "done": None, "provider_copies": [], "error": None, **known}
-
-
 def configure_restore(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     parser.add_argument("--tree", action="store_true", help="and its deleted descendants")
@@ -168,5 +164,4 @@ def _restore(session: Session, *, as_json: bool) -> dict[str, object]:
     if not as_json:
         print(as_read(f"restored {state.session_id}", sys.stdout))
     warn([*lost, *restored.losses])
-    project = session.store.project_pathname
-    return {"session_id": state.session_id, "project": project, "phase": state.phase, "name": state.name}
+    return restored.to_json(session.store)

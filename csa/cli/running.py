@@ -11,10 +11,10 @@ from pathlib import Path
 
 from csa.cli.output import STATUS_STYLES, Style, can_redraw, cut, one_line, print_json, shorten, terminal_width
 from csa.cli.selecting import find_projects, open_client
-from csa.cli.views.describe import describe, elapsed, size
 from csa.cli.views.live import group, lay_out
 from csa.cli.views.naming import called, doing_of
 from csa.cli.views.table import Column, Table, columns_for
+from csa.model.wording import describe, elapsed, size
 from csa.paths import home, state_root
 from csa.runner.sessions.observing import LiveSessions
 from csa.runner.sessions.resources import Resources, measure_trees

@@ -2,9 +2,6 @@
 
 Commands that only read take the session used last if none is named, and say so on stderr. Acting on a session of
 another project is announced there too.
-
-With `audit_reads`, reads are recorded in audit.jsonl. Commands that read must start fast: if no
-config file mentions the key, the configuration is not read.
 """
 
 from __future__ import annotations
@@ -13,11 +10,9 @@ from collections.abc import Collection, Iterable
 
 from csa.cli.output import cut, one_line, print_problem, tell, warn
 from csa.errors import ConfigError, StateError, UsageError
-from csa.paths import user_config_file
 from csa.runner.client import Csa
-from csa.runner.context import Context
 from csa.runner.session import Session
-from csa.store.atomic import read_regular
+from csa.runner.sessions.auditing import note_read
 from csa.store.sessions import Store
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -25,7 +20,6 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-_AUDIT_KEY = "audit_reads"
 _LABEL_WIDTH = 40
 
 
@@ -104,27 +98,6 @@ def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
     loss = note_read(session.context, session.session_id, command)
     warn([loss] if loss else [])
     return session
-
-
-def note_read(context: Context, session_id: str, command: str) -> str | None:
-    """Record that a project's session is about to be read, if configured; return why that has failed."""
-    if not _may_ask_for_audit(context) or not context.config.audit_reads:
-        return None
-    from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # only users of this feature pay for it
-
-    return record_act(context, command, session_id, what="read")
-
-
-def _may_ask_for_audit(context: Context) -> bool:
-    if f"CSA_CONF_{_AUDIT_KEY.upper()}" in context.environ:
-        return True
-    for path in (user_config_file(context.environ), context.config_directory / ".csa" / "config.toml"):
-        try:
-            if _AUDIT_KEY.encode() in read_regular(path):
-                return True
-        except OSError:
-            continue
-    return False
 
 
 def find(client: Csa, selector: str, *, retired: bool = False, acts: bool = False) -> Session:

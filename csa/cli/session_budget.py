@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 from csa.cli.output import Style, cut, one_line, print_json, terminal_width, warn
 from csa.cli.selecting import add_selector, find_one, find_to_show
-from csa.cli.views.describe import elapsed
 from csa.cli.views.naming import as_read
 from csa.cli.views.table import Column, Table, columns_for
 from csa.model.limits import Spent
+from csa.model.wording import elapsed
 from csa.runner.sessions.budget import BudgetReport, BudgetState, report_budget
 from csa.store.spending import Account
 

@@ -281,8 +281,8 @@ def _watch(client: Csa, limit: int | None) -> int:
     if not can_redraw(sys.stdout):
         raise UsageError("--watch needs a terminal that can be redrawn.", hint="csa ls --tree")
     from csa.cli.views.browsing import browse  # noqa: PLC0415  # a plain list needs none of it; this brings prompt_toolkit
-    from csa.cli.views.describe import describe  # noqa: PLC0415  # as above
     from csa.cli.views.live import arrange  # noqa: PLC0415  # as above
+    from csa.model.wording import describe  # noqa: PLC0415  # as above
     from csa.runner.sessions.observing import LiveProject  # noqa: PLC0415  # as above
 
     sessions = LiveProject(client.store, describe)

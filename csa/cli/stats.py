@@ -17,11 +17,10 @@ from csa.cli.output import Style, count_of, cut, display_width, one_line, print_
 from csa.cli.outputs import human_bytes
 from csa.cli.selecting import find_projects, open_client
 from csa.cli.session_list import read_since
-from csa.cli.views.describe import cost_of, elapsed, tokens, tokens_of
 from csa.cli.views.table import Column, Table, columns_for
 from csa.ids import unique_prefix_length
-from csa.model.state import format_time
 from csa.model.statistics import Tally
+from csa.model.wording import cost_of, elapsed, tokens, tokens_of
 from csa.runner.sessions.statistics import KEYS, Statistics, gather_statistics
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -47,7 +46,7 @@ def execute(arguments: argparse.Namespace) -> int:
     stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
     found = gather_statistics(stores, by=arguments.by, since=since)
     if arguments.json:
-        print_json(_to_json(found, by=arguments.by, since=since))
+        print_json(found.to_json(by=arguments.by, since=since))
     elif not found.total.turns:
         print("No turns found")
     else:
@@ -66,19 +65,6 @@ def _summary(found: Statistics) -> str:
     if tool := total.most_active_tool:
         parts.append(f"most active tool: {one_line(tool)} ({total.tools[tool] / total.turns:.0%} of the turns)")
     return ", ".join(parts)
-
-
-def _to_json(found: Statistics, *, by: str, since: datetime | None) -> dict[str, object]:
-    count = found.total.turns
-    return {
-        "by": by,
-        "since": format_time(since) if since else None,
-        "rows": [{"key": key, **tally.to_json(all_turns=count)} for key, tally in found.rows.items()],
-        "running": found.total.running,
-        "most_active_tool": found.total.most_active_tool,
-        "total": found.total.to_json(all_turns=count),
-        "replayed_turns": found.replayed,
-    }
 
 
 def _print_table(found: Statistics, by: str) -> None:

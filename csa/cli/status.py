@@ -23,16 +23,16 @@ from csa.cli.output import (
     terminal_width,
 )
 from csa.cli.selecting import add_selector, find_to_read, find_to_show
-from csa.cli.views.describe import conversation_in_words, elapsed, tokens, usage_in_words
-from csa.cli.views.evidence import conclude, evidence_rows
 from csa.cli.views.naming import as_read, called, subject_of
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
 from csa.model.usage import Usage
+from csa.model.wording import elapsed, tokens, usage_in_words
 from csa.paths import home
 from csa.runner.session import Session
+from csa.runner.sessions.conclusion import conclude, evidence_rows, evidence_to_json
 from csa.runner.sessions.evidence import Evidence, gather_evidence
-from csa.runner.sessions.inspection import SessionCard, inspect_session
+from csa.runner.sessions.inspection import SessionCard, inspect_session, unreadable_to_json
 from csa.store.sessions import format_age
 from csa.store.shown import SessionInfo
 from csa.store.strangers import resumed_session
@@ -40,6 +40,8 @@ from csa.store.strangers import resumed_session
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
+
+    from csa.store.turns import ConversationRecord
 
 _LABEL_WIDTH = 12
 _Field = tuple[str, str]
@@ -68,7 +70,7 @@ def execute_status(arguments: argparse.Namespace) -> int:
     found = gather_evidence(*session.target)
     card = None if found.fault else inspect_session(session)
     if arguments.json:
-        print_json({**_card_to_json(card, session), "evidence": _evidence_to_json(found)})
+        print_json({**(card.to_json() if card else unreadable_to_json(session)), "evidence": evidence_to_json(found)})
     else:
         _print_status(session, card, found)
     return 0
@@ -93,24 +95,10 @@ def execute_why(arguments: argparse.Namespace) -> int:
     session = find_to_show(arguments)
     found = gather_evidence(*session.target)
     if arguments.json:
-        print_json(_evidence_to_json(found))
+        print_json(evidence_to_json(found))
     else:
         _print_status(session, None if found.fault else inspect_session(session), found)
     return 0
-
-
-def _card_to_json(card: SessionCard | None, session: Session) -> dict[str, object]:
-    """Return the card; for an unreadable session most of it is null, and `fault` says why."""
-    if card:
-        return card.to_json()
-    from csa.model.schemas.card import CARD, KNOWN_OF_ANY  # noqa: PLC0415  # only damage needs it
-
-    known = session.record.examine().to_json()
-    return {**dict.fromkeys(CARD["properties"]), **{name: known[name] for name in KNOWN_OF_ANY}}
-
-
-def _evidence_to_json(found: Evidence) -> dict[str, object]:
-    return {**found.to_json(), "why": conclude(found)}
 
 
 def _print_status(session: Session, card: SessionCard | None, found: Evidence) -> None:
@@ -257,3 +245,11 @@ def _children(card: SessionCard, width: int | None) -> Iterator[str]:
         if child.state:
             who = f"{called(child, width)} {one_line(child.state.last_tool or '-')} {child.status}"
             yield f"{who}  {subject_of(child, width)}"
+
+
+def conversation_in_words(provider_session_id: str, found: ConversationRecord | None) -> str:
+    """Say which of a tool's conversations is in use, since which turn, and which one it replaces."""
+    since = f", since turn {found.since_turn}" if found else ""
+    why = " (context window)" if found and found.reason == "context_window" else ", which it no longer knew"
+    instead = f", in place of {found.replaces}{why}" if found and found.replaces else ""
+    return f"conversation {provider_session_id}{since}{instead}"

@@ -11,7 +11,7 @@ import sys
 from csa.cli.output import STATUS_STYLES, Style, cut, one_line, print_json, shorten, terminal_width, warn
 from csa.cli.selecting import open_client
 from csa.cli.views.table import Column, Table, columns_for
-from csa.errors import CsaError, UsageError
+from csa.errors import UsageError
 from csa.paths import home
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -39,48 +39,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.timeout < float("inf"):
         raise UsageError("--timeout must be more than 0 seconds.")
+    from csa.runner.doctor.tool_list import look_at_tools  # noqa: PLC0415  # brings anyio, and `csa completion` loads every command
+
     client = open_client()
-    facts, problems = _look(client, arguments.timeout)
+    facts, problems = look_at_tools(client.context, arguments.timeout)
     if arguments.json:
         print_json(facts)
     else:
         _print(facts, client)
     warn(problems)
     return 0
-
-
-def _look(client: Csa, limit_s: float) -> tuple[list[_Facts], list[str]]:
-    """Return what is known about each tool, and the problems with others."""
-    import anyio  # noqa: PLC0415  # `csa completion` loads every command
-
-    from csa.runner.doctor.tool_checks import find_tools  # noqa: PLC0415  # as above
-    from csa.runner.toolbox import choose_tool, installed_agents, loadable_adapters  # noqa: PLC0415  # as above
-
-    context = client.context
-    config, environ = context.config, context.environ
-    adapters, problems = loadable_adapters(config)
-    adapters += installed_agents(config, environ)
-    findings = anyio.run(lambda: find_tools(context, config, adapters, limit_s=limit_s, report=lambda _: None))
-    try:
-        chosen = choose_tool(None, None, config, environ, avoid_family=None).adapter.name
-    except CsaError:  # `csa doctor` says why
-        chosen = ""
-    redact = context.redactor.redact
-    facts = [
-        {
-            "tool": found.adapter.name,
-            "is_default": found.adapter.name == chosen,
-            "installed": found.command is not None,
-            "version": found.answer.version,
-            "problem": redact(found.answer.problem) if found.answer.problem else None,
-            "logged_in": found.login.is_there if found.command else None,
-            "login": found.login.why or None,
-            "model": config.for_tool(found.adapter.name).model or None,
-            "command": list(found.command or ()),
-        }
-        for found in findings
-    ]
-    return facts, list(map(redact, problems))
 
 
 def _print(facts: list[_Facts], client: Csa) -> None:

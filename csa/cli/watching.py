@@ -32,7 +32,6 @@ from csa.cli.selecting import (
     open_client,
     selected,
 )
-from csa.cli.views.describe import elapsed
 from csa.cli.views.naming import head_of_line
 from csa.cli.views.progress import Progress, Subject, make_progress, room_on
 from csa.cli.views.signs import about_sessions, signs_of_life
@@ -40,6 +39,7 @@ from csa.errors import CsaError, UsageError
 from csa.model.events import Event
 from csa.model.result import SIGNAL_EXITS, RunResult, result_from_event
 from csa.model.state import parse_time
+from csa.model.wording import elapsed
 from csa.runner.caller import refuse_endless_wait, refuse_own_lineage
 from csa.runner.client import Csa
 from csa.runner.session import Session, follow_resumed

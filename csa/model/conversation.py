@@ -233,3 +233,9 @@ def message_to_json(session_id: str, message: Message) -> dict[str, Any]:
         "timestamp": message.timestamp,
         "model": message.model,
     }
+
+
+def shown_to_json(session_id: str, message: Message) -> dict[str, Any]:
+    """Return the object that `session show --json` prints of a message."""
+    more = {"turn": message.turn, "tool": message.tool or None, "at": message.timestamp}
+    return {**message_to_json(session_id, message), **more}

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from csa.errors import StateError
 from csa.paths import SessionPaths, make_path
-from csa.procfs import environment_of, own_ancestors
+from csa.procfs import ancestors_of, environment_of, own_ancestors
 from csa.store.locks import is_locked
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 IDENTITY_VARIABLES = ("CSA_SESSION_ID", "CSA_SESSION_DIR", "CSA_DEPTH", "CSA_PARENT_SESSION")
 _ADOPTED = ("CSA_SESSION_ID", "CSA_SESSION_DIR", "CSA_STATE_DIR")
@@ -28,12 +28,23 @@ def with_identity(environ: Mapping[str, str]) -> dict[str, str]:
     """
     if any(name in environ for name in IDENTITY_VARIABLES):
         return dict(environ)
-    found = next(_identities(), {})
+    found = next(_identities(own_ancestors()), {})
     return {**found, **environ}
 
 
-def _identities() -> Iterator[dict[str, str]]:
-    for pid in own_ancestors():
+def identity_of(pid: int) -> dict[str, str]:
+    """Return the variables that say to which session another process belongs: its own, else its nearest ancestor's.
+
+    Its own are returned as they are, and must lead to a record; empty if it belongs to none.
+    """
+    variables = environment_of(pid)
+    if own := {name: variables[name] for name in IDENTITY_VARIABLES if name in variables}:
+        return own
+    return next(_identities(ancestors_of(pid)), {})
+
+
+def _identities(pids: Iterable[int]) -> Iterator[dict[str, str]]:
+    for pid in pids:
         variables = environment_of(pid)
         found = {name: variables[name] for name in _ADOPTED if name in variables}
         if len(found) == len(_ADOPTED) and _runs(found):

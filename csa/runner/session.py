@@ -16,6 +16,7 @@ from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from csa.model.result import RunResult
@@ -170,6 +171,31 @@ def find_retired(context: Context, selector: str) -> Session:
         return elsewhere.choose(elsewhere.collected)
     hint = "csa ls" if store.has(typed.upper()) else None
     raise NotFoundError(f"No deleted session matches '{typed}' in {store.project}.", hint=hint)
+
+
+def find_anywhere(context: Context, selector: str, stores: Iterable[Store], *, retired: bool = False) -> Session:
+    """Return the session that an id, a prefix or a name means among those of some projects, none of which comes first.
+
+    Raises as `find_session`.
+    """
+    typed = selector.strip()
+    if not typed:
+        raise UsageError("The session name is empty.", hint="csa ls")
+    live: list[Target] = []
+    deleted: list[Target] = []
+    for store in stores:
+        live += [(store, session_id) for session_id in store.match(typed)]
+        deleted += [(store, session_id) for session_id in store.match_retired(typed)] if not live else []
+    matches = live or deleted
+    if not matches:
+        raise NotFoundError(f"No session matches '{typed}' in any project.", hint="csa ls --all-projects")
+    if len(matches) > 1:
+        lines = [f"{store.describe([each])[0]}  in {store.project}" for store, each in matches[:MAX_MATCHES_SHOWN]]
+        raise AmbiguousError(typed, lines, len(matches))
+    store, session_id = matches[0]
+    if not live and not retired:
+        raise RetiredError(f"Session {session_id} is deleted; it can only be read.", hint=f"csa restore {session_id}")
+    return Session(context.in_project(store.project_pathname), session_id)
 
 
 class _Elsewhere:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from csa.runner.sessions.removal import Removed, Restored
     from csa.runner.sessions.searching import Hit
     from csa.runner.sessions.waiting import WaitResult
+    from csa.store.checkpoints import Checkpoint
     from csa.store.liveness import Liveness
     from csa.store.sessions import Store
     from csa.store.shown import SessionInfo
@@ -56,6 +57,16 @@ class SessionVerbs:
             AmbiguousError: several sessions match.
         """
         return find_session(self.context, selector, retired=retired)
+
+    def find(self, selector: str, *, retired: bool = False) -> Session:
+        """Return the session that an id, a prefix of one or a name means, looking in all projects alike.
+
+        Raises as `session`; AmbiguousError also when sessions of several projects match.
+        """
+        from csa.runner.session import find_anywhere  # noqa: PLC0415  # only this needs it
+        from csa.store.stores import find_stores  # noqa: PLC0415  # as above
+
+        return find_anywhere(self.context, selector, find_stores(self.store.root, with_retired=True), retired=retired)
 
     def resolve(self, selector: str, *, retired: bool = False) -> str:
         """Return the full id that a selector means; raises as `session`."""
@@ -92,20 +103,40 @@ class SessionVerbs:
         """
         return self.session(selector, retired=True).result(turn=turn)
 
-    def events(self, selector: str, *, tail: int | None = None, follow: bool = False) -> Iterator[Event]:
+    def events(
+        self,
+        selector: str,
+        *,
+        tail: int | None = None,
+        follow: bool = False,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Event]:
         """Yield a session's events in order; the last `tail` of them where that is given.
 
         With `follow`, those that come are yielded too, until the session no longer runs; waiting for them blocks.
+
+        `after` and `before` are positions, the `seq` of events: only those in between are read, of a long transcript
+        too. At most `limit`: the first ones after `after`, else the last ones. Not together with `tail`.
         """
-        from csa.store import following, transcript  # noqa: PLC0415  # only this needs it
+        from csa.store import following, lines, transcript  # noqa: PLC0415  # only this needs it
 
         if tail is not None and tail < 0:
             raise UsageError("tail is a number of events, 0 or more.")
+        if limit is not None and limit < 0:
+            raise UsageError("limit is a number of events, 0 or more.")
+        is_page = (after, before, limit) != (None, None, None)
+        if is_page and (tail is not None or (follow and (before, limit) != (None, None))):
+            raise UsageError("after, before and limit cannot be combined with tail, nor before and limit with follow.")
         paths = self.paths(selector)
         if follow:
-            for events in following.follow(paths, tail=tail):
+            for events in following.follow(paths, tail=tail, after=after):
                 yield from events
                 time.sleep(_LOOK_S)
+        elif is_page:
+            found = lines.read_page(paths.transcript, after=after, before=before, limit=limit)
+            yield from filter(None, map(transcript.parse_line, found))
         elif tail is None:
             yield from transcript.read_events(paths.transcript)
         else:
@@ -260,6 +291,16 @@ class SessionVerbs:
         from csa.runner.sessions.removal import restore_session  # noqa: PLC0415  # as above
 
         return restore_session(find_retired(self.context, selector))
+
+    def checkpoint(self, selector: str, *, label: str | None = None) -> Checkpoint:
+        """Save a checkpoint of a session: its record and its transcript's hash, as a git commit of csa's own."""
+        from csa.runner.sessions.acting import record_act  # noqa: PLC0415  # as above
+        from csa.runner.turns.checkpointing import checkpoint_session  # noqa: PLC0415  # only this needs it
+
+        session = self.session(selector)
+        made, _ = checkpoint_session(session, label=label)
+        record_act(session.context, "session checkpoint", session.session_id, what="checkpointed", commit=made.commit)
+        return made
 
     def _named(self, selectors: Sequence[str], *, retired: bool = False) -> list[Session]:
         """Return the sessions that are named, each once; UsageError when there is none."""

@@ -15,6 +15,7 @@ from typing import IO
 
 from csa.errors import RefusedError
 from csa.model.clock import from_timestamp
+from csa.model.state import format_time
 from csa.paths import SessionPaths
 from csa.structs import Struct
 
@@ -35,6 +36,18 @@ class Artifact(Struct):
     size_bytes: int
     modified_at: datetime
     leads_out: bool  # a symbolic link to something outside output/
+
+    def to_json(self, *, copied_to: str | None = None) -> dict[str, object]:
+        """Return the object that `session artifacts --json` prints of it."""
+        return {
+            "path": str(self.path),
+            "name": self.name,
+            "turn": self.turn,
+            "size_bytes": self.size_bytes,
+            "modified_at": format_time(self.modified_at),
+            "leads_out": self.leads_out,
+            "copied_to": copied_to,
+        }
 
 
 def find_artifacts(paths: SessionPaths, *, turn: int | None = None) -> list[Artifact]:

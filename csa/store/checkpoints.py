@@ -23,6 +23,8 @@ from typing import Any, Literal
 
 from csa.errors import AmbiguousError, BusyError, CsaError, NotFoundError, StateError
 from csa.ids import is_session_id
+from csa.model.clock import from_timestamp
+from csa.model.state import format_time
 from csa.ownership import explain_denial, give_tree
 from csa.paths import CHECKPOINTS, SessionPaths
 from csa.store.atomic import open_regular, read_regular
@@ -67,6 +69,24 @@ class Checkpoint(Struct):
     at: int
     facts: Facts
     note: Facts | None
+
+    def to_json(self, verdict: Verification | None = None) -> dict[str, Any]:
+        """Return the object that `checkpoint --json` prints; `verdict` is what verifying it has found."""
+        facts = self.facts
+        return {
+            "commit": self.commit,
+            "session_id": facts.session_id,
+            "created_at": format_time(from_timestamp(self.at)),
+            "turn": facts.turn,
+            "status": facts.status,
+            "tool": facts.tool,
+            "label": facts.label,
+            "automatic": facts.automatic,
+            "sha256": facts.sha256,
+            "events": facts.events,
+            "bytes": facts.bytes,
+            "verified": verdict,
+        }
 
 
 def digest_transcript(paths: SessionPaths, limit: int | None = None) -> tuple[str, int, int]:

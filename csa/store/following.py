@@ -15,6 +15,7 @@ from csa.errors import StateError
 from csa.model.events import Event
 from csa.paths import SessionPaths
 from csa.store.atomic import open_regular
+from csa.store.lines import Lines
 from csa.store.liveness import probe
 from csa.store.transcript import end_of_last_line, parse_line, read_events_backwards
 
@@ -22,18 +23,21 @@ _BLOCK = 1 << 20
 
 
 class Follower:
-    """Reads from where it stopped: first the last `tail` events (None: all), then what is added.
+    """Reads from where it stopped: first what was asked for, then what is added.
 
-    The file is kept open, so that the end of a session that is deleted with its turn is seen too. StateError if it
-    cannot be read.
+    That is the last `tail` events (None: all), or those with numbers above `after`. The file is kept open, so that
+    the end of a session that is deleted with its turn is seen too. StateError if it cannot be read.
     """
 
-    def __init__(self, transcript: Path, *, tail: int | None = None) -> None:
+    def __init__(self, transcript: Path, *, tail: int | None = None, after: int | None = None) -> None:
         self._path = transcript
         self._fd = -1
         self._at = 0
-        self._seen = -1  # another implementation counts from 0
+        self._seen = -1 if after is None else after  # another implementation counts from 0
         self._first: list[Event] = []
+        if after is not None:
+            with Lines(transcript) as lines:
+                self._at = lines.after(after, lines.end())
         if self._open() and tail is not None:
             try:
                 self._at = end_of_last_line(self._fd, os.fstat(self._fd).st_size)
@@ -93,12 +97,12 @@ class Follower:
         return content[:end].splitlines()
 
 
-def follow(paths: SessionPaths, *, tail: int | None = None) -> Iterator[Iterator[Event]]:
+def follow(paths: SessionPaths, *, tail: int | None = None, after: int | None = None) -> Iterator[Iterator[Event]]:
     """Yield what has come at each look, until nothing is running there; the caller pauses in between.
 
     At least once: for a session that is not running, what exists.
     """
-    with Follower(paths.transcript, tail=tail) as follower:
+    with Follower(paths.transcript, tail=tail, after=after) as follower:
         runs = True
         while runs:
             runs = probe(paths).state == "alive"  # checked first, or the last events could be missed

@@ -87,7 +87,7 @@ class Observer:
         if found != self._listed or found is None:
             ids = self.store.ids()
             if ids != self._siblings.ids:
-                self._siblings.ids = ids
+                self._siblings.replace(ids)
                 self._known = {session_id: self._known[session_id] for session_id in ids if session_id in self._known}
             is_settled = found is not None and time.time_ns() - found[0] > _SETTLED_NS
             self._listed = found if is_settled else None
@@ -108,6 +108,11 @@ class Observer:
             record = known.record or Record(self.store, session_id, known.paths, None)
             info = SessionInfo(record=record, status="unknown", _usage=Usage(), _beside=self._siblings)
             return replace(info, doing=f"cannot be read: {error}")
+
+    def has_changed(self, session_id: str) -> bool:
+        """Say whether a session's record or transcript is not as it was at the last look; its lock is not looked at."""
+        known = self._get(session_id)
+        return _sign(known.transcript_path) != known.transcript or _sign(known.state_path) != known.state_file
 
     def _get(self, session_id: str) -> _Known:
         known = self._known.get(session_id)
@@ -137,6 +142,7 @@ class Observer:
         state_file = _sign(known.state_path)
         if known.record is None or state_file != known.state_file:
             known.record, known.state_file, known.info = self.store.record(paths.session_id), state_file, None
+            self._siblings.note(known.record)
         if known.info:
             return known.info
         record = known.record

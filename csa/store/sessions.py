@@ -223,6 +223,10 @@ class Store(Struct, frozen=False):
         records = map(self.record, reversed(self.ids()[-newest:]))
         return [record.state.name for record in records if record.state and record.state.name]
 
+    def match(self, selector: str) -> list[str]:
+        """Return the sessions that match an id, a prefix or a name, without the deleted ones."""
+        return self._matches(selector, self.sessions_dir)
+
     def match_retired(self, selector: str) -> list[str]:
         """Return the deleted sessions that match an id, a prefix or a name; of several with a name, the newest."""
         return self._matches(selector, self.retired_dir)

@@ -38,6 +38,12 @@ class Siblings(Struct, frozen=False):
     _counts: dict[str, int] | None = None
     _merges: dict[str, list[str]] = field(default_factory=dict)
 
+    def replace(self, ids: Sequence[str]) -> None:
+        """Go on with other sessions; what is known of those that stay is kept."""
+        self.ids, self._counts, self._merges = ids, None, {}
+        for gone in self._known.keys() - set(ids):
+            del self._known[gone]
+
     def note(self, record: Record) -> None:
         """Note one that has been read."""
         self._known[record.session_id] = record.state
@@ -215,6 +221,12 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "id": self.session_id,
             "parent": self.parent,
         }
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the object that `csa serve` shows of it in lists; it has nothing that changes by itself."""
+        used = self.state and self.state.last_accessed
+        more = {"last_accessed": used and format_time(used), "doing": self.doing}
+        return {**self._common(), **more, "pinned": bool(self.state and self.state.pinned)}
 
     def _common(self) -> dict[str, Any]:
         """Return what all JSON forms of a session begin with."""

@@ -86,8 +86,28 @@ def running_turns(root: Path) -> list[SlotHolder]:
     return [held for _, held in _look_at_slots(root / SLOTS) if held is not None]
 
 
+def recent_holders(root: Path, seen: dict[str, int]) -> dict[str, bool]:
+    """Return the sessions that hold a slot, or took one since the last call with the same `seen`: whether they hold it.
+
+    A slot is written when it is taken, so that a turn that began and ended between two looks is noticed too.
+    """
+    found: dict[str, bool] = {}
+    for path, is_held, content, written_ns in _read_slots(root / SLOTS):
+        if is_held or seen.get(path.name) != written_ns:
+            session_id = _parse_user(content).session_id
+            found[session_id] = is_held or found.get(session_id, False)
+        seen[path.name] = written_ns
+    return found
+
+
 def _look_at_slots(directory: Path) -> Iterator[tuple[Path, SlotHolder | None]]:
-    """Yield the existing slots, by number, each with its holder; None for a free one.
+    """Yield the existing slots, by number, each with its holder; None for a free one."""
+    for path, is_held, content, _ in _read_slots(directory):
+        yield path, _parse_user(content) if is_held else None
+
+
+def _read_slots(directory: Path) -> Iterator[tuple[Path, bool, bytes, int]]:
+    """Yield the existing slots, by number: whether each is held, what it says, and when it was written.
 
     One that cannot be read belongs to another user, such as a turn under sudo: the kernel shows whether it is held.
     """
@@ -97,11 +117,14 @@ def _look_at_slots(directory: Path) -> Iterator[tuple[Path, SlotHolder | None]]:
         return
     for name in names:
         if name.endswith(".lock"):
-            try:
-                is_held, content = probe_lock(directory / name)
-            except StateError:
-                is_held, content = seems_locked(directory / name), b""
-            yield directory / name, _parse_user(content) if is_held else None
+            path = directory / name
+            with suppress(FileNotFoundError):
+                written_ns = os.stat(path).st_mtime_ns  # first: what is written later is noticed next time
+                try:
+                    is_held, content = probe_lock(path)
+                except StateError:
+                    is_held, content = seems_locked(path), b""
+                yield path, is_held, content, written_ns
 
 
 def _parse_user(content: bytes) -> SlotHolder:

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from csa.cli.commands import COMMANDS, command_names
-from csa.cli.views.describe import describe
+from csa.model.wording import describe
 from csa.runner.sessions.observing import LiveProject
 from csa.store.sessions import Store
 from tests.cli.prepared import retire, session_id, store_of, write_session

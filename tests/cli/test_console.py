@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import CSA, Place
 
-HEAVY = {"anyio", "asyncio", "prompt_toolkit", "rich", "tomlkit", "ulid", "tenacity", "pexpect"}
+HEAVY = {"anyio", "asyncio", "starlette", "uvicorn", "prompt_toolkit", "rich", "tomlkit", "ulid", "tenacity", "pexpect"}
 SLOW = {"contextlib", "dataclasses", "inspect", "pathlib", "signal", "typing"}
 ESCAPE = "\033["
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from csa.cli.views.describe import cost_of, tokens_of
 from csa.model.usage import Usage
+from csa.model.wording import cost_of, tokens_of
 from tests.support import Json, Place, wait_for
 
 KEYS = ("turns_unmeasured", "turns_unpriced")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from csa.cli.views.describe import describe
 from csa.model.usage import Usage
+from csa.model.wording import describe
 from csa.store.held import HeldSession, open_session
 from csa.store.journal import Journal
 from csa.store.observer import Observer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from csa.cli.output import cut, cut_behind
-from csa.cli.views.describe import describe
 from csa.model.events import Event
+from csa.model.wording import describe
 
 LINE = {"seq": 1, "ts": "2026-01-01T00:00:00.000Z", "type": "usage", "turn": 1, "data": {}}
 

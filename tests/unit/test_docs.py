@@ -54,6 +54,11 @@ def test_the_keys_of_the_configuration_are_up_to_date(generate: Any) -> None:
     assert (rows["tool"], rows["max_depth"], rows["command"]) == ("sets", "tightens", "no")
 
 
+def test_the_page_on_the_api_is_up_to_date(generate: Any) -> None:
+    """`make docs` would change nothing."""
+    assert (DOCS / "http-api.md").read_text() == generate.render_api()
+
+
 def test_the_page_on_json_is_up_to_date(generate: Any) -> None:
     """docs/json.md ends with what `make docs` would write, and its examples are what the schemas say."""
     assert (DOCS / "json.md").read_text() == generate.render_json()

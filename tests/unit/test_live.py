@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from csa.cli.output import display_width, printable
-from csa.cli.views.describe import cost_of, elapsed, money, tokens_of
 from csa.cli.views.live import Line, arrange, choose, group, lay_out, lay_out_end
 from csa.model.genealogy import walk
 from csa.model.state import SessionState
 from csa.model.usage import Usage, counted
+from csa.model.wording import cost_of, elapsed, money, tokens_of
 from csa.paths import SessionPaths
 from csa.runner.sessions.genealogy import Forest
 from csa.store.sessions import Record, Store

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from csa.cli.output import Style, cut, one_line, tell
-from csa.cli.selecting import note_read
 from csa.cli.views.fullscreen import BACK, Step, show
 from csa.cli.views.live import Line, Places, choose, draw, heading, more_of, total
 from csa.cli.views.naming import called, subject_of, with_names
@@ -19,6 +18,7 @@ from csa.cli.views.reading import KEYS, Reader, conversation, log
 from csa.errors import CsaError
 from csa.model.genealogy import Node, prune, walk
 from csa.runner.client import Csa
+from csa.runner.sessions.auditing import note_read
 from csa.runner.sessions.genealogy import Forest, items
 from csa.store.shown import SessionInfo
 

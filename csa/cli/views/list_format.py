@@ -12,11 +12,11 @@ from datetime import datetime
 from string import Formatter
 
 from csa.cli.output import one_line
-from csa.cli.views.describe import cost_of, tokens_of
 from csa.cli.views.list_table import View, tools_of
 from csa.cli.views.table import Column, Table
 from csa.errors import UsageError
 from csa.model.clock import local_clock
+from csa.model.wording import cost_of, tokens_of
 from csa.store.shown import SessionInfo
 from csa.structs import Struct
 

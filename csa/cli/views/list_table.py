@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from csa.cli.output import STATUS_STYLES, Style, count_of, cut, display_width, one_line, terminal_width
-from csa.cli.views.describe import tokens_of, usage_in_words
 from csa.cli.views.naming import called, subject_of
 from csa.cli.views.table import Column, Table
 from csa.model.usage import Usage, counted_once
+from csa.model.wording import tokens_of, usage_in_words
 from csa.paths import RETIRED
 from csa.runner.sessions.listing import once_each
 from csa.store.sessions import format_age

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from csa.cli.output import STATUS_STYLES, cut, cut_behind, display_width, one_line, shorten
-from csa.cli.views.describe import cost_of, elapsed, tokens_of
 from csa.cli.views.list_table import View, tools_of
 from csa.cli.views.live import NAMES, at_right
 from csa.ids import is_session_id
 from csa.model.genealogy import Branch, Node, Rollup, branches, walk
+from csa.model.wording import cost_of, elapsed, tokens_of
 from csa.runner.sessions.genealogy import Forest, is_fork_edge, items, statuses_below
 from csa.store.sessions import Store
 from csa.store.shown import SessionInfo

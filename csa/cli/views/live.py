@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from csa.cli.output import STATUS_STYLES, count_of, cut, display_width, one_line
-from csa.cli.views.describe import cost_of, elapsed, tokens_of, usage_in_words
 from csa.cli.views.naming import called, doing_of, subject_of
 from csa.ids import is_session_id
 from csa.model.genealogy import Node, branches, nodes_above, prune, walk
 from csa.model.usage import Usage, counted_once
+from csa.model.wording import cost_of, elapsed, tokens_of, usage_in_words
 from csa.runner.sessions.genealogy import Forest, arrange_sessions, items
 from csa.store.shown import SHOWN_LENGTH, SessionInfo
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Protocol
 
 from csa.cli.output import can_redraw, cut, has_room, one_line, printable, tell, terminal_width
-from csa.cli.views.describe import cost_of, describe, elapsed, tokens
 from csa.model.events import Event
 from csa.model.usage import Usage, number_of
+from csa.model.wording import cost_of, describe, elapsed, tokens
 from csa.runner.client import Csa
 from csa.store.sessions import Record
 from csa.structs import Struct

@@ -79,7 +79,7 @@ def signs_of_life(caller: Caller | None, *, quiet: bool = False) -> Iterator[Sig
 def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
     """Return a text about what sessions are doing: the first running one, and how many others are."""
     from csa.cli.views import naming  # noqa: F401, PLC0415  # loaded while a tool starts, and not when csa may be another
-    from csa.cli.views.describe import describe  # noqa: PLC0415  # as above
+    from csa.model.wording import describe  # noqa: PLC0415  # as above
     from csa.store.observer import Observer  # noqa: PLC0415  # as above
 
     def words() -> str:
@@ -95,8 +95,8 @@ def about_sessions(targets: Sequence[Target]) -> Callable[[], str]:
 
 def doing(info: SessionInfo, *, now: float) -> str:
     """Describe a session's activity, and how long its turn has been running."""
-    from csa.cli.views.describe import elapsed  # noqa: PLC0415  # loaded by about_sessions
     from csa.cli.views.naming import called, doing_of  # noqa: PLC0415  # as above
+    from csa.model.wording import elapsed  # noqa: PLC0415  # loaded by about_sessions
 
     time_s = elapsed(max(0.0, now - info.started_at)) if info.started_at else ""
     who = " ".join(filter(None, (called(info, _WIDTH), info.tool, time_s)))

@@ -11,7 +11,6 @@ from contextlib import suppress
 from functools import partial
 
 from csa.cli.output import shorten
-from csa.cli.views.describe import describe
 from csa.cli.views.live import Line, arrange, lay_out, lay_out_end
 from csa.cli.views.progress import Subject
 from csa.errors import CsaError
@@ -19,6 +18,7 @@ from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.model.events import Event
 from csa.model.genealogy import walk
 from csa.model.usage import Usage, counted
+from csa.model.wording import describe
 from csa.paths import home
 from csa.runner.client import Csa
 from csa.runner.sessions.genealogy import Forest

@@ -75,6 +75,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "template show": ("the template", upkeep.TEMPLATE),
     "template save": ("the template", upkeep.TEMPLATE),
     "template delete": ("the template that was deleted", upkeep.DELETED_TEMPLATE),
+    "serve token": ("the tokens for csa serve", each(upkeep.TOKEN, "")),
     "schema": ("the names of these schemas", each(upkeep.LISTED, "")),
 }
 

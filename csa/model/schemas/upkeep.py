@@ -265,4 +265,11 @@ SETTINGS = mapping(
     "the settings by their names, such as `tool` or `tools.codex.command`",
 )
 VALID = record({"valid": flag("always true; otherwise csa exits 6 with an error"), "sources": texts("what was read")})
+TOKEN = record(
+    {
+        "name": text("its name"),
+        "level": one_of("what it allows", "read", "act"),
+        "created_at": moment("when it was made"),
+    }
+)
 LISTED = record({"name": text("the argument for `csa schema`"), "about": text("what it describes")})

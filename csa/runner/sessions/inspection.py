@@ -180,6 +180,14 @@ def inspect_session(session: Session) -> SessionCard:
     )
 
 
+def unreadable_to_json(session: Session) -> dict[str, Any]:
+    """Return the card of a session that cannot be read: most of it is null, and `fault` says why."""
+    from csa.model.schemas.card import CARD, KNOWN_OF_ANY  # noqa: PLC0415  # only damage needs it
+
+    known = session.record.examine().to_json()
+    return {**dict.fromkeys(CARD["properties"]), **{name: known[name] for name in KNOWN_OF_ANY}}
+
+
 def _model(record: Record, turns: list[TurnRecord]) -> str | None:
     """Return the model of the last turn, from its end, or from what its tool has reported so far."""
     if turns and turns[-1].finished and turns[-1].finished.data.get("model"):

@@ -46,6 +46,26 @@ class Restored(Struct):
     lost_name: str | None = None
     losses: tuple[str, ...] = ()
 
+    def to_json(self, store: Store) -> dict[str, object]:
+        """Return the object that `session restore --json` prints."""
+        known = {"session_id": self.state.session_id, "project": store.project_pathname}
+        return {**known, "phase": self.state.phase, "name": self.state.name}
+
+
+def deletion_to_json(
+    session: Session, removed: Removed | None = None, *, error: dict[str, object] | None = None
+) -> dict[str, object]:
+    """Return the object that `session delete --json` prints of a session that was deleted, or could not be."""
+    done = removed and ("purged" if removed.is_purged else "removed")
+    return {
+        "session_id": session.session_id,
+        "name": session.record.name,
+        "project": session.store.project_pathname,
+        "done": done,
+        "provider_copies": list(removed.provider_copies) if removed else [],
+        "error": error,
+    }
+
 
 def find_to_delete(context: Context, selectors: Sequence[str]) -> list[Session]:
     """Return the sessions to delete, each once, after refusing everything that can be refused.

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from csa.errors import StateError
 from csa.model.clock import local_clock
-from csa.model.state import SessionState
+from csa.model.state import SessionState, format_time
 from csa.model.statistics import Tally, TurnFacts
 from csa.store.sessions import Record, Store
 from csa.store.status import missing_turns
@@ -33,6 +33,19 @@ class Statistics(Struct):
     left_out: list[StateError] = field(default_factory=list)  # sessions that cannot be read
 
     replayed: int = 0  # turns that are not counted: no tool has run, and no model was asked
+
+    def to_json(self, *, by: str, since: datetime | None) -> dict[str, object]:
+        """Return the object that `csa stats --json` prints."""
+        count = self.total.turns
+        return {
+            "by": by,
+            "since": format_time(since) if since else None,
+            "rows": [{"key": key, **tally.to_json(all_turns=count)} for key, tally in self.rows.items()],
+            "running": self.total.running,
+            "most_active_tool": self.total.most_active_tool,
+            "total": self.total.to_json(all_turns=count),
+            "replayed_turns": self.replayed,
+        }
 
 
 def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | None = None) -> Statistics:

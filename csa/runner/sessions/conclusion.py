@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from csa.cli.output import count_of, cut, one_line
-from csa.cli.views.describe import describe, elapsed, size
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
+from csa.model.text import count_of, cut, one_line
+from csa.model.wording import describe, elapsed, size
 from csa.runner.sessions.evidence import Evidence, OwnerEvidence
 from csa.store.owner import INTERFACE
 
@@ -135,6 +135,11 @@ def _what_happened(found: Evidence) -> str:
     if not owner.is_same_boot:
         return ": the machine has been rebooted since"
     return f": its supervisor (PID {owner.owner.pid}) was killed before it could write one"
+
+
+def evidence_to_json(found: Evidence) -> dict[str, object]:
+    """Return the object that `session why --json` prints."""
+    return {**found.to_json(), "why": conclude(found)}
 
 
 def evidence_rows(found: Evidence) -> Iterator[tuple[str, str]]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from csa.cli.output import one_line
 from csa.model.clock import local_clock
 from csa.model.conversation import count_told
 from csa.model.events import Event
 from csa.model.state import parse_time
+from csa.model.text import one_line
 from csa.model.usage import CHARS_PER_TOKEN, Usage, number_of
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import Any
-
-    from csa.store.turns import ConversationRecord
 
     _Data = Mapping[str, Any]
 
@@ -91,14 +89,6 @@ def _finished(data: _Data) -> str:
 def _usage(data: _Data) -> str:
     used = Usage.from_dict(data)
     return f"usage: {tokens(used.input_tokens)} in, {tokens(used.output_tokens)} out"
-
-
-def conversation_in_words(provider_session_id: str, found: ConversationRecord | None) -> str:
-    """Say which of a tool's conversations is in use, since which turn, and which one it replaces."""
-    since = f", since turn {found.since_turn}" if found else ""
-    why = " (context window)" if found and found.reason == "context_window" else ", which it no longer knew"
-    instead = f", in place of {found.replaces}{why}" if found and found.replaces else ""
-    return f"conversation {provider_session_id}{since}{instead}"
 
 
 def _handoff(data: Mapping[str, Any]) -> str:

@@ -1,0 +1,212 @@
+"""The server, for browsers, phones and programs: HTTP over the same sessions. See docs/serve.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from csa.cli.output import print_json, tell
+from csa.cli.selecting import open_client
+from csa.errors import RefusedError, UsageError
+from csa.paths import state_root
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from csa.serve.app import Api
+    from csa.serve.tokens import Tokens
+    from csa.store.locks import Lock
+
+PORT = 7117
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_HIGHEST_PORT = 65_535
+
+
+def configure_run(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_argument_group("where")
+    where.add_argument("--host", default="127.0.0.1", metavar="HOST", help="the address to listen on (127.0.0.1)")
+    where.add_argument("--port", type=int, default=PORT, metavar="N", help=f"the port ({PORT}); 0 takes a free one")
+    where.add_argument("--socket", metavar="PATH", help="listen on a Unix socket instead")
+    where.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="also answer to this name")
+    where.add_argument("--tls-cert", metavar="FILE", help="use TLS, with this certificate")
+    where.add_argument("--tls-key", metavar="FILE", help="the certificate's key")
+    where.add_argument("--insecure-http", action="store_true", help="listen on another address without TLS")
+    what = parser.add_argument_group("what")
+    what.add_argument("--project", action="append", default=[], metavar="DIR", help="serve only this project")
+    what.add_argument("--read-only", action="store_true", help="let nobody change anything")
+
+
+def execute_run(arguments: argparse.Namespace) -> int:
+    """Serve the sessions of all projects over HTTP, until Ctrl-C; prints the address, which has the token.
+
+    Turns that are started through it run in the background, and go on when it ends. There is one server for a state
+    root. Only the token's holder is answered; see csa serve token. On an address that other machines reach, TLS or
+    --insecure-http is needed. The API is described by /api/v1/openapi.json and docs/http-api.md.
+
+    Served are all projects that have sessions, and the one it is started in; with --project only these.
+    """
+    client = open_client()
+    _refuse_agents()
+    _refuse_open_doors(arguments)
+    from csa.cli.run import own_command  # noqa: PLC0415  # brings what a run needs
+    from csa.runner.sessions.fleet import Fleet  # noqa: PLC0415  # only serving needs these
+    from csa.serve import endpoint, server  # noqa: PLC0415  # as above
+    from csa.serve.app import Api  # noqa: PLC0415  # as above
+    from csa.serve.handlers import Served  # noqa: PLC0415  # as above
+    from csa.serve.tokens import Tokens  # noqa: PLC0415  # as above
+    from csa.store.project import find_project  # noqa: PLC0415  # as above
+    from csa.store.sessions import Store  # noqa: PLC0415  # as above
+
+    root = client.store.root
+    projects = {find_project(_directory(name)) for name in arguments.project}
+    lock = endpoint.take(root)
+    tokens = Tokens(root)
+    tokens.local()
+    path = Path(arguments.socket).absolute() if arguments.socket else None
+    sock = server.listen_on_path(path) if path else server.listen(arguments.host, arguments.port)
+    url = _url(arguments, 0 if path else sock.getsockname()[1])
+
+    def is_served(project: str) -> bool:
+        if projects or project == client.store.project_pathname:
+            return project in (projects or {project})
+        return os.path.isdir(Store(root, project).sessions_dir)
+
+    def make_api() -> Api:
+        fleet = Fleet(str(root), served=is_served)
+        command, directory = own_command(), client.context.directory_pathname
+        served = Served(str(root), fleet, os.environ, command=command, directory=directory)
+        hosts = frozenset(name.lower() for name in (*_LOCAL_NAMES, arguments.host, *arguments.allow_host))
+        return Api(served, tokens, hosts, read_only=arguments.read_only)
+
+    certificate = (arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None
+    announce = _announcer(lock, url, path, tokens)
+    server.run(make_api, sock, certificate=certificate, on_listening=announce)
+    if path:
+        path.unlink(missing_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads may still be waiting for sessions to end, for as long as it takes
+
+
+def _announcer(lock: Lock, url: str, path: Path | None, tokens: Tokens) -> Callable[[], None]:
+    from csa.serve import endpoint  # noqa: PLC0415  # loaded
+
+    def announce() -> None:
+        endpoint.announce(lock, url, str(path) if path else None)
+        address = _with_token(url, tokens)
+        print(path or address, flush=True)
+        tell("csa", f"serving on {path or url}; Ctrl-C ends it")
+
+    return announce
+
+
+def _url(arguments: argparse.Namespace, port: int) -> str:
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    if arguments.socket:
+        return "http://localhost"
+    return f"http{'s' if arguments.tls_cert else ''}://{host}:{port}"
+
+
+def _with_token(url: str, tokens: Tokens) -> str:
+    """Return the address with the token in its fragment, which browsers send to nobody."""
+    return f"{url}/#token={tokens.local()}"
+
+
+def _refuse_agents() -> None:
+    if open_client().caller is not None:
+        raise RefusedError("An agent cannot use csa serve.", hint="leave that to whoever started it")
+
+
+def _refuse_open_doors(arguments: argparse.Namespace) -> None:
+    from csa.serve.peer import is_loopback  # noqa: PLC0415  # only serving needs it
+
+    if not 0 <= arguments.port <= _HIGHEST_PORT:
+        raise UsageError(f"--port is a number from 0 to {_HIGHEST_PORT}.")
+    if (arguments.tls_cert is None) is not (arguments.tls_key is None):
+        raise UsageError("--tls-cert and --tls-key belong together.")
+    for file in filter(None, (arguments.tls_cert, arguments.tls_key)):
+        if not os.access(file, os.R_OK):
+            raise UsageError(f"{file} cannot be read.")
+    is_safe = arguments.socket or arguments.tls_cert or is_loopback(arguments.host)
+    if not (is_safe or arguments.insecure_http):
+        raise UsageError(
+            f"--host {arguments.host}: other machines would send the token in clear text.",
+            hint="--tls-cert FILE --tls-key FILE; a tunnel (ssh -L); or --insecure-http, if the network is yours",
+        )
+
+
+def _directory(name: str) -> str:
+    if not os.path.isdir(name):
+        raise UsageError(f"--project: there is no directory {name}.")
+    return os.path.realpath(name)
+
+
+def configure_url(_: argparse.ArgumentParser) -> None:
+    pass
+
+
+def execute_url(_: argparse.Namespace) -> int:
+    """Print the address of the running server, with the token. Whoever has it may do what you may do with csa."""
+    _refuse_agents()
+    from csa.serve import endpoint  # noqa: PLC0415  # only these need it
+    from csa.serve.tokens import Tokens  # noqa: PLC0415  # as above
+
+    root = Path(state_root(os.environ))
+    found = endpoint.require(root)
+    print(_with_token(found.url, Tokens(root)))
+    if found.socket:
+        tell("csa", f"it listens on {found.socket}")
+    return 0
+
+
+def configure_token(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="make a token with this name, and print it")
+    parser.add_argument("--read", action="store_true", help="it may only read")
+    parser.add_argument("--revoke", action="store_true", help="remove the token with this name instead")
+    parser.add_argument("--json", action="store_true", help="without NAME: print an array of objects")
+
+
+def execute_token(arguments: argparse.Namespace) -> int:
+    """List the tokens for csa serve; or make one, for a phone or a program, or revoke one, also while it is used.
+
+    A token is printed once, and only its hash is kept; but that of `local`, which csa serve url prints, is kept.
+    """
+    _refuse_agents()
+    from csa.model.schemas.api import ACT, READ  # noqa: PLC0415  # only this needs them
+    from csa.serve.tokens import Tokens  # noqa: PLC0415  # as above
+
+    tokens = Tokens(Path(state_root(os.environ)))
+    if arguments.name is None:
+        if arguments.read or arguments.revoke:
+            raise UsageError("Name the token.", hint="csa serve token NAME")
+        if arguments.json:
+            print_json([token.to_json() for token in tokens.all()])
+        elif not tokens.all():
+            tell("csa", "no tokens yet")
+        for token in () if arguments.json else tokens.all():
+            print(f"{token.name:<20} {token.level:<5} {token.created_at}")
+        return 0
+    if arguments.json:
+        raise UsageError("--json lists the tokens.")
+    if arguments.revoke:
+        tokens.revoke(arguments.name)
+    else:
+        print(tokens.add(arguments.name, READ if arguments.read else ACT))
+    return 0
+
+
+def configure_stop(_: argparse.ArgumentParser) -> None:
+    pass
+
+
+def execute_stop(_: argparse.Namespace) -> int:
+    """End the running server. What was started through it goes on."""
+    _refuse_agents()
+    from csa.serve import endpoint  # noqa: PLC0415  # only this needs it
+
+    found = endpoint.stop(Path(state_root(os.environ)))
+    print(f"stopped (PID {found.pid})")
+    return 0

@@ -1,0 +1,213 @@
+"""The routes as an application: reads requests, calls handlers in threads, answers. The only importer of starlette."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import mimetypes
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+import anyio
+import anyio.to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+from starlette.routing import Router
+
+from csa.errors import CsaError
+from csa.model.schemas.api import PREFIX, ROUTES, Route
+from csa.serve.guard import Application, Guard, Receive, Scope, Send, send_error
+from csa.serve.handlers import HANDLERS, Served, transcript_of
+from csa.serve.problems import RequestError, failure_of
+from csa.serve.requests import MAX_BODY_BYTES, Asked, read_body, read_query
+from csa.serve.streams import Channels, EventStream, Watch
+from csa.serve.tokens import Tokens
+
+_BODY_WITHIN_S = 30.0
+_PIECE = 1 << 16
+_AT_ONCE = {"s": 4, "e": 8, "r": 8, "w": 64}  # starts, ends, reads, and starts that may have to wait
+_STARTING, _ENDING = {"create", "turn", "fork", "enqueue"}, {"cancel", "delete"}
+
+
+class Api:
+    """The application's own state: what runs, and what is asked for."""
+
+    def __init__(self, served: Served, tokens: Tokens, hosts: frozenset[str], *, read_only: bool) -> None:
+        self.served = served
+        self.ending = asyncio.Event()  # the server is about to end: streams do
+        self.watch = Watch(served.fleet, secrets.token_hex(4))
+        self.channels: Channels
+        self._limiters = {kind: anyio.CapacityLimiter(n) for kind, n in _AT_ONCE.items()}
+        routes = [
+            StarletteRoute(f"{PREFIX}{route.path}", partial(self._answer, route), methods=[route.method])
+            for route in ROUTES
+        ]
+        router = Router(routes=routes, lifespan=self._lifespan, redirect_slashes=False)
+        self.guard = Guard(_with_errors(router), tokens, hosts, read_only=read_only)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            self.channels = Channels(tasks)
+            tasks.start_soon(self.watch.run)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def _answer(self, route: Route, request: Request) -> Response:
+        asked = Asked(
+            path={name: str(value) for name, value in request.path_params.items()},
+            query=read_query(route, list(request.query_params.multi_items())),
+            body=read_body(route, await _read(request), request.headers.get("content-type", "")),
+            client=request.scope.get("client"),
+            server=request.scope.get("server"),
+        )
+        if route.streams and "text/event-stream" in request.headers.get("accept", ""):
+            return await self._stream(route, asked, request)
+        if route.name == "tree":
+            return _json(self.watch.state(), 200)
+        found = await self._call(route, asked)
+        if route.name == "artifact":
+            return _Attachment(found, asked.path["name"])
+        value, status = found if isinstance(found, tuple) else (found, route.status)
+        if route.method != "GET":
+            self.watch.look_soon()
+        return _json(value, status)
+
+    async def _call(self, route: Route, asked: Asked) -> Any:
+        kind = "s" if route.name in _STARTING else "e" if route.name in _ENDING else "r"
+        if asked.body.get("wait_s") or route.name == "compress":
+            kind = "w"
+        call = partial(HANDLERS[route.name], self.served, asked)
+        return await anyio.to_thread.run_sync(call, limiter=self._limiters[kind], abandon_on_cancel=True)
+
+    async def _stream(self, route: Route, asked: Asked, request: Request) -> Response:
+        token = request.scope["csa.token"]
+        last = request.headers.get("last-event-id")
+        go_on: dict[str, Any] = {"may_go_on": partial(self.guard.still_knows, token), "ending": self.ending}
+        if route.name == "tree":
+            self.watch.clients += 1
+            at = self.watch.number_of(last or asked.query.get("after"))
+            self.watch.look_soon()
+            return _Streamed(EventStream(self.watch, at, self.watch.pull, **go_on))
+        find = partial(transcript_of, self.served, asked)
+        session = await anyio.to_thread.run_sync(find, limiter=self._limiters["r"], abandon_on_cancel=True)
+        channel = self.channels.enter(session.files)
+        try:
+            after = int(last[:18]) if last is not None and last.isdecimal() else asked.query.get("after", -1)
+            place = partial(channel.lines.after, after, channel.end)
+            start = await anyio.to_thread.run_sync(place, limiter=self._limiters["r"])
+        except BaseException:
+            channel.clients -= 1
+            raise
+        return _Streamed(EventStream(channel, start, channel.pull, **go_on))
+
+
+def _with_errors(app: Application) -> Application:
+    """Return the application with every failure answered by an error object."""
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def noting(message: Any) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            scope["app"] = app  # then the router raises what it would answer
+            await app(scope, receive, noting)
+        except ClientDisconnect:
+            return
+        except asyncio.CancelledError:  # the server ends, and does not wait for what takes long
+            if has_begun:
+                raise
+            await send_error(RequestError(503, "error", "csa serve has ended.", hint="ask again"), noting)
+        except Exception as error:  # the last resort: csa's own mistake, which is not to be hidden from the client
+            if has_begun:
+                raise
+            await send_error(_as_failure(error), noting)
+
+    return answering
+
+
+def _as_failure(error: Exception) -> CsaError:
+    if isinstance(error, CsaError):
+        return error
+    if isinstance(error, OSError):
+        return failure_of(error)
+    if isinstance(error, HTTPException):
+        kind = "not_found" if error.status_code == 404 else "usage"  # noqa: PLR2004
+        return RequestError(error.status_code, kind, f"{error.detail}.", headers=dict(error.headers or {}))
+    logging.getLogger(__name__).error("a request has failed", exc_info=error)
+    return RequestError(500, "error", f"csa has failed: {type(error).__name__}.", hint="see what csa serve has printed")
+
+
+async def _read(request: Request) -> bytes:
+    """Return the body, of limited size, which has to come in limited time."""
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+        raise _too_large()
+    parts: list[bytes] = []
+    size = 0
+    with anyio.move_on_after(_BODY_WITHIN_S) as limit:
+        async for part in request.stream():
+            size += len(part)
+            if size > MAX_BODY_BYTES:
+                raise _too_large()
+            parts.append(part)
+    if limit.cancelled_caught:
+        raise RequestError(408, "usage", "The body did not come.")
+    return b"".join(parts)
+
+
+def _too_large() -> RequestError:
+    return RequestError(413, "usage", f"The body is larger than {MAX_BODY_BYTES >> 20} MiB.")
+
+
+def _json(value: Any, status: int) -> Response:
+    content = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return Response(content, status, media_type="application/json")
+
+
+class _Streamed(Response):
+    """What sends itself."""
+
+    def __init__(self, stream: EventStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._stream(scope, receive, send)
+
+
+class _Attachment(Response):
+    """A file of an agent's: never shown by a browser as a page of ours."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        super().__init__()
+        self._file = file
+        self._name = Path(name).name
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+
+        kind = mimetypes.guess_type(self._name)[0] or "application/octet-stream"
+        headers = [
+            (b"content-type", kind.encode() if not kind.startswith("text/") else b"text/plain; charset=utf-8"),
+            (b"content-disposition", f"attachment; filename*=utf-8''{quote(self._name)}".encode()),
+        ]
+        with self._file:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            while scope["method"] != "HEAD" and (piece := await anyio.to_thread.run_sync(self._file.read, _PIECE)):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})

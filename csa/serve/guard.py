@@ -1,0 +1,139 @@
+"""Who may ask, before anything is routed: the Host first, then the Origin, then the token. No cookies are read or set.
+
+A page of another origin cannot get past this: with a name of its own for our address (DNS rebinding) the Host is not
+ours, from its own place the Origin is not, and the token is not sent by a browser on its own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from csa.errors import CsaError
+from csa.model.schemas.api import ACT, PREFIX, READ
+from csa.serve.problems import RequestError, status_of
+from csa.serve.tokens import Token, Tokens
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    b"manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _POLICY),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+]
+_SAFE = {"GET", "HEAD"}
+_ONCE = (b"host", b"origin", b"authorization", b"content-type", b"content-length")
+
+
+class Guard:
+    """Passes on requests that may be answered; with the token in the scope as `csa.token`."""
+
+    def __init__(self, app: Application, tokens: Tokens, hosts: frozenset[str], *, read_only: bool) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._hosts = hosts  # names, in lower case, without ports
+        self._read_only = read_only
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        guarded = _with_headers(send)
+        if scope["type"] != "http":
+            return
+        try:
+            self._check(scope)
+        except CsaError as error:
+            await send_error(error, guarded)
+            return
+        await self._app(scope, receive, guarded)
+
+    def _check(self, scope: Scope) -> None:
+        headers: dict[bytes, bytes] = {}
+        doubled = set[bytes]()
+        for name, value in scope["headers"]:
+            doubled |= {name} & headers.keys()
+            headers[name] = value
+        host = headers.get(b"host", b"").decode("latin-1")
+        if b"host" in doubled or not self._is_ours(host, scope):
+            raise RequestError(421, "misdirected", "This Host is not served.", hint="csa serve --allow-host NAME")
+        origin = headers.get(b"origin")
+        if b"origin" in doubled or (origin is not None and not _is_same(origin.decode("latin-1"), host)):
+            raise RequestError(403, "origin", "Pages of another origin may not ask.")
+        if not scope["path"].startswith(f"{PREFIX}/"):
+            return
+        words = headers.get(b"authorization", b"").split(b" ")
+        is_given = b"authorization" not in doubled and len(words) == 2 and words[0].lower() == b"bearer"  # noqa: PLR2004
+        token = self._tokens.find(words[1]) if is_given else None
+        if token is None:
+            raise RequestError(401, "unauthorized", "A token is needed.", hint="csa serve url prints one")
+        if doubled.intersection(_ONCE):
+            raise RequestError(400, "usage", "A header is given twice.")
+        if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may have read the other one
+            raise RequestError(400, "usage", "The body has two lengths.", headers={"connection": "close"})
+        if scope["method"] not in _SAFE and (token.level != ACT or self._read_only):
+            whose = "The server is" if self._read_only else "This token is"
+            raise RequestError(403, "refused", f"{whose} for reading only.")
+        scope["csa.token"] = token
+
+    def _is_ours(self, host: str, scope: Scope) -> bool:
+        """Say whether a Host is a name that is served, or the very address that was connected to: never a name's."""
+        name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
+        name = name.strip().lower().rstrip(".")
+        if name in self._hosts:
+            return True
+        server = scope.get("server") or ("", None)
+        try:
+            address = ipaddress.ip_address(name.strip("[]"))
+            return str(address) == str(ipaddress.ip_address(str(server[0]).partition("%")[0])) and (
+                not port or int(port) == server[1]
+            )
+        except ValueError:
+            return False
+
+    def still_knows(self, token: Token) -> bool:
+        """Say whether a token was not revoked meanwhile: for answers that take long."""
+        return any(each.digest == token.digest and each.level in {READ, ACT} for each in self._tokens.all())
+
+
+def _is_same(origin: str, host: str) -> bool:
+    scheme, _, place = origin.partition("://")
+    return scheme in {"http", "https"} and place.lower() == host.lower()
+
+
+def _with_headers(send: Send) -> Send:
+    async def out(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message.get("headers", []))
+            names = {name for name, _ in given}
+            more = [(b"cache-control", b"no-store")] if b"cache-control" not in names else []
+            message["headers"] = [*given, *_HEADERS, *more]
+        await send(message)
+
+    return out
+
+
+async def send_error(error: CsaError, send: Send) -> None:
+    """Answer with an error object."""
+    status = status_of(error)
+    body = json.dumps({"error": error.to_json()}, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if isinstance(error, RequestError):
+        headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []  # noqa: PLR2004
+    headers += [(b"connection", b"close")] if status in {408, 413} else []
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

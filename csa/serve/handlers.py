@@ -1,0 +1,390 @@
+"""What each route does: the library's verbs, and their objects as the command line prints them.
+
+These are plain calls, in threads: starts, ends and reads have limiters of their own, so that slow ones of a kind do not
+hold up the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from csa import __version__
+from csa.errors import AmbiguousError, BusyError, NotFoundError, StateError, UsageError
+from csa.model.conversation import read_conversation, shown_to_json
+from csa.model.schemas.api import openapi
+from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.client import Csa
+from csa.runner.detach import AppearedError
+from csa.runner.request import RunRequest
+from csa.runner.session import Session, find_anywhere
+from csa.runner.sessions.auditing import note_read
+from csa.runner.sessions.fleet import Fleet
+from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions
+from csa.serve.peer import identity_of_peer
+from csa.serve.problems import ChangedError, NotServedError
+from csa.serve.requests import Asked
+from csa.store.artifacts import find_artifacts, is_own, open_below
+from csa.store.lines import read_page
+from csa.store.project import find_project
+from csa.store.sessions import Store
+from csa.store.stores import find_stores
+from csa.store.transcript import parse_line, read_events
+
+_SESSIONS, _EVENTS, _MESSAGES, _HITS = 100, 100, 200, 50
+_MOST = 1000  # of what is listed
+_MOST_EVENTS = 10_000
+_LONGEST_WAIT_S = 600.0
+_TOOLS_LIMIT_S = 5.0
+_SAID = (
+    *("prompt", "tool", "model", "effort", "permission", "system", "schema", "timeout_s", "idle_timeout_s"),
+    *("budget_tokens", "budget_usd", "budget_time_s"),
+)
+
+
+class Served:
+    """What the routes work with: the state root, its projects, and the environment agents get."""
+
+    def __init__(self, root: str, fleet: Fleet, environ: Mapping[str, str], *, command: str, directory: str) -> None:
+        self.root = root
+        self.fleet = fleet
+        self._environ = {name: value for name, value in environ.items() if name not in IDENTITY_VARIABLES}
+        self._environ["CSA_STATE_DIR"] = root
+        self._command = command
+        self._directory = directory
+
+    def client(self, directory: str | None = None, asked: Asked | None = None) -> Csa:
+        """Return a client for a directory; with `asked`, on behalf of the session whose agent asks."""
+        identity: dict[str, str] = {}
+        if asked and asked.client and asked.server:
+            identity = identity_of_peer(asked.client, asked.server)
+        environ = {**self._environ, **identity}
+        return Csa.from_environment(directory or self._directory, environ=environ, command=self._command)
+
+    def stores(self, project: str | None = None) -> list[Store]:
+        """Return the stores that are served, or that of one project."""
+        if project is None:
+            return [s for s in find_stores(Path(self.root)) if self.fleet.is_served(s.project_pathname)]
+        return [Store(self.root, self.require(project))]
+
+    def require(self, directory: str) -> str:
+        """Return the project of a directory; NotServedError if it is not served."""
+        if not os.path.isabs(directory):
+            raise UsageError(f"{directory} is not an absolute path.")
+        if not os.path.isdir(directory):
+            raise NotFoundError(f"There is no directory {directory}.")
+        project = find_project(directory)
+        self.refuse_others(project)
+        return project
+
+    def refuse_others(self, project: str) -> None:
+        """Raise NotServedError for a project that is not served."""
+        if not self.fleet.is_served(project):
+            raise NotServedError(f"{project} is not served.", hint=f"csa serve --project {project}")
+
+    def find(self, asked: Asked, *, acts: bool = False, retired: bool = False) -> Session:
+        """Return the session in the path; with `acts`, on behalf of who asks.
+
+        Raises:
+            NotServedError: it is in a project that is not served. Else as `find_anywhere`.
+        """
+        context, typed = self.client(asked=asked if acts else None).context, asked.path["id"]
+        known = [store for store in self.fleet.stores if store.has(typed)]
+        found = find_anywhere(context, typed, known or find_stores(Path(self.root), with_retired=True), retired=retired)
+        self.refuse_others(found.store.project_pathname)
+        return found
+
+
+def health(_: Served, __: Asked) -> Any:
+    return {"ok": True}
+
+
+def version(served: Served, _: Asked) -> Any:
+    return {"version": __version__, "api": 1, "root": served.root}
+
+
+def describe_api(_: Served, __: Asked) -> Any:
+    return openapi(__version__)
+
+
+def projects(served: Served, _: Asked) -> Any:
+    running = [info.project for info in served.fleet.infos if info.is_running]
+    return [
+        {
+            "project": store.project_pathname,
+            "sessions": len(store.ids()),
+            "running": running.count(store.project_pathname),
+        }
+        for store in sorted(served.stores(), key=lambda store: store.project_pathname)
+    ]
+
+
+def tools(served: Served, asked: Asked) -> Any:
+    from csa.runner.doctor.tool_list import look_at_tools  # noqa: PLC0415  # brings the checks of doctor
+
+    project = asked.query.get("project")
+    client = served.client(served.require(project) if project else None)
+    return look_at_tools(client.context, _TOOLS_LIMIT_S)[0]
+
+
+def list_sessions(served: Served, asked: Asked) -> Any:
+    statuses = _words(asked, "status")
+    for status in statuses - {*STATUSES, *PHASES}:
+        raise UsageError(f"There is no status '{status}'.", hint=", ".join((*STATUSES, *PHASES)))
+    selection = Selection(tools=_words(asked, "tool"), statuses=statuses)
+    limit = _limit(asked, _SESSIONS, _MOST)
+    found = select_sessions(served.stores(asked.query.get("project")), selection, limit=limit, by_use=True)
+    return [info.to_json() for info in found.infos]
+
+
+def create(served: Served, asked: Asked) -> Any:
+    """Get or create, so that asking again does no harm; the second of the pair says which."""
+    directory = asked.body["directory"]
+    served.require(directory)
+    client = served.client(directory, asked)
+    wanted = asked.body.get("session_id")
+    if wanted is not None and (kept := _existing(served, client, wanted)):
+        return kept
+    request = _request(asked, name=asked.body.get("name"), description=asked.body.get("description"), session_id=wanted)
+    try:
+        return _begin(client, asked, request)
+    except (AppearedError, BusyError):
+        if wanted is not None and (kept := _existing(served, client, wanted)):  # another request was faster
+            return kept
+        raise
+
+
+def _existing(served: Served, client: Csa, wanted: str) -> tuple[dict[str, Any], int] | None:
+    """Return the answer for a session that has exactly that id or name; None if there is none."""
+    try:
+        found = client.session(wanted)
+    except (NotFoundError, AmbiguousError):
+        return None
+    if wanted.startswith("@") or wanted not in {found.session_id, found.session_id.lower(), found.record.name}:
+        return None
+    served.refuse_others(found.store.project_pathname)
+    return {"session_id": found.session_id, "created": False}, 200
+
+
+def fork(served: Served, asked: Asked) -> Any:
+    session = served.find(asked, acts=True, retired=True)
+    names = {name: asked.body.get(name) for name in ("name", "description")}
+    return _begin(_of(session), asked, _request(asked, fork_from=session.session_id, **names))
+
+
+def turn(served: Served, asked: Asked) -> Any:
+    session = served.find(asked, acts=True)
+    known = asked.body.get("after_turn")
+    if known is not None and (now := session.record.examine().turn or session.load().turns) != known:
+        raise ChangedError(f"Session {session.session_id} is at turn {now}, not {known}.")
+    return _begin(_of(session), asked, _request(asked, session=session.session_id))
+
+
+def enqueue(served: Served, asked: Asked) -> Any:
+    session = served.find(asked, acts=True)
+    return _of(session).queue(_request(asked, session=session.session_id)).to_json()
+
+
+def _begin(client: Csa, asked: Asked, request: RunRequest) -> dict[str, Any]:
+    wait_s = asked.body.get("wait_s")
+    return client.start(request, wait_s=None if wait_s is None else min(float(wait_s), _LONGEST_WAIT_S)).to_json()
+
+
+def _request(asked: Asked, **own: Any) -> RunRequest:
+    said = {name: asked.body[name] for name in _SAID if name in asked.body}
+    if not said["prompt"].strip():
+        raise UsageError("The prompt is empty.")
+    fallback = asked.body.get("fallback")
+    return RunRequest(**said, fallback=None if fallback is None else tuple(fallback), **own)
+
+
+def _of(session: Session) -> Csa:
+    """Return the client that works where a session is."""
+    client = Csa(session.project, root=session.store.root)
+    client.context = session.context
+    return client
+
+
+def show_session(served: Served, asked: Asked) -> Any:
+    return _card(_read(served, asked, "session info"))
+
+
+def _card(session: Session) -> dict[str, Any]:
+    from csa.runner.sessions.inspection import inspect_session, unreadable_to_json  # noqa: PLC0415  # many modules
+
+    try:
+        return inspect_session(session).to_json()
+    except StateError:
+        return unreadable_to_json(session)
+
+
+def edit(served: Served, asked: Asked) -> Any:
+    session = served.find(asked, acts=True)
+    client = _of(session)
+    if "name" in asked.body:
+        client.rename(session.session_id, asked.body["name"])
+    if "description" in asked.body:
+        client.describe(session.session_id, asked.body["description"])
+    if "pinned" in asked.body:
+        client.pin(session.session_id, pinned=asked.body["pinned"])
+    return _card(session)
+
+
+def delete(served: Served, asked: Asked) -> Any:
+    from csa.runner.sessions.removal import deletion_to_json  # noqa: PLC0415  # only this needs it
+
+    session = served.find(asked, acts=True)
+    before = deletion_to_json(session)
+    force, purge = asked.query.get("force", False), asked.query.get("purge", False)
+    (removed,) = _of(session).delete(session.session_id, force=force, purge=purge)
+    return {**before, "done": "purged" if removed.is_purged else "removed"}
+
+
+def restore(served: Served, asked: Asked) -> Any:
+    session = served.find(asked, acts=True, retired=True)
+    return _of(session).restore(session.session_id).to_json(session.store)
+
+
+def cancel(served: Served, asked: Asked) -> Any:
+    session = served.find(asked, acts=True)
+    found = _of(session).kill(session.session_id, tree=asked.body.get("tree", False))
+    return next(each for each in found if each.session_id == session.session_id).to_json()
+
+
+def checkpoint(served: Served, asked: Asked) -> Any:
+    session = served.find(asked, acts=True)
+    return _of(session).checkpoint(session.session_id, label=asked.body.get("label")).to_json()
+
+
+def compress(served: Served, asked: Asked) -> Any:
+    import anyio  # noqa: PLC0415  # only this needs an event loop of its own: it may take minutes
+
+    client = _of(served.find(asked, acts=True))
+    call = partial(client.compress, tool=asked.body.get("tool"), timeout_s=asked.body.get("timeout_s"))
+    return anyio.run(call, client.resolve(asked.path["id"])).to_json()
+
+
+def messages(served: Served, asked: Asked) -> Any:
+    session, wanted = _read(served, asked, "session show"), asked.query.get("turn")
+    found = [m for m in read_conversation(read_events(session.files.transcript)) if wanted in {None, m.turn}]
+    return [shown_to_json(session.session_id, m) for m in found[-_limit(asked, _MESSAGES, _MOST) :]]
+
+
+def events(served: Served, asked: Asked) -> Any:
+    session = _read(served, asked, "session logs")
+    after, limit = asked.query.get("after"), _limit(asked, _EVENTS, _MOST_EVENTS)
+    lines = read_page(session.files.transcript, after=after, before=asked.query.get("before"), limit=limit + 1)
+    found = [event.to_dict() for event in map(parse_line, lines) if event]
+    is_more = len(found) > limit
+    kept = found[:limit] if after is not None else found[-limit:]
+    return {"events": kept, "next": kept[-1]["seq"] if is_more and after is not None else None}
+
+
+def transcript_of(served: Served, asked: Asked) -> Session:
+    """Return the session whose events are to be streamed."""
+    return _read(served, asked, "session logs")
+
+
+def result(served: Served, asked: Asked) -> Any:
+    return _read(served, asked, "session result").result(turn=asked.query.get("turn")).to_json()
+
+
+def why(served: Served, asked: Asked) -> Any:
+    from csa.runner.sessions.conclusion import evidence_to_json  # noqa: PLC0415  # only this needs it
+    from csa.runner.sessions.evidence import gather_evidence  # noqa: PLC0415  # as above
+
+    return evidence_to_json(gather_evidence(*_read(served, asked, "session why").target))
+
+
+def budget(served: Served, asked: Asked) -> Any:
+    session = _read(served, asked, "session budget")
+    return _of(session).budget(session.session_id).to_json()
+
+
+def artifacts(served: Served, asked: Asked) -> Any:
+    found = find_artifacts(_read(served, asked, "session artifacts").files, turn=asked.query.get("turn"))
+    return [item.to_json() for item in found]
+
+
+def artifact(served: Served, asked: Asked) -> IO[bytes]:
+    """Open a file of an agent's; csa's own, and links, are none."""
+    session, name = _read(served, asked, "session artifacts"), asked.path["name"]
+    names = name.split("/")
+    if is_own(name) or not all(names) or {".", ".."} & set(names) or "\0" in name:
+        raise NotFoundError(f"There is no artifact {name}.")
+    try:
+        found = open_below(Path(os.path.realpath(session.files.root), session.files.output.name), name)
+    except OSError:
+        found = None
+    if found is None:
+        raise NotFoundError(f"There is no artifact {name}.")
+    return found
+
+
+def search(served: Served, asked: Asked) -> Any:
+    from csa.runner.sessions.searching import Query, search  # noqa: PLC0415  # only this needs it
+
+    words = tuple(dict.fromkeys(asked.query.get("q", "").lower().split()))
+    if not words:
+        raise UsageError("q names no word.")
+    query = Query(words=words, tools=_words(asked, "tool"))
+    hits = search(served.stores(asked.query.get("project")), query)
+    return [hit.to_json() for hit in islice(hits, _limit(asked, _HITS, _MOST))]
+
+
+def stats(served: Served, asked: Asked) -> Any:
+    from csa.runner.sessions.statistics import gather_statistics  # noqa: PLC0415  # only this needs it
+
+    by = asked.query.get("by", "tool")
+    return gather_statistics(served.stores(asked.query.get("project")), by=by).to_json(by=by, since=None)
+
+
+def _read(served: Served, asked: Asked, command: str) -> Session:
+    session = served.find(asked, retired=True)
+    note_read(session.context, session.session_id, command)
+    return session
+
+
+def _words(asked: Asked, name: str) -> frozenset[str]:
+    return frozenset(word.strip() for word in asked.query.get(name, "").split(",") if word.strip())
+
+
+def _limit(asked: Asked, usual: int, most: int) -> int:
+    limit = asked.query.get("limit", usual)
+    if not 1 <= limit <= most:
+        raise UsageError(f"limit is a number from 1 to {most}.")
+    return int(limit)
+
+
+HANDLERS: Mapping[str, Callable[[Served, Asked], Any]] = {
+    "health": health,
+    "version": version,
+    "openapi": describe_api,
+    "projects": projects,
+    "tools": tools,
+    "sessions": list_sessions,
+    "create": create,
+    "session": show_session,
+    "edit": edit,
+    "delete": delete,
+    "restore": restore,
+    "turn": turn,
+    "enqueue": enqueue,
+    "fork": fork,
+    "cancel": cancel,
+    "checkpoint": checkpoint,
+    "compress": compress,
+    "messages": messages,
+    "events": events,
+    "result": result,
+    "why": why,
+    "budget": budget,
+    "artifacts": artifacts,
+    "artifact": artifact,
+    "search": search,
+    "stats": stats,
+}

@@ -1,0 +1,67 @@
+"""Failures of a request, and the HTTP status of each kind. The body is the command line's error object."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+
+from csa.errors import CsaError
+
+
+class RequestError(CsaError):
+    """A request that is refused before it means anything."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        hint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.headers = headers or {}
+        self.status = status
+        self.code = code
+
+
+class NotServedError(CsaError):
+    """The project is not among those that this server serves."""
+
+    code = "not_served"
+    exit_code = 5
+
+
+class ChangedError(CsaError):
+    """There is another turn than the sender knew."""
+
+    code = "changed"
+    exit_code = 4
+
+
+_STATUSES: Mapping[str, int] = {
+    "usage": 400,
+    "not_served": 403,
+    "refused": 403,
+    "not_found": 404,
+    "unfinished": 404,
+    "ambiguous": 409,
+    "busy": 409,
+    "appeared": 409,
+    "changed": 412,
+    "tool": 424,
+    "full": 429,
+}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def status_of(error: CsaError) -> int:
+    """Return the HTTP status of a failure."""
+    return error.status if isinstance(error, RequestError) else _STATUSES.get(error.code, 500)
+
+
+def failure_of(error: OSError) -> CsaError:
+    """Return the failure for an error of the system."""
+    words = f"{error.filename or 'a file cannot be read or written'}: {error.strerror or error}."
+    return RequestError(507 if error.errno in _FULL else 500, "error", words)

@@ -1,0 +1,146 @@
+"""Listening and ending. The only importer of uvicorn.
+
+The server ends within two seconds, whatever clients do: streams are told, and answers that are still worked on are
+given up; turns go on by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from csa.errors import CsaError, UsageError
+from csa.ownership import give_to_owner
+from csa.serve.app import Api
+from csa.serve.peer import UNIX
+
+_GRACE_S = 1
+_BUFFER_BYTES = 16 << 10  # of a connection, above which nothing more is written to it
+_CREDENTIALS = "3i"  # pid, uid, gid
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 with small buffers, so that a stalled client costs little, which knows the peer of a Unix socket."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+        own: socket.socket = transport.get_extra_info("socket")
+        if own.family == socket.AF_UNIX:
+            said = own.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(_CREDENTIALS))
+            self.client = UNIX, struct.unpack(_CREDENTIALS, said)[0]
+            self.server = UNIX, 0
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, api: Api, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._api = api
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        try:
+            self._on_listening()
+        except OSError:  # nobody can be told where it is
+            await self.shutdown(sockets)
+            raise
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._api.ending.set()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End on TERM, INT and a hangup; a signal that was ignored when we started stays so."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the port; CsaError if it is taken, or the address is not ours."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family[0], socket.SOCK_STREAM)
+    except OSError as error:
+        raise UsageError(f"--host: {host}: {error.strerror}.") from error
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(family[4])
+        found.listen(256)
+    except OSError as error:
+        found.close()
+        raise CsaError(
+            f"csa cannot listen on {host}, port {port}: {error.strerror}.", hint="--port 0 takes a free one"
+        ) from error
+    return found
+
+
+def listen_on_path(path: Path) -> socket.socket:
+    """Open a Unix socket that only this user can use; what a server that was killed has left is replaced."""
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket() and not _is_answered(path):
+            path.unlink()
+        before = os.umask(0o177)
+        try:
+            found.bind(str(path))
+        finally:
+            os.umask(before)
+        give_to_owner(path)
+        found.listen(256)
+    except OSError as error:
+        found.close()
+        raise CsaError(f"csa cannot listen on {path}: {error.strerror or error}.") from error
+    return found
+
+
+def _is_answered(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def run(
+    make_api: Callable[[], Api],
+    sock: socket.socket,
+    *,
+    certificate: tuple[str, str] | None,
+    on_listening: Callable[[], None],
+) -> None:
+    """Serve until a signal ends it."""
+
+    async def serve() -> None:
+        api = make_api()
+        cert, key = certificate or (None, None)
+        config = uvicorn.Config(
+            api.guard,
+            http=_Protocol,
+            ws="none",
+            loop="asyncio",
+            log_level="error",  # what a client sends is no news
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_S,
+            ssl_certfile=cert,
+            ssl_keyfile=key,
+        )
+        await _Server(config, api, on_listening).serve(sockets=[sock])
+
+    asyncio.run(serve())
