@@ -137,6 +137,7 @@ def test_an_agent_does_not_change_a_budget(place: Place) -> None:
     assert "budget" not in place.state(root)
 
 
+@pytest.mark.thorough
 def test_a_budget_is_set_without_a_turn(place: Place) -> None:
     """`budget` with amounts sets them, and leaves the others; a running session and an agent are refused."""
     root, env = agent(place, "--name", "api", "--budget-tokens", "3000")

@@ -60,6 +60,7 @@ def test_auto_save(place: Place) -> None:
     assert len(place.run("checkpoints", done.session_id, "--json").json) == 1
 
 
+@pytest.mark.thorough
 def test_conversation(place: Place) -> None:
     """A person talks: Markdown is rendered, prompts have several lines, and leaving says how to come back."""
     place.script({"match": "", "do": [["call", "make test", "fine"], ["say", "Use **this**:\n\n- `one`\n- <b>"]]})

@@ -169,6 +169,7 @@ def test_the_key_itself(place: Place, scripts: Path, shell: str, count: int | No
     assert completed == {typed: [*typed.split()[:-1], inserted] for typed, inserted in lines}
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("sessions")
 def test_words_in_fish(place: Place, scripts: Path) -> None:
     """In fish, sessions have what they are about, and no name has the help of its argument."""

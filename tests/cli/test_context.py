@@ -76,6 +76,7 @@ def test_a_window_of_tokens(place: Place) -> None:
     assert of_type(place, session_id, "handoff")[0]["message"].startswith("it holds about 5,100 tokens")
 
 
+@pytest.mark.thorough
 def test_prune_and_clear(place: Place) -> None:
     """Pruned turns are not sent to any tool, nor to a fork, and can be sent again; the transcript keeps them."""
     session_id = talk(place, "prompt-one", "prompt-two", "prompt-three")

@@ -33,6 +33,7 @@ def run(place: Place, *words: str) -> Done:
     return place.run(*words, env={"PYTHONPATH": str(place.tmp / "packages")})
 
 
+@pytest.mark.thorough
 def test_it_runs_resumes_and_goes_on_when_its_conversation_is_gone(parrot: Place) -> None:
     """A turn, a second one in the same conversation, and a third in a new one that is told of both."""
     done = run(parrot, "run", "--tool", "parrot", "Hello")

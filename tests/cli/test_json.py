@@ -25,6 +25,7 @@ def test_every_command_with_json_has_a_schema() -> None:
     assert takes - WITHOUT <= OUTPUTS.keys()
 
 
+@pytest.mark.thorough
 def test_schemas_are_printed(place: Place) -> None:
     """By any name of the command, with the option that decides; each is a schema that stands alone."""
     first, *others = [place.run("schema", *name).out for name in (["list"], ["session", "list"], ["csa ls"])]

@@ -166,6 +166,7 @@ def held(place: Place, count: int, env: dict[str, str | None] | None = None, too
     return started
 
 
+@pytest.mark.thorough
 def test_max_running_of_the_host(place: Place) -> None:
     """Over all projects at most so many turns run; exit 5 names the limit and what runs, and points to --wait."""
     other = place.tmp / "other"

@@ -51,6 +51,7 @@ def test_a_prompt_that_looks_like_stdin(place: Place, seen: Path) -> None:
     assert "warning: stdin was not read; csa retry --prompt-file - sends it instead\n" in done.err
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_sent_again(place: Place) -> None:
     """A prompt without its secret, a running session, a deleted one, and the caller's own are refused."""
     place.codex("use ghp_0123456789abcdefghij01 to log in", "--name", "api")

@@ -52,6 +52,7 @@ def test_the_log_of_a_tree(place: Place, tree: str) -> None:
     assert place.run("logs", "--tree", "--json", "outer").code == 2
 
 
+@pytest.mark.thorough
 def test_deleting_a_tree(place: Place, tree: str) -> None:
     """`delete --tree` takes a session and all below it, or nothing while one runs or is pinned; all come back."""
     done = place.run("rm", "--tree", "outer")

@@ -85,6 +85,7 @@ def test_a_result_is_kept_where_there_is_one(store: Store, environ: Mapping[str,
     assert git.line("rev-parse", f"{second.commit}^") == first.commit
 
 
+@pytest.mark.thorough
 def test_twenty_threads_lose_no_note(store: Store, environ: Mapping[str, str]) -> None:
     """All notes are in one tree, of which twenty writers at once each add their own."""
     with ThreadPoolExecutor(20) as pool:

@@ -35,7 +35,16 @@ def test_every_store_is_found(state_root: Path) -> None:
 STORE_NAMES = ("store.lock", "current", "current.d", "audit.jsonl", "audit.git", "usage_stats.toml", "usage_stats.lock")
 
 
-@pytest.mark.parametrize("name", [*STORE_NAMES, "sessions", "retired", "parked", ".slots", "=current", "code.git"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sessions",
+        *(
+            pytest.param(name, marks=pytest.mark.thorough)
+            for name in (*STORE_NAMES, "retired", "parked", ".slots", "=current", "code.git")
+        ),
+    ],
+)
 @pytest.mark.parametrize("top", ["/home/user", pytest.param("/", marks=pytest.mark.thorough)])
 def test_a_directory_named_like_a_file_of_the_store(state_root: Path, top: str, name: str) -> None:
     """A project of that name, below another, has a store of its own that no file of the other's is in the way of."""

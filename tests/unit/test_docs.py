@@ -187,6 +187,7 @@ def _strings(module: Path) -> Iterator[str]:
     return (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
+@pytest.mark.thorough
 def test_the_messages_that_are_explained_are_those_of_csa() -> None:
     """In docs/troubleshooting.md each message of csa's own has words in a row that stand so in the code."""
     modules = [*(DOCS.parent / "csa").rglob("*.py"), *(DOCS.parent / "adapters").rglob("*.py")]

@@ -117,7 +117,11 @@ FAILED = {
         "sigterm-mid-tool": "protocol",
     },
 }
-ALL = [(tool, name) for tool in ADAPTERS for name in sorted(recordings(tool))]
+ALL = [
+    pytest.param(tool, name, marks=[pytest.mark.thorough] if number % 4 else [])  # the quick suite reads a quarter
+    for tool in ADAPTERS
+    for number, name in enumerate(sorted(recordings(tool)))
+]
 
 
 # What was asked for in the recordings of resumes that found nothing.
