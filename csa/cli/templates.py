@@ -47,7 +47,8 @@ def chosen_template(context: Context, arguments: argparse.Namespace) -> Template
             f"Template {name} names no tool, so it is no specialist.", hint=f"csa run --template {name}, or add a tool"
         )
     if template.is_project and not arguments.quiet:
-        tell("csa", f"template {name} is the project's: {template.place}")
+        limit = "; it can lower the permission, not raise it" if "permission" in template.values else ""
+        tell("csa", f"template {name} is the project's: {template.place}{limit}")
     return template
 
 

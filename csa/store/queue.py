@@ -201,6 +201,11 @@ def _read_hold(paths: SessionPaths) -> str:
 _WORDS = {"cancelled": "was cancelled", "timed_out": "timed out", "killed": "was killed"}
 
 
+def _session(value: Any) -> str | None:
+    """Return who queued a prompt; the file may say anything."""
+    return value if isinstance(value, str) and is_session_id(value) else None
+
+
 def _lock(paths: SessionPaths) -> Lock:
     make_directory(paths.queue)
     return acquire_lock(paths.queue / "lock", wait=True)
@@ -234,7 +239,7 @@ def _read(paths: SessionPaths, entry_id: str) -> Entry | None:
             record = json.loads(read_regular(paths.queue / f"{entry_id}{suffix}"))
             order = dict(record["order"])
             str(order["request"]["prompt"])
-            return Entry(entry_id=entry_id, order=order, at=str(record["at"]), by=record.get("by"))
+            return Entry(entry_id=entry_id, order=order, at=str(record["at"]), by=_session(record.get("by")))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
