@@ -454,7 +454,7 @@ def test_the_tree_has_columns_where_there_is_room(place: Place) -> None:
         *_, line, _ = terminal.text.splitlines()
         assert len(line) == columns
         assert ("2.1k" in line) == (columns >= 80)
-    assert place.run("session", "list", "--tree").out.startswith(f"{session_id} claude-code succeeded  a description")
+    assert place.run("session", "list", "--tree").out.startswith(f"{session_id} * claude-code succeeded  a description")
     assert "(0s 2.1k $0.010)" in place.run("session", "list", "--tree").out
 
 
