@@ -47,9 +47,14 @@ def test_nothing_survives_a_killed_supervisor(place: Workplace, tool: RealTool, 
     assert place.only_session()["status"] == "succeeded"
 
 
-@SHELLS
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
+    ("tool", "permission", "number", "code"),
+    [
+        pytest.param(tool, level, number, code, id=f"{tool.name}-{level}-{number.name}")
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129))
+        for tool in (TOOLS if number == signal.SIGTERM else (CODEX, CLAUDE_CODE))
+        for level in tool.shell_permissions
+    ],
 )
 def test_nothing_survives_a_cancelled_turn(
     place: Workplace, tool: RealTool, permission: str, number: signal.Signals, code: int

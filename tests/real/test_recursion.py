@@ -27,10 +27,18 @@ CHAINS = [
     (GEMINI_CLI, GEMINI_CLI),
     (CODEX, GEMINI_CLI, OPENCODE, CLAUDE_CODE),
 ]
+WITHOUT_SANDBOX = [(CODEX, CLAUDE_CODE, CODEX), (CLAUDE_CODE, CODEX, CLAUDE_CODE), (CODEX, CODEX), (OPENCODE, CODEX)]
 
 
-@pytest.mark.parametrize("permission", ["edit", "full"])
-@pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: ">".join(tool.name for tool in chain))
+def _chains() -> list[object]:
+    return [
+        pytest.param(chain, level, id=f"{'>'.join(tool.name for tool in chain)}-{level}")
+        for level, chains in (("edit", CHAINS), ("full", WITHOUT_SANDBOX))
+        for chain in chains
+    ]
+
+
+@pytest.mark.parametrize(("chain", "permission"), _chains())
 def test_agents_start_agents(place: Workplace, chain: tuple[RealTool, ...], permission: str) -> None:
     """Each session has its depth, parent and root in its record and its agent's environment, and all are one tree."""
     flags = "" if permission == "edit" else f"--permission {permission} "
@@ -100,10 +108,9 @@ def test_an_agent_continues_its_sub_agent(place: Workplace, tool: RealTool) -> N
     assert request.user_texts == ["begin the work", "finish the work"]
 
 
-@pytest.mark.parametrize("name", ["my venv", 'it\'s "mine"'])
-def test_csa_in_a_place_with_spaces_and_quotes(place: Workplace, tool: RealTool, name: str) -> None:
+def test_csa_in_a_place_with_spaces_and_quotes(place: Workplace, tool: RealTool) -> None:
     """An agent is told csa's path as its shell takes it, and may run that at the default level."""
-    launcher = place.home / name / "csa"
+    launcher = place.home / 'it\'s "mine"' / "csa"
     launcher.parent.mkdir()
     shutil.copy(CSA, launcher)
     place.env["PATH"] = place.env["PATH"].replace(f"{CSA.parent}{os.pathsep}", "")

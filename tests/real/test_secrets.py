@@ -3,14 +3,18 @@
 import pytest
 
 from fixtures.mock_provider import text, tool_call
-from tests.real.workplace import RealTool, Workplace
+from tests.real.workplace import CODEX, TOOLS, RealTool, Workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 SECRET = "Quite-Ordinary-Words-8471-Of-No-Shape"
 
 
-@pytest.mark.parametrize("output", ["text", "--json", "--stream-json"])
+@pytest.mark.parametrize(
+    ("tool", "output"),
+    [*((tool, "text") for tool in TOOLS), (CODEX, "--json"), (CODEX, "--stream-json")],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_the_key_is_nowhere_in_the_record(place: Workplace, tool: RealTool, output: str) -> None:
     """No file under the state root and no line on stdout or stderr has the key, while the provider sees the prompt."""
     prompt = f'use the key {SECRET} and {{"nested": "{SECRET}"}}'

@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from fixtures.mock_provider import slow, text, thinking, tool_call
-from tests.real.workplace import CSA, TOOLS, RealTool, Workplace, finish
+from tests.real.workplace import CLAUDE_CODE, CODEX, CSA, GEMINI_CLI, OPENCODE, TOOLS, RealTool, Workplace, finish
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -148,7 +148,14 @@ def test_a_long_answer_arrives_whole(place: Workplace, tool: RealTool) -> None:
     assert final.read_text() == answer
 
 
-@pytest.mark.parametrize("prompt", ["--help", "-", "/compact", "!ls", "@f.txt"])
+@pytest.mark.parametrize(
+    ("tool", "prompt"),
+    [
+        *((tool, prompt) for tool in (CODEX, CLAUDE_CODE) for prompt in ("--help", "-", "/compact", "!ls", "@f.txt")),
+        *((tool, prompt) for tool in (GEMINI_CLI, OPENCODE) for prompt in ("/compact", "@f.txt")),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_an_odd_prompt_is_text(place: Workplace, tool: RealTool, prompt: str) -> None:
     """What looks like a flag, a command, a shell escape or a mention reaches the model as it is."""
     done = place.csa("run", "--tool", tool.name, "-", stdin=prompt.encode())
