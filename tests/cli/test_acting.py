@@ -183,6 +183,7 @@ def test_running_sessions_are_refused_or_ended(place: Place) -> None:
     assert json.loads(transcript[-1])["data"]["status"] == "cancelled"
 
 
+@pytest.mark.thorough
 def test_no_session_deletes_itself_or_those_above_it(place: Place) -> None:
     """An agent may delete other sessions, not its own or an ancestor, running or not."""
     parent, environ = place.agent()

@@ -31,6 +31,7 @@ def budget(place: Place, session_id: str, env: Env | None = None) -> Json:
     return found
 
 
+@pytest.mark.thorough
 def test_a_token_budget_of_a_tree(place: Place) -> None:
     """When root and descendants have used the tokens, no turn of the tree starts: neither new nor resumed, nor deep."""
     root, env = agent(place, "--budget-tokens", "3000")

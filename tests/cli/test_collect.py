@@ -162,6 +162,7 @@ def test_words_that_are_off(place: Place, words: list[str], said: str) -> None:
     assert said in done.err
 
 
+@pytest.mark.thorough
 def test_time_to_live(place: Place) -> None:
     """`--ttl` and session_ttl give a session an end; afterwards it counts as old, whatever --days says."""
     kept = place.codex("one", "--ttl", "7d").session_id

@@ -261,6 +261,7 @@ def test_an_acp_agent_that_fails_at_it(place: Place) -> None:
     assert (done.code, "the compaction failed" in done.err) == (1, True), done
 
 
+@pytest.mark.thorough
 def test_a_tool_known_to_csa_is_compacted_its_own_way(place: Place) -> None:
     """opencode and gemini-cli, spoken to through ACP, are compacted as they are natively."""
     done = place.run("run", "--tool", "opencode", "hello")

@@ -28,6 +28,7 @@ def sent(place: Place, session_id: str, *words: str) -> str:
     return (place.tmp / "stdin").read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_window_of_two_sends_two_turns(place: Place, tool: str) -> None:
     """While two turns fit the conversation goes on; then each turn begins a new one, told of the last two."""

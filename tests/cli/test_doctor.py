@@ -262,6 +262,7 @@ def test_configured_tool_that_is_missing(place: Place) -> None:
     assert "`csa run` would fail" in checks["run"]["detail"]
 
 
+@pytest.mark.thorough
 def test_damaged_session_is_named_and_nothing_is_touched(place: Place, write_foreign: ForeignWriter) -> None:
     """Damaged sessions of any project are named with what is wrong; the store stays byte-identical."""
     place.codex("one")

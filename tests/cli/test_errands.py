@@ -87,6 +87,7 @@ def views(place: Place, session_id: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("errand", [*ERRANDS, "attach", "fork"])
 @pytest.mark.parametrize("make", [finished, lost])
 def test_errands_leave_the_turn_as_it_was(place: Place, make: Callable[[Place], str], errand: str) -> None:

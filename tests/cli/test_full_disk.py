@@ -44,6 +44,7 @@ def told(place: Place, session_id: str) -> list[str]:
     return [event["data"].get("what", event["type"]) for event in events if event["type"] != "other"]
 
 
+@pytest.mark.thorough
 def test_what_is_refused_changes_nothing(place: Place) -> None:
     """A change of the record, a turn and a compaction need their events: without, exit 1, and no tool is started."""
     session_id = full_session(place)

@@ -95,6 +95,7 @@ def test_in_the_hooks_own_work_tree(repository: Place) -> None:
     assert git(place, "show", "--format=", "--name-only", "HEAD").split() == ["c", "d"]
 
 
+@pytest.mark.thorough
 def test_under_make(place: Place) -> None:
     """An agent's make does not take descriptors of another make's for its job server."""
     place.play(["run", "env | grep -c MAKE > made; true"])

@@ -105,6 +105,7 @@ def test_a_repair_keeps_what_it_changes(place: Place) -> None:
     assert list((directory / "backup").iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_a_summary_of_a_long_answer(place: Place) -> None:
     """Its beginning and its end, and the command that prints all of it; a short answer is whole."""
     middle = " ".join(f"Sentence {number} of the middle." for number in range(300))

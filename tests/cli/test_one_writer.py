@@ -168,6 +168,7 @@ def forsake(place: Place, session_id: str, age_s: float) -> None:
     state.write_text(text.replace("\nturns = 1\n", "\nturns = 2\n"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("collect", [("session", "clean", "--days", "0"), ("gc", "--days", "0")])
 def test_what_is_old_by_every_sign_is_collected(place: Place, collect: tuple[str, ...]) -> None:
     """Of a container whose host was started anew nobody hears again: after a day at the least it is collected."""

@@ -26,6 +26,7 @@ def turns(place: Place, session_id: str) -> int:
     return sum(event["type"] == "run_started" for event in place.events(session_id))
 
 
+@pytest.mark.thorough
 def test_without_wait_a_busy_session_is_refused_at_once(place: Place) -> None:
     """Exit 4 names who holds it and points to --wait."""
     session_id, running = busy(place)

@@ -31,6 +31,7 @@ def no_lock_is_held(place: Place, session_id: str) -> bool:
     return place.run("session", "is-alive", session_id).code == 1
 
 
+@pytest.mark.thorough
 @BOTH
 def test_timeout(place: Place, tool: str) -> None:
     """When the time is up the tool and its tree are ended: exit 124, status timed_out, the text so far."""

@@ -41,6 +41,7 @@ def bound_ids(place: Place, session_id: str) -> list[str]:
 # Retries
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("tool", "fault"), [("codex", "429"), ("claude-code", "529"), ("gemini-cli", "500"), ("opencode", "503")]
 )

@@ -151,6 +151,7 @@ cp -r "{root}" {tmp}/later
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can mount")
 def test_the_end_of_a_turn_on_a_full_disk(place: Place) -> None:
     """There is room for it: the turn succeeds. What is refused meanwhile changes nothing, and no turn is counted."""

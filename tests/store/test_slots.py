@@ -64,6 +64,7 @@ def test_waiting_for_those_above_is_futile(state_root: Path) -> None:
     assert len(slots) == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("limit", [1, 3])
 def test_racing_processes(state_root: Path, limit: int) -> None:
     """Of five processes that ask at once, exactly as many get a slot as there are."""
