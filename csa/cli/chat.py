@@ -10,7 +10,6 @@ import argparse
 import math
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -23,7 +22,6 @@ from csa.cli.run_request import request_from
 from csa.cli.templates import chosen_template, made_from
 from csa.cli.views.signs import signs_of_life
 from csa.errors import CsaError, UsageError
-from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.runner.client import Csa
 from csa.runner.current import make_current
 from csa.runner.ordered import plan_entry
@@ -31,6 +29,7 @@ from csa.runner.queueing import queue_prompt
 from csa.runner.request import going_on
 from csa.runner.session import find_last, refuse_idle
 from csa.runner.turns.asking import asking
+from csa.runner.turns.planning import new_id_now
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
 _KEPT: dict[str, Any] = {"images": (), "files": (), "ttl": None, "shared": None, "steal": False}
 _KEPT |= dict.fromkeys(("context_window", "context_tokens", "budget_tokens", "budget_usd", "budget_time_s"))
 _OF_SESSION: dict[str, None] = dict.fromkeys(("tool", "model", "permission"))
+OF_NEW: dict[str, Any] = {"session": None, "session_id": None, "last": False}  # what a new session is asked for with
 
 _SHOWN = 12  # characters of a commit's name
 
@@ -125,7 +125,7 @@ class Chat:
             return asking(plan) if view else plan
 
         if self.session_id is None and request.session_id is None:
-            request = replace(request, session_id=_new_id())
+            request = replace(request, session_id=new_id_now())
         code = run_when_free(self.client, make_plan, self._words, signs, view)
         self.has_begun(request.session_id)
         self._count_turn()
@@ -183,7 +183,7 @@ class Chat:
     def begin(self, *, fork_from: str | None, name: str | None) -> None:
         """Have the next turn begin a new session."""
         self.session_id = None
-        self.request = replace(self.request, session=None, session_id=None, last=False, fork_from=fork_from, name=name)
+        self.request = replace(self.request, **OF_NEW, fork_from=fork_from, name=name)
 
     def save(self, label: str | None) -> None:
         """Save a checkpoint of the session."""
@@ -203,10 +203,6 @@ class Chat:
         if request.last:
             return refuse_idle(find_last(self.client.context, is_open=not request.reopen)).session_id
         return None if request.session is None else self.client.resolve(request.session)
-
-
-def _new_id() -> str:
-    return new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
 
 
 def _chat_by_lines(chat: Chat) -> int:

@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any
 
 from csa.cli import chat_commands
+from csa.cli.chat import OF_NEW
 from csa.cli.commands import dispatch
 from csa.cli.output import Style, count_of, cut, one_line, print_error, print_problem, tell, warn
 from csa.cli.views.chatview import ChatView
@@ -258,7 +259,7 @@ class TerminalChat:
     def begin(self, *, name: str | None, fork: bool) -> None:
         """Have the next turn begin a new session."""
         source = self.called if fork else None
-        plan = self._plan(session=None, session_id=None, last=False, fork_from=source, name=name)
+        plan = self._plan(**OF_NEW, fork_from=source, name=name)
         self._chat.begin(fork_from=source, name=name)
         what = "the next prompt begins a new session"
         tell("csa", f"{what}, with a copy of this conversation" if fork else what)
@@ -297,7 +298,7 @@ class TerminalChat:
 
     def merge(self, selectors: Sequence[str]) -> None:
         """Go on in a session with the conversations of this and others."""
-        request = replace(self._chat.asked(""), session=None, session_id=None, last=False, fork_from=None, name=None)
+        request = replace(self._chat.asked(""), **OF_NEW, fork_from=None, name=None)
         merged = merge_sessions(self._chat.client.context, [self.called, *selectors], request)
         warn(merged.losses)
         self.use(merged.state.session_id)

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from csa.cli.output import has_room, lossy, print_json, printable, silence, tell, to_json, warn
+from csa.cli.output import has_room, lossy, print_json, silence, tell, to_json, warn
 from csa.cli.results import answer_of, print_failure, summary_of
 from csa.cli.run_options import add_options
 from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told, wants_editor
@@ -96,7 +95,9 @@ def run_turn(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         if arguments.detach:
             refuse_ephemeral(request)
-        _print_plan(client.plan(request), as_json=arguments.json)
+        from csa.cli.dry_run import print_plan  # noqa: PLC0415  # turns that run need none of it
+
+        print_plan(client.plan(request), as_json=arguments.json)
         return 0
     if client.caller is None:
         wake_abandoned(client)
@@ -412,53 +413,3 @@ def own_command() -> str:
     import shutil  # noqa: PLC0415  # as a rule csa was started by its path
 
     return shutil.which("csa") or "csa"
-
-
-def _attachments(request: RunRequest) -> list[str]:
-    if not (request.images or request.files):
-        return []
-    from csa.model.attachment import describe  # noqa: PLC0415  # few turns have some
-    from csa.runner.attaching import attachments_of  # noqa: PLC0415  # as above
-
-    return [describe(each.to_event()) for each in attachments_of(request)]
-
-
-def _print_plan(plan: TurnPlan, *, as_json: bool) -> None:
-    origins = plan.origins
-    facts = {
-        "session": "new" if plan.is_new else plan.state.session_id,
-        "project": str(plan.context.store.project),
-        "tool": plan.adapter.name,
-        "why": plan.why_tool,
-        "transport": plan.transport,
-        "command": shlex.join(plan.command),
-        "cwd": plan.cwd,
-        "permission": plan.permission.value,
-        "model": plan.model,
-        "effort": plan.effort,
-        "schema": None if plan.request.schema is None else "native" if plan.is_held_to_schema else "asked",
-        "template": plan.request.template.name if plan.request.template else None,
-        "flags": list(plan.request.flags or ()),
-        "secrets": list(plan.request.secrets or ()),
-        "env_drop": plan.context.config.for_tool(plan.adapter.name).dropped(plan.context.environ),
-        "attachments": _attachments(plan.request),
-        "extra_writable": list(plan.state.extra_writable),
-        "timeout_s": plan.timeout_s,
-        "idle_timeout_s": plan.idle_timeout_s,
-        "retries": plan.retries,
-        "fallback": list(plan.fallback),
-        "on_quota": f"wait={plan.park_limit_s:g}s" if plan.park_limit_s else None,
-        "parent": plan.state.parent_session_id,
-        "depth": plan.state.depth,
-        "resumes": plan.tool_state.provider_session_id,
-        "fork_of": plan.state.fork_of,
-    }
-    if as_json:
-        whose = {"session_id": None if plan.is_new else facts["session"], "name": plan.state.name}
-        print_json({**whose, "parent_session_id": facts["parent"], **facts, "origins": origins})
-        return
-    for name, value in facts.items():
-        if value not in (None, []):
-            origin = f" ({origins[name]})" if name in origins else ""
-            shown = ", ".join(value) if isinstance(value, list) else value
-            print(f"{name:<11} {printable(f'{shown}{origin}')}")

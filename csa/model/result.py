@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from csa.model.state import format_time, parse_time
+from csa.model.text import shortened
 from csa.model.usage import CHARS_PER_TOKEN, Usage, count_of, number_of
 from csa.structs import Struct, asdict
 
@@ -194,7 +195,7 @@ def kind_in_words(status: str, kind: str | None) -> str:
 def summarise(text: str) -> str:
     """Return the first line that is not blank, cut to 200 characters."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return line if len(line) <= SUMMARY_LENGTH else line[: SUMMARY_LENGTH - 1] + "…"
+    return shortened(line, SUMMARY_LENGTH)
 
 
 def abridge(text: str, way: str) -> str:

@@ -53,6 +53,11 @@ def cut(text: str, width: int | None) -> str:
     return "".join(kept) + "…"
 
 
+def shortened(text: str, most: int) -> str:
+    """Cut to a number of characters, for what is recorded."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def display_width(text: str) -> int:
     """Count the columns of a text."""
     if text.isascii():

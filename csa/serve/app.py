@@ -200,7 +200,6 @@ class _Attachment(Response):
         self._name = Path(name).name
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-
         kind = mimetypes.guess_type(self._name)[0] or "application/octet-stream"
         headers = [
             (b"content-type", kind.encode() if not kind.startswith("text/") else b"text/plain; charset=utf-8"),

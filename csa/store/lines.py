@@ -43,7 +43,10 @@ class Lines:
         """Return where the last whole line ends; 0 while there is none."""
         if self._fd < 0 and not self._open():
             return 0
-        return end_of_last_line(self._fd, os.fstat(self._fd).st_size)
+        try:
+            return end_of_last_line(self._fd, os.fstat(self._fd).st_size)
+        except OSError as error:
+            raise StateError.unreadable(self._path, error) from error
 
     def size(self) -> int:
         """Return the size, which costs one system call: `end` is only worth asking when it has changed."""

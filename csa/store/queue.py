@@ -12,7 +12,7 @@ import os
 import time
 
 from csa.errors import NotFoundError, RefusedError, UsageError
-from csa.ids import ENTROPY_BYTES, is_session_id, milliseconds_of, new_session_id
+from csa.ids import ENTROPY_BYTES, ID_LENGTH, is_session_id, milliseconds_of, new_session_id
 from csa.ownership import make_directory
 from csa.store.atomic import read_regular, sync_directory, write_atomically
 from csa.store.locks import Lock, acquire_lock, is_locked
@@ -218,12 +218,12 @@ def _names(paths: SessionPaths) -> list[str]:
         return []
     except OSError:  # another user's; what waits there is not for us
         return []
-    return [name for name in names if name[26:] in {WAITS, TAKEN} and is_session_id(name[:26])]
+    return [name for name in names if name[ID_LENGTH:] in {WAITS, TAKEN} and is_session_id(name[:ID_LENGTH])]
 
 
 def _ids(paths: SessionPaths) -> list[str]:
     """Return the ids in order; one that was taken and has not begun is the first."""
-    found = {name[:26]: name[26:] for name in _names(paths)}
+    found = {name[:ID_LENGTH]: name[ID_LENGTH:] for name in _names(paths)}
     try:
         moved = json.loads(read_regular(paths.queue / "order"))
         places = {entry_id: at for at, entry_id in enumerate(moved)}

@@ -17,11 +17,10 @@ from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.atomic import read_regular
 from csa.store.statefile import load_state
-from csa.store.transcript import parse_line, read_events, read_lines
+from csa.store.transcript import HEAD_BYTES, parse_line, read_events, read_lines
 from csa.structs import Struct
 
 _ENDS = (b'"run_started"', b'"run_finished"')
-_HEAD = 160  # bytes of a line in which its type stands
 
 
 class Span(Struct):
@@ -243,7 +242,7 @@ def _chain(span: Span) -> list[int]:
 def _read_spans(transcript: Path) -> Iterator[Span]:
     started: Event | None = None
     for line in read_lines(transcript):
-        if not (any(mark in line[:_HEAD] for mark in _ENDS) and (event := parse_line(line))):
+        if not (any(mark in line[:HEAD_BYTES] for mark in _ENDS) and (event := parse_line(line))):
             continue
         if event.type == "run_started":
             if started is not None:

@@ -48,19 +48,19 @@ class Siblings(Struct, frozen=False):
         """Note one that has been read."""
         self._known[record.session_id] = record.state
 
-    def relatives(self, session_id: str) -> Iterator[SessionState]:
+    def relatives(self, session_id: str) -> Iterator[tuple[Record, SessionState]]:
         """Yield the sessions whose records name one, oldest first; those without its id are not even parsed."""
         for other in self.ids:
             if other != session_id and may_hold(read_state_text(self.store.paths(other).pathname), session_id.encode()):
-                state = self.store.record(other).state
-                if state:
-                    yield state
+                record = self.store.record(other)
+                if record.state:
+                    yield record, record.state
 
     def children(self, session_id: str) -> Iterator[Record]:
         """Yield the children of a session, oldest first."""
-        for state in self.relatives(session_id):
+        for record, state in self.relatives(session_id):
             if state.parent_session_id == session_id:
-                yield self.store.record(state.session_id)
+                yield record
 
     def count_children(self, session_id: str) -> int:
         """Return how many sessions of the project have that one as their parent; counted on first use."""

@@ -14,10 +14,9 @@ from csa.paths import SessionPaths
 from csa.store.liveness import Liveness, probe
 from csa.store.owner import INTERFACE
 from csa.store.strangers import strange_end
-from csa.store.transcript import last_turn_event, read_events
+from csa.store.transcript import HEAD_BYTES, last_turn_event, read_events
 
 _MAX_LOOKS = 5
-_HEAD = 160  # bytes of a line in which its type stands
 
 
 def session_status(paths: SessionPaths, state: SessionState) -> tuple[str, Event | None]:
@@ -71,7 +70,7 @@ def find_fault(paths: SessionPaths, state: SessionState) -> StateError | None:
     try:
         fd = os.open(f"{paths.pathname}/transcript.jsonl", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            if b'"run_started"' in os.read(fd, _HEAD):
+            if b'"run_started"' in os.read(fd, HEAD_BYTES):
                 return None
         finally:
             os.close(fd)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 16
 _STARTED = b'"run_started"'
-_HEAD = 160  # bytes of a line in which its type stands
+HEAD_BYTES = 160  # of a line, in which its type stands
 
 
 def end_of_last_line(fd: int, size: int) -> int:
@@ -74,7 +74,7 @@ def last_turn_event(transcript: Path | str) -> Event | None:
 def last_started(transcript: Path | str) -> Event | None:
     """Return the last `run_started`; the lines after it, which may be very many, are not parsed."""
     for line in _lines_backwards(transcript):
-        if _STARTED in line[:_HEAD] and (event := parse_line(line)) and event.type == "run_started":
+        if _STARTED in line[:HEAD_BYTES] and (event := parse_line(line)) and event.type == "run_started":
             return event
     return None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from csa.model.events import Event
 from csa.model.state import parse_time
 from csa.model.usage import Usage, counted, number_of
-from csa.store.transcript import parse_line, read_events_backwards, read_lines
+from csa.store.transcript import HEAD_BYTES, parse_line, read_events_backwards, read_lines
 from csa.store.unfinished import ERRANDS, Open, Pending
 from csa.structs import Struct
 
@@ -29,7 +29,6 @@ _MARKS = (b'"run_started"', b'"run_finished"', b'"compaction"', b'"usage"')
 _BINDINGS = (b'"run_started"', b'"handoff"', b'"session_bound"')
 _MESSAGES = (b'"type":"agent_message"', b'"type":"user_message"')
 _CHUNK = b'"chunk":true'
-_HEAD = 160  # bytes of a line in which its type stands
 
 
 class TurnRecord(Struct):
@@ -168,7 +167,7 @@ def read_conversations(transcript: Path) -> dict[str, ConversationRecord]:
     found: dict[str, ConversationRecord] = {}
     tool, replaced, reason = "", None, None
     for line in read_lines(transcript):
-        if not any(mark in line[:_HEAD] for mark in _BINDINGS) or (event := parse_line(line)) is None:
+        if not any(mark in line[:HEAD_BYTES] for mark in _BINDINGS) or (event := parse_line(line)) is None:
             continue
         if event.type == "run_started":
             tool, replaced, reason = str(event.data.get("tool") or ""), None, None
@@ -213,7 +212,7 @@ def _read_marks(transcript: Path) -> Iterator[Event | None]:
     """Yield beginnings, ends and usage events, and None for each message; other lines are not even parsed."""
     was_chunk = False
     for line in read_lines(transcript):
-        head = line[:_HEAD]
+        head = line[:HEAD_BYTES]
         if any(mark in head for mark in _MESSAGES):
             is_chunk = _CHUNK in line
             if not (is_chunk and was_chunk):

@@ -16,7 +16,7 @@ from csa.model.state import SessionState, parse_time
 from csa.model.usage import Usage, counted
 from csa.paths import SessionPaths
 from csa.store.atomic import open_regular
-from csa.store.transcript import end_of_last_line, lines_backwards, parse_line
+from csa.store.transcript import HEAD_BYTES, end_of_last_line, lines_backwards, parse_line
 from csa.structs import Struct, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 ERRANDS = frozenset({"checkpoint", "session_updated"})  # they do not affect a turn's outcome
 _COUNTED = {"usage", "run_started", "run_finished", "compaction"}
 _MARKS = tuple(f'"{kind}"'.encode() for kind in sorted(_COUNTED))
-_HEAD = 160  # bytes of a line in which its type stands
 _MAX_LINES = 200_000  # back to the beginning of a turn: about a second
 _WITHOUT_END = {"running", "lost", "unknown"}
 
@@ -163,7 +162,7 @@ def _marked(fd: int, end: int, *, down_to: int) -> tuple[list[Event], datetime |
     for count, line in enumerate(lines_backwards(fd, end, down_to=down_to)):
         if count == _MAX_LINES:
             return found[::-1], last_at, False
-        head = line[:_HEAD]
+        head = line[:HEAD_BYTES]
         is_marked = any(mark in head for mark in _MARKS)
         if (last_at and not is_marked) or not (event := parse_line(line)):
             continue

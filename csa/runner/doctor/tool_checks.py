@@ -15,6 +15,7 @@ import anyio
 from csa.model.adapter import Adapter, Login, ToolExit
 from csa.model.check import Check
 from csa.model.config import Config
+from csa.model.text import shortened
 from csa.process.launch import SpawnError
 from csa.process.tool import ToolProcess, start_tool
 from csa.runner.context import Context
@@ -157,7 +158,7 @@ def _with_words(problem: str, text: str) -> str:
     plain = _ESCAPES.sub("", text)
     error = _ERROR_LINE.search(plain)
     words = " ".join(plain[error.start() if error else 0 :].split())
-    shown = words if len(words) <= _WORDS else words[: _WORDS - 1] + "…"
+    shown = shortened(words, _WORDS)
     return f"{problem}: {shown}" if shown else f"{problem}, without any output"
 
 

@@ -12,7 +12,8 @@ from csa.runner.caller import refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
-from csa.runner.turns.planning import AskedBudget, changed_budget, check_name, description_of, is_unicode
+from csa.runner.turns.checks import check_name, is_unicode
+from csa.runner.turns.planning import AskedBudget, changed_budget, description_of
 from csa.store.held import HeldSession, store_lock
 from csa.store.parked import forget_parked
 from csa.structs import Struct, replace

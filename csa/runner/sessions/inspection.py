@@ -168,12 +168,8 @@ def inspect_session(session: Session) -> SessionCard:
         model=_model(record, turns),
         activity=next(iter(newest_of_turn(transcript)), None),
         messages=_last_messages(record),
-        children=[
-            store.record(other.session_id).examine(siblings)
-            for other in relatives
-            if other.parent_session_id == session_id
-        ],
-        merged_into=[other.session_id for other in relatives if session_id in other.merged_from],
+        children=[other.examine(siblings) for other, its in relatives if its.parent_session_id == session_id],
+        merged_into=[its.session_id for _, its in relatives if session_id in its.merged_from],
         denied=list(dict.fromkeys(_denied(turns, record))),
         conversations=conversations_in_use(transcript, state),
         extra=read_record(record.paths.state),

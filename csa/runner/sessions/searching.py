@@ -16,7 +16,7 @@ from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import SessionState, format_time, parse_time
 from csa.store.sessions import Store
-from csa.store.transcript import parse_line, read_lines
+from csa.store.transcript import HEAD_BYTES, parse_line, read_lines
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _PLAIN = re.compile(r"[a-z0-9_ .,:;=+*/@()-]+")  # what JSON spells in one way
 _CHUNK = b'"chunk":true'
 _ALWAYS = (b'"run_started"', b'"tool_call"', _CHUNK)  # begin what later lines go on with
-_HEAD = 160  # bytes of a line in which its type stands
 _LONGEST = 1 << 20  # characters of a message that came in pieces; of a longer one the end is looked through
 _MOST_CALLS = 1000  # whose titles are kept
 _MOST_HITS = 1000  # of a session, the last ones
@@ -159,7 +158,7 @@ def _events(path: str, query: Query) -> Iterator[Event]:
     hints, needs_parsing = query.hints(), query.needs_parsing
     is_open = False
     for line in read_lines(path):
-        is_needed = is_open or needs_parsing or _CHUNK in line or _has_any(line[:_HEAD], _ALWAYS)
+        is_needed = is_open or needs_parsing or _CHUNK in line or _has_any(line[:HEAD_BYTES], _ALWAYS)
         if not (is_needed or _has_any(line.lower(), hints)):
             continue
         if line.endswith(b"\n") and (event := parse_line(line)):

@@ -16,6 +16,7 @@ from typing import Any
 
 from csa.model.events import Event
 from csa.model.result import UNKNOWN_CONVERSATION, kind_in_words
+from csa.model.text import shortened
 from csa.model.usage import CHARS_PER_TOKEN
 from csa.paths import SessionPaths
 from csa.store.results import read_final_text
@@ -299,7 +300,7 @@ def _take_call(turn: _Turn, event: Event) -> None:
         return
     kind = str(event.data.get("kind", "other"))
     title = " ".join(str(event.data.get("title") or kind).split())
-    title = title if len(title) <= _TITLE_CHARS else title[: _TITLE_CHARS - 1] + "…"
+    title = shortened(title, _TITLE_CHARS)
     end = turn.ends.pop(str(event.data.get("id")), "unfinished")
     turn.calls.append((kind, f"- {'$ ' if kind == 'execute' else ''}{title} ({end})"))
 

@@ -6,7 +6,6 @@ Everything that can be refused is refused here.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -14,18 +13,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.errors import NotFoundError, RefusedError, RetiredError, ToolUnavailableError, UsageError
-from csa.ids import ENTROPY_BYTES, is_session_id, new_session_id
-from csa.model.adapter import Adapter
-from csa.model.config import NATIVE, Config
+from csa.ids import ENTROPY_BYTES, new_session_id
+from csa.model.config import Config
 from csa.model.limits import LARGEST_COUNT, Budget, ContextWindow, Limits, is_count
 from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
+from csa.model.text import shortened
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed, refuse_idle
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
+from csa.runner.turns.checks import asked_id, check_name, check_numbers, check_request, check_texts, is_unicode
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
 from csa.runner.turns.plan import TurnPlan
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from csa.runner.turns.recorded import Replay
 
 AskedBudget = tuple[int | None, float | None, float | None]  # tokens, US dollars, seconds; None as it is, 0 is none
-_SESSION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-MAX_SYSTEM_BYTES = 96 << 10  # it is one argument of the tool, and the kernel allows 128 KiB
 DESCRIPTION_LENGTH = 80
 
 
@@ -57,7 +55,7 @@ def plan_turn(
         UsageError, NotFoundError, AmbiguousError, StateError, ToolUnavailableError: as their names say.
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
-    _check_words(request, may_lack_prompt=bool(context.replay))
+    check_request(request, may_lack_prompt=bool(context.replay))
     context, request = _knowing_secrets(context, request)
     if request.images or request.files:
         from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some
@@ -66,7 +64,7 @@ def plan_turn(
     now = now or datetime.now(UTC)
     target = _find_target(context, request)
     if target is None:
-        plan = _plan_new(context, request, new_id=_asked_id(request) or new_id or _new_id(), now=now)
+        plan = _plan_new(context, request, new_id=asked_id(request) or new_id or new_id_now(), now=now)
     else:
         plan = plan_resume(target, request, now=now)
     if context.secrets:
@@ -88,73 +86,6 @@ def _knowing_secrets(context: Context, request: RunRequest) -> tuple[Context, Ru
     return context.with_secrets(values), replace(request, secrets=tuple(source.words for source in sources))
 
 
-def _check_words(request: RunRequest, *, may_lack_prompt: bool = False) -> None:
-    ways = [request.session is not None, request.last, request.session_id is not None]
-    if sum(ways) > 1:
-        raise UsageError("--session, --last and --session-id cannot be combined.")
-    if None not in {request.session_id, request.name} and request.name != request.session_id and not _asked_id(request):
-        raise UsageError(f"--session-id {request.session_id} already names the session; drop --name {request.name}.")
-    _check_beginning(request)
-    if not (request.prompt.strip() or may_lack_prompt):
-        raise UsageError("The prompt is empty.", hint='csa run "what to do"')
-    _check_texts(request)
-    _check_numbers(request)
-    if request.schema is not None:
-        from csa.runner.turns.conformance import check_schema  # noqa: PLC0415  # few turns have one
-
-        check_schema(request.schema)
-    for name in (request.name, None if _asked_id(request) else request.session_id):
-        check_name(name)
-
-
-def check_name(name: str | None) -> None:
-    """Raise UsageError for what cannot name a session."""
-    if name is not None and not _SESSION_NAME.fullmatch(name):
-        raise UsageError(
-            f"Invalid session name '{name}'.",
-            hint="names begin with a letter and have up to 64 letters, digits, dots, dashes, underscores; or are UUIDs",
-        )
-
-
-def _check_beginning(request: RunRequest) -> None:
-    """Refuse options that start a session together with those that continue one; --session-id may do either."""
-    continues = request.session is not None or request.last
-    if request.ephemeral and (continues or request.session_id is not None):
-        raise UsageError("--ephemeral always starts a new session; it cannot continue one.")
-    if request.fork_from is not None and continues:
-        raise UsageError("--fork-from always starts a new session; it cannot continue one.")
-    if request.reopen and not (continues or request.session_id is not None):
-        raise UsageError("--reopen continues a closed session.", hint='csa run --session S --reopen "..."')
-
-
-def _check_texts(request: RunRequest) -> None:
-    texts = (
-        request.prompt,
-        request.description,
-        request.system,
-        request.opening,
-        request.model,
-        request.effort,
-        *(request.flags or ()),
-    )
-    if any(text is not None and not is_unicode(text) for text in texts):
-        raise UsageError("The prompt and the options must be valid UTF-8.")
-    if "\0" in request.prompt:
-        raise UsageError("The prompt contains a NUL character, which no tool accepts.")
-    if any(text and "\0" in text for text in texts):
-        raise UsageError("The system text, or another option, contains a NUL character, which no tool accepts.")
-    if request.system and len(request.system.encode()) > MAX_SYSTEM_BYTES:
-        raise UsageError(f"The system text is longer than {MAX_SYSTEM_BYTES >> 10} KiB.", hint="put it into the prompt")
-
-
-def _check_numbers(request: RunRequest) -> None:
-    for option, seconds in (("--timeout", request.timeout_s), ("--idle-timeout", request.idle_timeout_s)):
-        if seconds is not None and not 0 < seconds < float("inf"):
-            raise UsageError(f"{option} must be more than 0 seconds.")
-    if request.retries is not None and request.retries < 0:
-        raise UsageError("--retries must be 0 or more.")
-
-
 def _find_target(context: Context, request: RunRequest) -> Session | None:
     """Return the session to continue; None for a new one."""
     if request.session is not None:
@@ -164,7 +95,7 @@ def _find_target(context: Context, request: RunRequest) -> Session | None:
         return refuse_idle(follow_resumed(find_last(context, is_open=not request.reopen), retired=False))
     if request.session_id is None:
         return None
-    if asked := _asked_id(request):
+    if asked := asked_id(request):
         return _find_asked(context, asked)
     known = context.store.find_name(request.session_id)
     return Session(context, known) if known else None
@@ -179,11 +110,6 @@ def _find_asked(context: Context, session_id: str) -> Session | None:
         ) from error
     except NotFoundError:
         return None
-
-
-def _asked_id(request: RunRequest) -> str | None:
-    asked = (request.session_id or "").upper()
-    return asked if is_session_id(asked) else None
 
 
 def plan_session(
@@ -206,11 +132,11 @@ def plan_session(
     from csa.runner.environment import refuse_in_replay  # noqa: PLC0415  # few sessions begin without a turn
 
     refuse_in_replay(context, "a session without a turn")
-    _check_texts(request)
-    _check_numbers(request)
+    check_texts(request)
+    check_numbers(request)
     check_name(request.name)
     now = datetime.now(UTC)
-    plan = _plan_new(context, request, new_id=_new_id(), now=now, previous=previous, permission=permission)
+    plan = _plan_new(context, request, new_id=new_id_now(), now=now, previous=previous, permission=permission)
     refuse_to_hand_over(context, sources, plan.adapter.name)
     is_private = plan.state.shared is None and any(not is_shared(context, source) for source in sources)
     merged_from = tuple(source.session_id for source in sources)
@@ -218,7 +144,8 @@ def plan_session(
     return replace(plan, state=replace(plan.state, merged_from=merged_from, shared=shared))
 
 
-def _new_id() -> str:
+def new_id_now() -> str:
+    """Return an id for a session that begins now."""
     return new_session_id(time.time_ns() // 1_000_000, os.urandom(ENTROPY_BYTES))
 
 
@@ -250,7 +177,7 @@ def _plan_new(
     directory = request.directory or context.directory
     if not directory.is_dir():
         raise NotFoundError(f"The directory {directory} does not exist.")
-    name = request.name or (request.session_id if request.session_id and not _asked_id(request) else None)
+    name = request.name or (request.session_id if request.session_id and not asked_id(request) else None)
     holder = context.store.find_name(request.name) if request.name else None
     if holder:  # one by --session-id is settled when it is published
         raise UsageError(f"A session named '{name}' exists.", hint=f'csa run --session {holder} "..." continues it')
@@ -374,11 +301,11 @@ def _plan(
 ) -> TurnPlan:
     """Make the plan; `known` is what the session, or the one it is forked from, has kept of the tool."""
     tool = choice.adapter.name
-    if request.images or request.files:
-        _refuse_attachments(context, choice.adapter, request)
+    if request.images or request.files or request.flags:
+        from csa.runner.turns.extras import with_extras  # noqa: PLC0415  # few turns have some
+
+        request = with_extras(context, request, choice)
     configured = context.config.for_tool(tool)
-    if request.flags:
-        request = _with_flags(context, request, choice)
     permission = _permission(context, request, state)
     asked = replace(request, model=choice.model, effort=None) if choice.is_fallback else request
     model, effort = choose_model(asked, known, context.config, tool)
@@ -418,21 +345,6 @@ def _plan(
     )
 
 
-def _refuse_attachments(context: Context, adapter: Adapter, request: RunRequest) -> None:
-    """Raise UsageError if the tool takes no images, or no files, that the request has."""
-    asked = {"images": request.images, "files": request.files}
-    missing = [what for what, given in asked.items() if given and not getattr(adapter.capabilities, what)]
-    if missing:
-        known, _ = loadable_adapters(context.config)
-        able = [each.name for each in known if all(getattr(each.capabilities, what) for what in missing)]
-        ways = [*([f"--tool {able[0]}"] if able else []), "--transport acp"]
-        raise UsageError(
-            f"{adapter.name} takes no {' and no '.join(missing)} with a prompt"
-            + (f"; {', '.join(able)} {'does' if len(able) == 1 else 'do'}." if able else "."),
-            hint=f"use {', or '.join(ways)}",
-        )
-
-
 def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
     """Say where a turn's time limits come from; the session does not keep them."""
     values = context.config.values
@@ -440,26 +352,6 @@ def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
         "timeout_s": "--timeout" if request.timeout_s else values["timeout_s"][1],
         "idle_timeout_s": "--idle-timeout" if request.idle_timeout_s else values["idle_timeout_s"][1],
     }
-
-
-def _with_flags(context: Context, request: RunRequest, choice: ToolChoice) -> RunRequest:
-    """Return the request with the flags that the tool gets: none that were for one that is not installed."""
-    if context.caller is not None:
-        raise RefusedError(
-            f"The tool's own flags cannot be given from inside session {context.caller.session_id}.",
-            hint="leave out what follows --",
-        )
-    if choice.is_fallback:
-        return replace(request, flags=None)
-    name = f"{choice.adapter.name} over ACP" if choice.transport != NATIVE else choice.adapter.name
-    if not choice.adapter.capabilities.flags:
-        raise UsageError(
-            f"csa cannot give {name} flags of its own.",
-            hint=f"put them into command in [tools.{choice.adapter.name}] of your config",
-        )
-    if not (request.flags or ("",))[0].startswith("-"):
-        raise UsageError("What follows -- must begin with a flag of the tool.", hint="csa run PROMPT -- --flag value")
-    return request
 
 
 def _template_origins(request: RunRequest, permission: Permission) -> dict[str, str]:
@@ -622,15 +514,6 @@ def _refuse_other_account(plan: TurnPlan, known: ToolState) -> None:
         )
 
 
-def is_unicode(text: str) -> bool:
-    """Say whether a text can be written as UTF-8; arguments and paths of other bytes contain surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _about(context: Context, request: RunRequest) -> str:
     """Return the description of a session whose first prompt it is."""
     return _fold(summarise(context.redactor.redact(request.prompt)))
@@ -642,5 +525,4 @@ def description_of(context: Context, text: str) -> str:
 
 
 def _fold(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= DESCRIPTION_LENGTH else line[: DESCRIPTION_LENGTH - 1] + "…"
+    return shortened(" ".join(text.split()), DESCRIPTION_LENGTH)

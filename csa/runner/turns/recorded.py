@@ -19,6 +19,7 @@ from csa.errors import AmbiguousError, ConfigError, CsaError, NotFoundError, Ref
 from csa.model.config import AUTO, Config
 from csa.model.permission import Permission
 from csa.model.redaction import MARK
+from csa.model.text import shortened
 from csa.paths import SessionPaths
 from csa.runner.context import REPLAY, Context
 from csa.runner.request import RunRequest
@@ -241,8 +242,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _shorten(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
+    return shortened(" ".join(text.split()), _SHOWN)
 
 
 def _permission(context: Context, recorded: object) -> Permission | None:
