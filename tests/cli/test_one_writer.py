@@ -56,13 +56,29 @@ def copied(place: Place, session_id: str, *, ids: dict[str, str] | None = None) 
     process = machine(place, "run", "--session", session_id, "elsewhere", ids=IDS if ids is None else ids)
     place.wait_ready()
     copy = place.tmp / "copy"
-    shutil.copytree(place.state_root, copy, symlinks=True)
-    place.release()
+    try:
+        copy_live(place.state_root, copy)
+    finally:
+        place.release()
     assert process.wait(60) == 0
     place.play(["say", "done"])
     place.env["CSA_STATE_DIR"] = str(copy)
     place.state_root = copy
     return copy
+
+
+def copy_live(source: Path, copy: Path) -> None:
+    """Copy a store that is in use: begin again when a file was replaced or deleted meanwhile."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            shutil.copytree(source, copy, symlinks=True)
+        except shutil.Error:
+            if time.monotonic() > deadline:
+                raise
+            shutil.rmtree(copy)
+        else:
+            return
 
 
 def set_age(place: Place, session_id: str, age_s: float) -> None:
