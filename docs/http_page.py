@@ -23,7 +23,19 @@ _EXAMPLES: Mapping[str, Any] = {
 }
 _QUERIES = {"search": "q=hello", "events": "after=0&limit=10", "sessions": "limit=10", "delete": "force=true"}
 _ORDER = (
-    *("health", "version", "openapi", "projects", "tools", "create", "sessions", "session", "edit", "messages"),
+    *(
+        "health",
+        "version",
+        "openapi",
+        "projects",
+        "tools",
+        "create",
+        "sessions",
+        "session",
+        "edit",
+        "messages",
+        "conversation",
+    ),
     *("events", "result", "why", "budget", "artifacts", "artifact", "turn", "enqueue", "fork", "cancel"),
     *("compress", "checkpoint", "search", "stats", "tree", "delete", "restore"),
 )

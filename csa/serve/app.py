@@ -24,6 +24,7 @@ from starlette.routing import Router
 
 from csa.errors import CsaError
 from csa.model.schemas.api import PREFIX, ROUTES, Route
+from csa.serve.assets import find_asset, load
 from csa.serve.guard import Application, Guard, Receive, Scope, Send, send_error
 from csa.serve.handlers import HANDLERS, Served, transcript_of
 from csa.serve.problems import RequestError, failure_of
@@ -50,6 +51,8 @@ class Api:
             StarletteRoute(f"{PREFIX}{route.path}", partial(self._answer, route), methods=[route.method])
             for route in ROUTES
         ]
+        load()
+        routes += [StarletteRoute(path, _asset) for path in ("/", "/page/{version}/{name}")]
         router = Router(routes=routes, lifespan=self._lifespan, redirect_slashes=False)
         self.guard = Guard(_with_errors(router), tokens, hosts, read_only=read_only)
 
@@ -66,6 +69,7 @@ class Api:
             path={name: str(value) for name, value in request.path_params.items()},
             query=read_query(route, list(request.query_params.multi_items())),
             body=read_body(route, await _read(request), request.headers.get("content-type", "")),
+            access=request.scope["csa.access"],
             client=request.scope.get("client"),
             server=request.scope.get("server"),
         )
@@ -108,6 +112,13 @@ class Api:
             channel.clients -= 1
             raise
         return _Streamed(EventStream(channel, start, channel.pull, **go_on))
+
+
+async def _asset(request: Request) -> Response:
+    found = find_asset(request.url.path)
+    if request.headers.get("if-none-match") == found.headers["etag"]:
+        return Response(status_code=304, headers=dict(found.headers))
+    return Response(found.content, headers=dict(found.headers))
 
 
 def _with_errors(app: Application) -> Application:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from csa.errors import UsageError
-from csa.model.schemas.api import Route
+from csa.model.schemas.api import READ, Route
 from csa.nearest import did_you_mean
 from csa.serve.problems import RequestError
 from csa.structs import Struct
@@ -32,6 +32,7 @@ class Asked(Struct, kw_only=True):
     path: Mapping[str, str]
     query: Mapping[str, Any]
     body: Mapping[str, Any]
+    access: str = READ  # what who asks may do
     client: tuple[str, int] | None = None
     server: tuple[str, int] | None = None
 
