@@ -143,7 +143,7 @@ def test_who_may_use_the_chat_api(place: Place) -> None:
         assert place.published() == []
 
 
-REFUSED = (
+REFUSED: tuple[tuple[str, str, dict[str, str], int], ...] = (
     ("GET", "/api/state", {}, 400),
     ("GET", "/api/state", {"X-Session-Id": "nobody"}, 404),
     ("GET", "/api/state?user_state=%5B", {"X-Session-Id": str(uuid.UUID(int=1))}, 400),
@@ -166,7 +166,7 @@ def test_what_the_chat_api_refuses(place: Place) -> None:
     """With csa's error object and a status that fits; nothing is made."""
     with serving(place) as server:
         for method, path, headers, status in REFUSED:
-            answer = server.ask(method, path, headers=headers)
+            answer = server.ask(method, path, headers={**headers})
             assert answer.status == status, (path, answer)
             assert answer.json["error"]["message"]
         assert place.published() == []
