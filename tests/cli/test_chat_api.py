@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from jsonschema import validate
 
-from csa.model.schemas.chat_api import CHAT_OWN, CHAT_ROUTES
-from csa.serve.chatapi import CHAT_HANDLERS
+from csa.model.schemas.chat_api import CHAT_OWN
 from tests.serving import Server, serving
 from tests.support import Json, Place, wait_for
 
@@ -26,11 +25,6 @@ def _node() -> str | None:
     except ImportError:
         return None
     return str(Path(wheel.ROOT_DIR) / "bin" / "node")
-
-
-def test_each_route_of_the_chat_api_has_a_handler() -> None:
-    """The table and the handlers agree; `updates` is a stream."""
-    assert {route.name for route in CHAT_ROUTES} == {*CHAT_HANDLERS, "updates"}
 
 
 @pytest.mark.thorough
