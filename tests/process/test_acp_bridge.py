@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from csa_adapters.acp import BRIDGE, ROOT
+from csa_adapters.acp import BRIDGE
+from csa_adapters.asks import ROOT
 from csa_adapters.acp_bridge import CANCEL_WAIT_S
 from csa_adapters.acp_wire import DYING_WAIT_S
 
