@@ -27,21 +27,22 @@ async ([target, token, body]) => {
   const post = (type, more) => ({method: "POST", body, headers: type ? {"Content-Type": type} : {}, ...more});
   const bearer = {Authorization: "Bearer " + token};
   const read = async (where, how) => await (await fetch(where, how)).text();
+  const inside = (frame) => { try { return frame.contentDocument.body.innerText } catch { return "" } };
   const element = (name, keys) => new Promise((resolve, reject) => {
     const one = document.createElement(name);
-    one.onload = () => { let inner = ""; try { inner = one.contentDocument.body.innerText } catch {} resolve(inner) };
+    one.onload = () => resolve(inside(one));
     one.onerror = () => reject(new Error("error"));
     Object.assign(one, keys);
     document.body.append(one);
   });
   const form = (encoding, fields, where) => new Promise((resolve) => {
-    const name = "frame" + Math.random(), frame = document.createElement("iframe"), one = document.createElement("form");
-    Object.assign(frame, {name});
+    const name = "frame" + Math.random(), frame = Object.assign(document.createElement("iframe"), {name});
+    const one = document.createElement("form");
     Object.assign(one, {action: where, method: "POST", enctype: encoding, target: name});
     for (const [key, value] of Object.entries(fields))
       one.append(Object.assign(document.createElement("input"), {name: key, value}));
     document.body.append(frame, one);
-    frame.onload = () => { let inner = ""; try { inner = frame.contentDocument.body.innerText } catch {} resolve(inner) };
+    frame.onload = () => resolve(inside(frame));
     one.submit();
   });
   const stream = (make, ready) => new Promise((resolve, reject) => {
@@ -50,7 +51,7 @@ async ([target, token, body]) => {
     one.onopen = () => resolve("open");
     one.onerror = () => { one.close(); reject(new Error("error")) };
   });
-  const half = body.indexOf(":") + 2;
+  const upgraded = target.replace("http", "ws") + "/api/v1/events", half = body.indexOf(":") + 2;
   const attacks = {
     blind: () => read(url, post("text/plain", {mode: "no-cors"})),
     blind_with_token: () => read(url, post("text/plain", {mode: "no-cors", headers: bearer})),
@@ -80,8 +81,8 @@ async ([target, token, body]) => {
     style: () => element("link", {rel: "stylesheet", href: url}),
     events: () => stream(() => new EventSource(target + "/api/v1/events")),
     events_of_one: () => stream(() => new EventSource(url + "/victim/events", {withCredentials: true})),
-    socket: () => stream(() => new WebSocket(target.replace("http", "ws") + "/api/v1/events")),
-    socket_with_token: () => stream(() => new WebSocket(target.replace("http", "ws") + "/api/v1/events", ["bearer", token])),
+    socket: () => stream(() => new WebSocket(upgraded)),
+    socket_with_token: () => stream(() => new WebSocket(upgraded, ["bearer", token])),
     worker: () => new Promise((resolve, reject) => {
       const one = new Worker(URL.createObjectURL(new Blob([`importScripts("${url}"); postMessage("ran")`])));
       one.onmessage = () => resolve("ran");
@@ -162,7 +163,7 @@ def wait_for_nothing(server: Server) -> None:
 
 @pytest.mark.thorough
 def test_a_page_of_another_origin_gets_nothing(place: Place, victim: Server, context: BrowserContext) -> None:
-    """Requests that browsers send without asking, from another port of this machine; and those of one with the token."""
+    """What browsers send without asking, from another port of this machine; and what one with the token tries."""
     before = snapshot(place.state_root)
     with foreign_site() as site:
         page = context.new_page()
