@@ -267,13 +267,13 @@ def cancel(served: Served, asked: Asked) -> Any:
 
 def asks(served: Served, asked: Asked) -> Any:
     session = served.find(asked, retired=True)
-    return [each.to_json() for each in _of(session).asks(session.session_id)]
+    return [each.to_json() for each in client_of(session).asks(session.session_id)]
 
 
 def answer(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
     body = asked.body
-    return _of(session).answer(session.session_id, body["ask"], allow=body["allow"], via="http").to_json()
+    return client_of(session).answer(session.session_id, body["ask"], allow=body["allow"], via="http").to_json()
 
 
 def checkpoint(served: Served, asked: Asked) -> Any:
