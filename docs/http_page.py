@@ -40,7 +40,7 @@ _ORDER = (
         "fork",
         "cancel",
     ),
-    *("compress", "checkpoint", "search", "stats", "tree", "delete", "restore"),
+    *("cancel", "compress", "checkpoint", "search", "stats", "tree", "delete", "restore"),
 )
 
 

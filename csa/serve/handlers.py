@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from csa import __version__
-from csa.errors import AmbiguousError, BusyError, ChangedError, NotFoundError, StateError, UsageError
+from csa.errors import AmbiguousError, BusyError, NotFoundError, StateError, UsageError
 from csa.model.conversation import read_conversation, shown_to_json
 from csa.model.schemas.api import openapi
 from csa.runner.ancestry import IDENTITY_VARIABLES
@@ -178,10 +178,8 @@ def fork(served: Served, asked: Asked) -> Any:
 
 def turn(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
-    known = asked.body.get("after_turn")
-    if known is not None and (now := session.record.examine().turn or session.load().turns) != known:
-        raise ChangedError(f"Session {session.session_id} is at turn {now}, not {known}.")
-    return _begin(_of(session), asked, _request(asked, session=session.session_id))
+    request = _request(asked, session=session.session_id, after_turn=asked.body.get("after_turn"))
+    return _begin(_of(session), asked, request)
 
 
 def enqueue(served: Served, asked: Asked) -> Any:
