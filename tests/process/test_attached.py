@@ -128,9 +128,8 @@ def test_what_is_queued_follows_while_the_caller_lives(place: Place) -> None:
 @pytest.mark.thorough
 def test_refusals(place: Place) -> None:
     """What cannot be is refused in the caller, and no child is left of it."""
-    client = client_of(place)
-    before = children_of(os.getpid())
     place.play(*place.hold())
+    client, before = client_of(place), children_of(os.getpid())
     with pytest.raises(UsageError, match="ephemeral"):
         client.start_attached("go", tool="codex", ephemeral=True)
     turn = client.start_attached("go", tool="codex")
