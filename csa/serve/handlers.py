@@ -28,7 +28,7 @@ from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sess
 from csa.serve.peer import identity_of_peer
 from csa.serve.problems import ChangedError, NotServedError
 from csa.serve.requests import Asked
-from csa.store.artifacts import find_artifacts, is_own, open_below
+from csa.store.artifacts import find_artifacts, open_artifact
 from csa.store.lines import read_page
 from csa.store.project import find_project
 from csa.store.sessions import Store
@@ -312,17 +312,7 @@ def artifacts(served: Served, asked: Asked) -> Any:
 
 def artifact(served: Served, asked: Asked) -> IO[bytes]:
     """Open a file of an agent's; csa's own, and links, are none."""
-    session, name = _read(served, asked, "session artifacts"), asked.path["name"]
-    names = name.split("/")
-    if is_own(name) or not all(names) or {".", ".."} & set(names) or "\0" in name:
-        raise NotFoundError(f"There is no artifact {name}.")
-    try:
-        found = open_below(Path(os.path.realpath(session.files.root), session.files.output.name), name)
-    except OSError:
-        found = None
-    if found is None:
-        raise NotFoundError(f"There is no artifact {name}.")
-    return found
+    return open_artifact(_read(served, asked, "session artifacts").files, asked.path["name"])
 
 
 def search(served: Served, asked: Asked) -> Any:
