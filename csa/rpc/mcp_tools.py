@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from csa.errors import CsaError, NotFoundError, StateError, UsageError
+from csa.errors import BusyError, CsaError, NotFoundError, StateError, UsageError
 from csa.model.schemas.checking import check_object
 from csa.model.schemas.mcp import BY_NAME, LONGEST_SILENT_WAIT_S, LONGEST_WAIT_S
 from csa.model.wording import describe
@@ -75,6 +75,8 @@ class Tools:
             check_object(arguments, tool.takes)
             found = act(self, arguments, watch)
         except CsaError as error:
+            if isinstance(error, BusyError) and not error.hint:
+                error.hint = "call wait with that session first"
             said = {"error": error.to_json()}
             return {"content": [_text(said)], "isError": True}
         return {"content": [_text(found)], "structuredContent": found, "isError": False}

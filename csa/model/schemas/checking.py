@@ -49,9 +49,11 @@ def check_value(value: Any, schema: Mapping[str, Any], name: str) -> None:
         raise UsageError(f"{name} is none of {', '.join(map(str, schema['enum']))}.")
     if isinstance(value, str):
         _check_text(value, name)
-    if isinstance(value, int | float) and not 0 <= value < _LARGEST:
+    if isinstance(value, int | float) and not schema.get("minimum", 0) <= value <= schema.get("maximum", _LARGEST):
         raise UsageError(f"{name} is out of range.")
     if isinstance(value, list):
+        if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
+            raise UsageError(f"{name} has too few items, or too many.")
         for item in value:
             check_value(item, schema["items"], name)
 
