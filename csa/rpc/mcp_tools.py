@@ -252,8 +252,11 @@ def _part(text: str, offset: int, most: int) -> tuple[str, int | None]:
 
 
 def _without_nothing(found: Json) -> Json:
-    kept = {key: value for key, value in found.items() if value not in (None, "", [], 0) or key == "status"}
-    return {**kept, "text": found["text"]} if found["status"] == "succeeded" and "text" in found else kept
+    """Leave out what is empty, but an answer that is, and a value that a schema asked for."""
+    kept = {key: value for key, value in found.items() if value not in (None, "", [], 0)}
+    output = {"output": found["output"]} if found.get("output") is not None else {}
+    answer = {"text": found["text"]} if found["status"] == "succeeded" and "text" in found else {}
+    return {**kept, **answer, **output}
 
 
 def _conversation(session: Session, turn: int | None) -> Iterator[str]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from csa.errors import UsageError
-from csa.model.schemas.api import Route
-from csa.model.schemas.checking import check_object, check_value, known_names, with_article
+from csa.model.schemas.checking import check_object, check_text, check_value, known_names, with_article
+from csa.model.schemas.route import Route
 from csa.serve.problems import RequestError
-from csa.structs import Struct
+from csa.structs import Struct, field
 
 MAX_BODY_BYTES = 4 << 20
 _FLAGS = {"true": True, "1": True, "": True, "false": False, "0": False}
@@ -22,6 +22,7 @@ class Asked(Struct, kw_only=True):
     path: Mapping[str, str]
     query: Mapping[str, Any]
     body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
     client: tuple[str, int] | None = None
     server: tuple[str, int] | None = None
 
@@ -36,6 +37,18 @@ def read_query(route: Route, pairs: list[tuple[str, str]]) -> dict[str, Any]:
             raise UsageError(f"{name} is given twice.")
         found[name] = _converted(value, str(route.query[name]["type"]), name)
         check_value(found[name], route.query[name], name)
+    for name in route.needs & route.query.keys() - found.keys():
+        raise UsageError(f"{name} is missing.")
+    return found
+
+
+def read_headers(route: Route, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of the headers that a route reads; UsageError for one that is missing."""
+    found = {name: given[name] for name in route.headers if name in given}
+    for name, value in found.items():
+        check_text(value, name)
+    for name in route.needs & route.headers.keys() - found.keys():
+        raise UsageError(f"The header {name} is missing.")
     return found
 
 

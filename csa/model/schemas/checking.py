@@ -48,7 +48,7 @@ def check_value(value: Any, schema: Mapping[str, Any], name: str) -> None:
     if "enum" in schema and value not in schema["enum"]:
         raise UsageError(f"{name} is none of {', '.join(map(str, schema['enum']))}.")
     if isinstance(value, str):
-        _check_text(value, name)
+        check_text(value, name)
     if isinstance(value, int | float) and not schema.get("minimum", 0) <= value <= schema.get("maximum", _LARGEST):
         raise UsageError(f"{name} is out of range.")
     if isinstance(value, list):
@@ -63,7 +63,8 @@ def with_article(kind: str) -> str:
     return kind if kind == "null" else f"an {kind}" if kind[0] in "aio" else f"a {kind}"
 
 
-def _check_text(value: str, name: str) -> None:
+def check_text(value: str, name: str) -> None:
+    """Raise UsageError for text that cannot be encoded, or that no command line could have."""
     if "\0" in value:
         raise UsageError(f"{name} has a NUL character.")
     try:

@@ -27,8 +27,8 @@ _SESSION = text("the session: its id, a unique prefix of it, or its name")
 _WAIT = {
     "type": "number",
     "minimum": 0,
-    "maximum": LONGEST_WAIT_S,
-    "description": "seconds to wait for the answer; then the status is `running`, and the sub-agent goes on",
+    "description": f"seconds to wait for the answer, at most {LONGEST_WAIT_S}; then the status is `running`, and the "
+    "sub-agent goes on",
 }
 _LIMIT = {"type": "integer", "minimum": 1, "maximum": 200, "description": "how many at most (20)"}
 _ANSWER = record(
