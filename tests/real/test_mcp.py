@@ -29,7 +29,7 @@ def install(place: Workplace, tool: RealTool) -> None:
         assert done.returncode == 0, done
 
 
-def called(tool: RealTool, name: str, **arguments: object) -> Reply:
+def called(tool: RealTool, name: str, /, **arguments: object) -> Reply:
     """Return the answer of a model that calls a tool of csa's."""
     return tool_call(name=_NAMES[tool.name].format(name), arguments=dict(arguments))
 
