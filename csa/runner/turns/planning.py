@@ -201,7 +201,7 @@ def _plan_new(
         last_accessed=now,
         description=(description_of(context, request.description) if request.description else _about(context, request)),
         name=name,
-        owner=owner_name(context.environ),
+        owner=request.owner or owner_name(context.environ),
         branch=git_branch(directory),
         permission=source.permission if source else permission,
         fork_of=source.session_id if source else None,
