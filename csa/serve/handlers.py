@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from csa import __version__
-from csa.errors import AmbiguousError, BusyError, ChangedError, NotFoundError, StateError, UsageError
+from csa.errors import AmbiguousError, BusyError, NotFoundError, StateError, UsageError
 from csa.model.conversation import read_conversation, shown_to_json
 from csa.model.schemas.api import openapi
 from csa.runner.ancestry import IDENTITY_VARIABLES
@@ -28,7 +28,7 @@ from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sess
 from csa.serve.peer import identity_of_peer
 from csa.serve.problems import NotServedError
 from csa.serve.requests import Asked
-from csa.store.artifacts import find_artifacts, is_own, open_below
+from csa.store.artifacts import find_artifacts, open_artifact
 from csa.store.lines import read_page
 from csa.store.project import find_project
 from csa.store.sessions import Store
@@ -188,10 +188,8 @@ def fork(served: Served, asked: Asked) -> Any:
 
 def turn(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
-    known = asked.body.get("after_turn")
-    if known is not None and (now := session.record.examine().turn or session.load().turns) != known:
-        raise ChangedError(f"Session {session.session_id} is at turn {now}, not {known}.")
-    return _begin(client_of(session), asked, _request(asked, session=session.session_id))
+    request = _request(asked, session=session.session_id, after_turn=asked.body.get("after_turn"))
+    return _begin(client_of(session), asked, request)
 
 
 def enqueue(served: Served, asked: Asked) -> Any:
@@ -346,17 +344,7 @@ def artifacts(served: Served, asked: Asked) -> Any:
 
 def artifact(served: Served, asked: Asked) -> IO[bytes]:
     """Open a file of an agent's; csa's own, and links, are none."""
-    session, name = _read(served, asked, "session artifacts"), asked.path["name"]
-    names = name.split("/")
-    if is_own(name) or not all(names) or {".", ".."} & set(names) or "\0" in name:
-        raise NotFoundError(f"There is no artifact {name}.")
-    try:
-        found = open_below(Path(os.path.realpath(session.files.root), session.files.output.name), name)
-    except OSError:
-        found = None
-    if found is None:
-        raise NotFoundError(f"There is no artifact {name}.")
-    return found
+    return open_artifact(_read(served, asked, "session artifacts").files, asked.path["name"])
 
 
 def search(served: Served, asked: Asked) -> Any:
