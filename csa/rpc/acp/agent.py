@@ -287,7 +287,7 @@ class Agent:
         found = self._make_client(_directory(params.get("cwd"))).session(name)
         opened = self._open(params, found.session_id, name)
         opened.client.context = found.context
-        opened.options = Options(opened.client, replace(opened.options.request, directory=None), found.session_id)
+        opened.options = Options(opened.client, _as_kept(opened.options.request), found.session_id)
         opened.has_begun = True
         return opened
 
@@ -311,6 +311,11 @@ class Agent:
 
     def _update(self, opened: Opened, update: Json) -> None:
         self.connection.notify("session/update", {"sessionId": opened.name, "update": update})
+
+
+def _as_kept(request: RunRequest) -> RunRequest:
+    """Return the request for a session there is, which keeps what csa acp was started with for new ones."""
+    return going_on(request, tool=None, model=None, permission=None, transport=None, directory=None)
 
 
 def _id_of(params: Json) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from csa.errors import CsaError
 from csa.model.events import Event
@@ -54,8 +53,7 @@ class Permissions:
             if pending.done.is_set():
                 del self._pending[ask]
                 with suppress(CsaError):  # it was decided meanwhile, or the turn has ended
-                    answer: Any = getattr(self._client, "answer", None)
-                    answer(self._id, ask, allow=_is_allowed(pending), via="acp")
+                    self._client.answer(self._id, ask, allow=_is_allowed(pending), via="acp")
 
     def withdraw_all(self) -> None:
         """Withdraw what nobody has answered."""

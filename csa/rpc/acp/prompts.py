@@ -24,6 +24,7 @@ def read_prompt(blocks: Any) -> Prompt:
     Texts and names of resources stay in their order, as one text: editors put mentions of files into sentences.
     """
     texts: list[str] = []
+    quoted: list[str] = []  # the contents of resources, which come after the text
     attached: list[Attachment] = []
     for block in blocks if isinstance(blocks, list) else ():
         kind = block.get("type") if isinstance(block, dict) else None
@@ -32,17 +33,21 @@ def read_prompt(blocks: Any) -> Prompt:
             raise RpcError(INVALID_PARAMS, f"csa takes no content of the type {kind!r}", {"types": sorted(_READ)})
         text, found = read(block, len(attached) + 1)
         texts.append(text)
-        attached += [found] if found else []
+        if isinstance(found, str):
+            quoted.append(found)
+        elif found:
+            attached.append(found)
     text = "".join(texts).strip()
     if not text and attached:
         text = "See what is attached."
+    text = "\n\n".join([text, *quoted])
     if not text:
         raise RpcError(INVALID_PARAMS, "The prompt is empty")
     images = tuple(each for each in attached if each.is_image)
     return Prompt(text, images, tuple(each for each in attached if not each.is_image))
 
 
-_Read = tuple[str, Attachment | None]
+_Read = tuple[str, Attachment | str | None]
 
 
 def _text(block: Json, _: int) -> _Read:
@@ -68,8 +73,10 @@ def _resource(block: Json, _: int) -> _Read:
     if not isinstance(resource, dict):
         raise RpcError(INVALID_PARAMS, "A resource has no content")
     uri = _string(resource, "uri")
-    content = _decoded(resource, "blob") if "blob" in resource else _string(resource, "text").encode("utf-8", "replace")
-    return f"[{name_of(uri)}]({path_of(uri)})", _attachment(name_of(uri), content)
+    mention = f"[{name_of(uri)}]({path_of(uri)})"
+    if "blob" in resource:
+        return mention, _attachment(name_of(uri), _decoded(resource, "blob"))
+    return mention, f'<resource uri="{uri}">\n{_string(resource, "text")}\n</resource>'
 
 
 _READ = {"text": _text, "image": _image, "resource_link": _link, "resource": _resource}

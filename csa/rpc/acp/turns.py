@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from csa.errors import CsaError, NotFoundError
+from csa.errors import BusyError, CsaError, NotFoundError
 from csa.model.events import Event
 from csa.model.result import RunResult
 from csa.model.state import format_time
@@ -70,7 +70,7 @@ class Turn:
         paths = store.paths(self._id)
         children = SubAgents(store, self._id)
         follower = None if is_new else Follower(paths.transcript, tail=0)
-        self._attached = attached = self._client.start_attached(request)
+        self._attached = attached = self._start(request)
         self.has_begun = True
         self._cancel_late()
         with follower or Follower(paths.transcript) as follower:
@@ -78,6 +78,13 @@ class Turn:
         for update in children.look(is_last=True):
             self._update(update)
         return self._client.result(self._id, turn=last)
+
+    def _start(self, request: RunRequest) -> Attached:
+        try:
+            return self._client.start_attached(request)
+        except BusyError as error:
+            error.hint = error.hint or f"wait for its end: csa wait {self._id}; or: csa queue {self._id}"
+            raise
 
     def _cancel_late(self) -> None:
         """Do what was asked for while the turn was starting."""
