@@ -19,12 +19,27 @@ _EXAMPLES: Mapping[str, Any] = {
     "fork": {"prompt": "Say it louder", "name": "demo-loud"},
     "cancel": {"tree": False},
     "compress": {"timeout_s": 300},
+    "answer": {"ask": "5f2c1d0e9b8a7766", "allow": True},
     "checkpoint": {"label": "before the change"},
 }
 _QUERIES = {"search": "q=hello", "events": "after=0&limit=10", "sessions": "limit=10", "delete": "force=true"}
+_ELSE = {"answer": " || test $? = 22  # it was answered already"}
 _ORDER = (
     *("health", "version", "openapi", "projects", "tools", "create", "sessions", "session", "edit", "messages"),
-    *("events", "result", "why", "budget", "artifacts", "artifact", "turn", "enqueue", "fork", "cancel"),
+    *(
+        "events",
+        "result",
+        "why",
+        "budget",
+        "artifacts",
+        "artifact",
+        "asks",
+        "answer",
+        "turn",
+        "enqueue",
+        "fork",
+        "cancel",
+    ),
     *("compress", "checkpoint", "search", "stats", "tree", "delete", "restore"),
 )
 
@@ -103,4 +118,4 @@ def _curl(route: Route) -> str:
     if route.name in _EXAMPLES:
         words += ["-X", route.method] if route.method == "PATCH" and "-X" not in words else []
         words += ["-d", f"'{json.dumps(_EXAMPLES[route.name])}'"]
-    return " ".join([*words, _url(route, _QUERIES.get(route.name, ""))])
+    return " ".join([*words, _url(route, _QUERIES.get(route.name, ""))]) + _ELSE.get(route.name, "")

@@ -118,6 +118,23 @@ class StreamDecoder:
         return [Update("permission", {"id": call, "title": title, "status": "denied"})]
 
 
+def asked_of(line: Json) -> Json:
+    """Return what an event `permission` has of a line about something that a person is, or was, asked."""
+    if line.get("pending") is not True:
+        return {key: text_of(line[key]) for key in ("ask", "by", "via") if line.get(key)}
+    options = [
+        {"id": text_of(each.get("optionId")), "name": text_of(each.get("name")), "kind": text_of(each.get("kind"))}
+        for each in map(mapping_of, list_of(line.get("options")))
+    ]
+    return {
+        "ask": text_of(line.get("ask")),
+        "kind": text_of(line.get("kind")) or "other",
+        "command": text_of(line.get("command")) or None,
+        "paths": [path for path in list_of(line.get("paths")) if type(path) is str],
+        "options": options,
+    }
+
+
 def compaction_outcome(outcome: Outcome, proof: str, *, before: Any = None, after: Any = None) -> CompactionOutcome:
     """Return the verdict on a compaction, with its proof and the context's tokens before and after."""
     return CompactionOutcome(

@@ -36,6 +36,8 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         effort=arguments.effort,
         extra_writable=None if arguments.extra_writable is None else tuple(arguments.extra_writable),
         permission=Permission(arguments.permission) if arguments.permission else None,
+        ask=arguments.ask,
+        ask_timeout_s=arguments.ask_timeout,
         system=_system(arguments),
         flags=arguments.flags or None,
         secrets=None if arguments.secret is None else tuple(arguments.secret),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from csa import __version__
-from csa.errors import AmbiguousError, BusyError, NotFoundError, StateError, UsageError
+from csa.errors import AmbiguousError, BusyError, ChangedError, NotFoundError, StateError, UsageError
 from csa.model.conversation import read_conversation, shown_to_json
 from csa.model.schemas.api import openapi
 from csa.runner.ancestry import IDENTITY_VARIABLES
@@ -26,7 +26,7 @@ from csa.runner.sessions.auditing import note_read
 from csa.runner.sessions.fleet import Fleet
 from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions
 from csa.serve.peer import identity_of_peer
-from csa.serve.problems import ChangedError, NotServedError
+from csa.serve.problems import NotServedError
 from csa.serve.requests import Asked
 from csa.store.artifacts import find_artifacts, is_own, open_below
 from csa.store.lines import read_page
@@ -41,8 +41,8 @@ _MOST_EVENTS = 10_000
 _LONGEST_WAIT_S = 600.0
 _TOOLS_LIMIT_S = 5.0
 _SAID = (
-    *("prompt", "tool", "model", "effort", "permission", "system", "schema", "timeout_s", "idle_timeout_s"),
-    *("budget_tokens", "budget_usd", "budget_time_s"),
+    *("prompt", "tool", "model", "effort", "permission", "ask", "ask_timeout_s", "system", "schema"),
+    *("timeout_s", "idle_timeout_s", "budget_tokens", "budget_usd", "budget_time_s"),
 )
 
 
@@ -255,6 +255,17 @@ def cancel(served: Served, asked: Asked) -> Any:
     return next(each for each in found if each.session_id == session.session_id).to_json()
 
 
+def asks(served: Served, asked: Asked) -> Any:
+    session = served.find(asked, retired=True)
+    return [each.to_json() for each in _of(session).asks(session.session_id)]
+
+
+def answer(served: Served, asked: Asked) -> Any:
+    session = served.find(asked, acts=True)
+    body = asked.body
+    return _of(session).answer(session.session_id, body["ask"], allow=body["allow"], via="http").to_json()
+
+
 def checkpoint(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
     return _of(session).checkpoint(session.session_id, label=asked.body.get("label")).to_json()
@@ -376,6 +387,8 @@ HANDLERS: Mapping[str, Callable[[Served, Asked], Any]] = {
     "enqueue": enqueue,
     "fork": fork,
     "cancel": cancel,
+    "asks": asks,
+    "answer": answer,
     "checkpoint": checkpoint,
     "compress": compress,
     "messages": messages,

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,6 @@ from csa.serve.handlers import HANDLERS
 from tests.schemas import check
 from tests.serving import API, Server, serving
 from tests.support import Place, wait_for
-
-
-@pytest.fixture
-def server(place: Place) -> Iterator[Server]:
-    with serving(place) as found:
-        yield found
 
 
 @pytest.mark.thorough

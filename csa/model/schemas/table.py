@@ -24,6 +24,8 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "retry --detach": ("the turn that was started", outputs.DETACHED),
     "retry --dry-run": ("what would be run", outputs.PLAN),
     "attach": ("the turn, after its end", outputs.RESULT),
+    "answer": ("what agents wait to be allowed", each(outputs.ASK, "")),
+    "answer --allow": ("the answer that counts", outputs.ANSWERED),
     "wait": ("how each session ended, in order of their ends", each(outputs.ENDING, "")),
     "kill": ("the result for each session", each(outputs.KILLED, "")),
     "list": ("the sessions, the last used first", each(outputs.SESSION, "")),

@@ -78,6 +78,10 @@ def check_numbers(request: RunRequest) -> None:
     for option, seconds in (("--timeout", request.timeout_s), ("--idle-timeout", request.idle_timeout_s)):
         if seconds is not None and not 0 < seconds < float("inf"):
             raise UsageError(f"{option} must be more than 0 seconds.")
+    if request.ask_timeout_s is not None and not 0 <= request.ask_timeout_s < float("inf"):
+        raise UsageError("--ask-timeout must be 0 seconds or more.")
+    if request.after_turn is not None and request.after_turn < 0:
+        raise UsageError("--after-turn is the number of a turn, 0 or more.")
     if request.retries is not None and request.retries < 0:
         raise UsageError("--retries must be 0 or more.")
 

@@ -25,6 +25,7 @@ from csa.runner.context import Context
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed, refuse_idle
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
+from csa.runner.turns.asking import asks_token
 from csa.runner.turns.checks import asked_id, check_name, check_numbers, check_request, check_texts, is_unicode
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
@@ -206,6 +207,7 @@ def _plan_new(
         budget=_with_budget(Budget(), _asked_budget(request)),
         window=replace(source.window if source else ContextWindow(), since_turn=0).asked(*_asked_window(request)),
         shared=source.shared if source else None,
+        ask=source.ask if source else parent.ask if parent else None,
     )
     if source:
         refuse_second_tool(context, source, choice.adapter.name)
@@ -317,6 +319,7 @@ def _plan(
             state,
             permission=permission.value,
             extra_writable=extra_writable(context, request, choice, permission, state.extra_writable),
+            ask=state.ask if request.ask is None else request.ask,
         ),
         adapter=choice.adapter,
         command=choice.command,
@@ -342,6 +345,8 @@ def _plan(
         hands_over=context.config.hands_over if request.handoff is None else request.handoff,
         callers=tuple(context.caller.lineage()) if context.caller else (),
         replay=replay,
+        asks=asks_token(context, request, choice, permission, kept=state.ask),
+        ask_timeout_s=context.config.ask_timeout_s if request.ask_timeout_s is None else request.ask_timeout_s or None,
     )
 
 

@@ -310,6 +310,7 @@ class TurnRecorder(Recorder):
             "limits": wanted.limits,
             "budget": wanted.budget,
             "window": wanted.window,
+            "ask": wanted.ask,
             "shared": wanted.shared,
         }
 
