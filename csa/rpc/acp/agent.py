@@ -131,9 +131,10 @@ class Agent:
     def _go_on(self, opened: Opened, updates: Updates, looks: Any) -> None:
         """Tell what happens in a session that somebody else runs, until that ends, or the client prompts it."""
         for events in looks:
-            if opened.turn is not None:
-                return
-            self._tell_all(opened, updates, events)
+            for event in events:
+                if event.type == "run_started" and opened.turn is not None:
+                    return
+                self._tell_all(opened, updates, [event])
             if opened.closed.wait(_FOLLOW_S) or self.connection.is_closed:
                 return
 
