@@ -50,6 +50,10 @@ class ClosedError(Exception):
     """The client has gone, or csa is to end: no answer can come any more."""
 
 
+class UnwantedError(Exception):
+    """Raised by a method whose request was cancelled, in a protocol in which that is then not answered."""
+
+
 class Later:
     """What a method returns to go on in a thread of its own, while the next messages are read."""
 
@@ -250,7 +254,7 @@ class Connection:
         def finish(outcome: Json) -> None:
             if key:
                 self._calls.pop(key, None)
-            reply(_answer(call.id, outcome) if key else b"")
+            reply(_answer(call.id, outcome) if key and outcome else b"")
 
         if key:
             self._calls[key] = call
@@ -383,9 +387,11 @@ def take_stdio() -> tuple[int, int]:
 
 
 def outcome_of(work: Callable[[], Any]) -> Json:
-    """Do something; return its result, or the error that it has ended with, as an answer has them."""
+    """Do something; return its result, or the error that it has ended with, as an answer has them; empty for none."""
     try:
         result = work()
+    except UnwantedError:
+        return {}
     except RpcError as error:
         return {"error": error.to_json()}
     except CsaError as error:

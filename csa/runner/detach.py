@@ -303,6 +303,7 @@ def _error_from(said: dict[str, Any]) -> CsaError:
         UsageError,
         errors.NotFoundError,
         BusyError,
+        errors.ChangedError,
         RefusedError,
         FullError,
         errors.ConfigError,
