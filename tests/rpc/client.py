@@ -20,7 +20,7 @@ class Client:
     def __init__(self, place: Place, *words: str, env: dict[str, str | None] | None = None) -> None:
         self.place = place
         self.frames: list[Json] = []
-        self.allow: Callable[[Json], Json] = lambda _: {"outcome": {"outcome": "cancelled"}}
+        self.allow: Callable[[Json], Json | None] = lambda _: {"outcome": {"outcome": "cancelled"}}  # None: no answer
         self.err = place.tmp / f"acp-stderr-{len(place.started)}"
         self._answers: dict[int, Json] = {}
         self._asked = 0
@@ -130,7 +130,8 @@ class Client:
             frame = json.loads(line)
             self.frames.append(frame)
             if frame.get("method") == "session/request_permission":
-                self._write({"id": frame["id"], "result": self.allow(frame["params"])})
+                if answer := self.allow(frame["params"]):
+                    self._write({"id": frame["id"], "result": answer})
             elif "method" not in frame:
                 self._answers[frame["id"]] = frame
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.rpc.client import Client, Json
-from tests.support import Place
+from tests.support import Place, wait_for
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -304,3 +305,36 @@ def test_a_template_makes_the_first_request_and_a_printing_child_does_no_harm(pl
         client.check_frames()
     done = place.run("acp", "--as", "nobody", stdin=b'{"jsonrpc":"2.0","id":1,"method":"session/new"}\n')
     assert '"error"' in done.out
+
+
+ALLOW: Json = {"outcome": {"outcome": "selected", "optionId": "allow"}}
+REJECT: Json = {"outcome": {"outcome": "selected", "optionId": "reject"}}
+ODD: Json = {"outcome": 7}
+
+
+def _given(answer: Json, _: Json) -> Json:
+    return answer
+
+
+@pytest.mark.thorough
+def test_what_the_agent_asks_reaches_the_user_and_the_answer_comes_back(place: Place) -> None:
+    config = place.tmp / "config.toml"
+    config.write_text('[tools.goose]\ntransport = "acp"\ncommand = ["fake-acp"]\n')
+    place.env["CSA_CONFIG"] = str(config)
+    place.play(["ask", "execute", "curl example.org"], ["say", "asked"])
+    with Client(place, "--tool", "goose") as client:
+        session = client.new()
+        client.ask("session/set_mode", sessionId=session, modeId="read-only")
+        for answer, status in ((ALLOW, "allowed"), (REJECT, "denied"), (ODD, "denied")):
+            client.allow = partial(_given, answer)
+            client.prompt(session, "go")
+            decided = [each["data"] for each in place.events(session) if each["type"] == "permission"][-1]
+            assert (decided["status"], decided["via"]) == (status, "acp")
+        asked = [each["params"] for each in client.frames if each.get("method") == "session/request_permission"]
+        assert {each["toolCall"]["title"] for each in asked} == {"curl example.org"}
+        client.allow = lambda _: None
+        number = client.send_prompt(session, "go")
+        wait_for(lambda: len([f for f in client.frames if f.get("method") == "session/request_permission"]) > 3, "ask")
+        client.notify("session/cancel", sessionId=session)
+        assert client.answer(number)["result"]["stopReason"] == "cancelled"
+        client.check_frames()

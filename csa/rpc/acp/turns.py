@@ -20,6 +20,7 @@ from csa.runner.attached import Attached
 from csa.runner.client import Csa
 from csa.runner.request import RunRequest
 from csa.store.following import Follower
+from csa.structs import replace
 
 AUTH_REQUIRED = -32000
 _LOOK_MS = 50
@@ -81,10 +82,17 @@ class Turn:
 
     def _start(self, request: RunRequest) -> Attached:
         try:
-            return self._client.start_attached(request)
+            return self._client.start_attached(self._asking(request))
         except BusyError as error:
             error.hint = error.hint or f"wait for its end: csa wait {self._id}; or: csa queue {self._id}"
             raise
+
+    def _asking(self, request: RunRequest) -> RunRequest:
+        """Return the request with an agent that asks, if it can, unless somebody has said whether it should."""
+        is_open = request.ask is None and self._client.context.config.values["ask"][1] == "default"
+        if not is_open or self._client.caller:  # what an agent does widens nothing
+            return request
+        return replace(request, ask=True) if self._client.plan(request).adapter.capabilities.asks else request
 
     def _cancel_late(self) -> None:
         """Do what was asked for while the turn was starting."""
