@@ -156,6 +156,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("serve stop", "serve.stop", "end the running server; what runs goes on"),
             Command("mcp", "mcp.run", "serve an MCP client on stdin and stdout, with sub-agents"),
             Command("mcp install", "mcp.install", "print how to set up csa mcp in a client"),
+            Command("acp", "acp", "be an editor's agent: the Agent Client Protocol on stdio"),
         ),
     ),
     (
