@@ -134,6 +134,7 @@ site: $(SITE)
 
 captures: $(STAMP)
 	$(BIN)/python docs/capture.py
+	$(BIN)/python docs/capture_page.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix --quiet .

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from csa import __version__
-from csa.errors import AmbiguousError, BusyError, ChangedError, NotFoundError, StateError, UsageError
+from csa.errors import AmbiguousError, BusyError, NotFoundError, StateError, UsageError
 from csa.model.conversation import read_conversation, shown_to_json
 from csa.model.schemas.api import openapi
 from csa.runner.ancestry import IDENTITY_VARIABLES
@@ -28,14 +28,14 @@ from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sess
 from csa.serve.peer import identity_of_peer
 from csa.serve.problems import NotServedError
 from csa.serve.requests import Asked
-from csa.store.artifacts import find_artifacts, is_own, open_below
+from csa.store.artifacts import find_artifacts, open_artifact
 from csa.store.lines import read_page
 from csa.store.project import find_project
 from csa.store.sessions import Store
 from csa.store.stores import find_stores
 from csa.store.transcript import parse_line, read_events
 
-_SESSIONS, _EVENTS, _MESSAGES, _HITS = 100, 100, 200, 50
+_SESSIONS, _EVENTS, _MESSAGES, _HITS, _SHOWN = 100, 100, 200, 50, 60
 _MOST = 1000  # of what is listed
 _MOST_EVENTS = 10_000
 _LONGEST_WAIT_S = 600.0
@@ -113,8 +113,8 @@ def health(_: Served, __: Asked) -> Any:
     return {"ok": True}
 
 
-def version(served: Served, _: Asked) -> Any:
-    return {"version": __version__, "api": 1, "root": served.root}
+def version(served: Served, asked: Asked) -> Any:
+    return {"version": __version__, "api": 1, "root": served.root, "access": asked.access}
 
 
 def describe_api(_: Served, __: Asked) -> Any:
@@ -188,10 +188,8 @@ def fork(served: Served, asked: Asked) -> Any:
 
 def turn(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
-    known = asked.body.get("after_turn")
-    if known is not None and (now := session.record.examine().turn or session.load().turns) != known:
-        raise ChangedError(f"Session {session.session_id} is at turn {now}, not {known}.")
-    return _begin(client_of(session), asked, _request(asked, session=session.session_id))
+    request = _request(asked, session=session.session_id, after_turn=asked.body.get("after_turn"))
+    return _begin(client_of(session), asked, request)
 
 
 def enqueue(served: Served, asked: Asked) -> Any:
@@ -295,6 +293,19 @@ def messages(served: Served, asked: Asked) -> Any:
     return [shown_to_json(session.session_id, m) for m in found[-_limit(asked, _MESSAGES, _MOST) :]]
 
 
+def conversation(served: Served, asked: Asked) -> Any:
+    from csa.serve import conversation as pages  # noqa: PLC0415  # brings markdown-it
+
+    session, query = _read(served, asked, "session show"), asked.query
+    transcript = session.files.transcript
+    if (seq := query.get("whole")) is not None:
+        return pages.read_whole(transcript, seq).to_json()
+    if (seq := query.get("since")) is not None:
+        return pages.read_since(transcript, session.session_id, seq).to_json()
+    limit = _limit(asked, _SHOWN, _MOST)
+    return pages.read_before(transcript, session.session_id, query.get("before"), limit).to_json()
+
+
 def events(served: Served, asked: Asked) -> Any:
     session = _read(served, asked, "session logs")
     after, limit = asked.query.get("after"), _limit(asked, _EVENTS, _MOST_EVENTS)
@@ -333,17 +344,7 @@ def artifacts(served: Served, asked: Asked) -> Any:
 
 def artifact(served: Served, asked: Asked) -> IO[bytes]:
     """Open a file of an agent's; csa's own, and links, are none."""
-    session, name = _read(served, asked, "session artifacts"), asked.path["name"]
-    names = name.split("/")
-    if is_own(name) or not all(names) or {".", ".."} & set(names) or "\0" in name:
-        raise NotFoundError(f"There is no artifact {name}.")
-    try:
-        found = open_below(Path(os.path.realpath(session.files.root), session.files.output.name), name)
-    except OSError:
-        found = None
-    if found is None:
-        raise NotFoundError(f"There is no artifact {name}.")
-    return found
+    return open_artifact(_read(served, asked, "session artifacts").files, asked.path["name"])
 
 
 def search(served: Served, asked: Asked) -> Any:
@@ -402,6 +403,7 @@ HANDLERS: Mapping[str, Callable[[Served, Asked], Any]] = {
     "checkpoint": checkpoint,
     "compress": compress,
     "messages": messages,
+    "conversation": conversation,
     "events": events,
     "result": result,
     "why": why,
