@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from csa.ids import new_id
 from csa.paths import INDEX
 from csa.runner.sessions.indexing import update_index
 from csa.runner.sessions.searching import Query, search
 from csa.store.sessions import Store
 
+_T = TypeVar("_T")
 ROOT = Path(__file__).parents[1]
 RARE = "xylophone"
 LINE = '{"v": 1, "seq": %d, "ts": "2026-01-01T00:00:00.000Z", "type": "%s", "turn": 1, "data": {%s}}\n'
@@ -60,7 +61,7 @@ def _fill(store: Store, count: int, size: int) -> None:
         .replace("\\", "/")
     )
     for number in range(count):
-        directory = Path(store.sessions_dir) / new_id()
+        directory = Path(store.sessions_dir) / f"01JH4QWE00{number:016d}"
         directory.mkdir(parents=True)
         lines, total = [LINE % (1, "run_started", '"tool": "codex", "prompt": "go"')], 0
         while total < size:
@@ -77,7 +78,7 @@ def _search(store: Store, word: str) -> int:
     return sum(1 for _ in search([store], Query(words=tuple(word.split()))))
 
 
-def _measured(call: Callable[[], object]) -> tuple[float, float, object]:
+def _measured(call: Callable[[], _T]) -> tuple[float, float, _T]:
     cpu, wall = time.process_time(), time.monotonic()
     found = call()
     return time.process_time() - cpu, time.monotonic() - wall, found

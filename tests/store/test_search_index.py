@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ SAID = st.lists(st.tuples(st.sampled_from(("say", "piece", "think", "call", "end
 
 
 def _events(said: list[tuple[str, str]]) -> tuple[tuple[str, dict[str, Any]], ...]:
-    kinds = {
+    kinds: dict[str, Callable[[str], tuple[str, dict[str, Any]]]] = {
         "say": lambda text: ("agent_message", {"text": text}),
         "piece": lambda text: ("agent_message", {"text": text, "chunk": True}),
         "think": lambda text: ("agent_thought", {"text": text}),
@@ -151,7 +152,17 @@ def _other_version(file: Path) -> None:
     seal.write_text(json.dumps({**json.loads(seal.read_text()), "version": 0}))
 
 
-DAMAGES = {
+def _directory(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def _pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "deleted": Path.unlink,
     "cut": _cut,
     "zero": _zero,
@@ -161,8 +172,8 @@ DAMAGES = {
     "no seal": lambda file: file.with_name("seal.json").unlink(),
     "bad seal": lambda file: file.with_name("seal.json").write_text("[" * 9999),
     "other version": _other_version,
-    "a directory": lambda file: (file.unlink(), file.mkdir()),
-    "a pipe": lambda file: (file.unlink(), os.mkfifo(file)),
+    "a directory": _directory,
+    "a pipe": _pipe,
 }
 
 
