@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ class Updates:
         self._with_prompts = with_prompts  # those that begin turns; the client of a running turn has sent its own
         self._conversation = Conversation()
         self._told = set[str]()  # the calls that the client knows
+        self._changes: dict[str, list[Json]] = {}  # of files, by call: an update replaces all content
+        self._cwd = ""
         self._open = ""  # the kind of message that the last update was a chunk of
         self._message = 0  # the event that began that message
         self.has_answered = False  # whether the agent has said anything in the last turn
@@ -35,6 +38,8 @@ class Updates:
         if event.type == "run_started":
             self._conversation.take()
             self._told.clear()
+            self._changes.clear()
+            self._cwd = _text(event.data.get("cwd"))
             self.has_answered = False
         self._conversation.add(event)
         if event.type in _NOTES:
@@ -90,6 +95,8 @@ class Updates:
         self._open = ""
         is_known = call.id in self._told
         self._told.add(call.id)
+        if "changes" in event.data:
+            self._changes[call.id] = self._diffs(event.data["changes"])
         text = call.content or ("Permission was denied." if call.status == "denied" else "")
         update: Json = {
             "sessionUpdate": "tool_call_update" if is_known else "tool_call",
@@ -98,12 +105,24 @@ class Updates:
             "kind": call.kind if call.kind in KINDS else "other",
             "status": _STATUSES.get(call.status, "completed"),
         }
-        content = [*([text_content(text)] if text else []), *diffs_of(event.data)]
+        content = [*([text_content(text)] if text else []), *self._changes.setdefault(call.id, [])]
         update |= {"content": content} if content else {}
         paths = event.data.get("paths")
         if isinstance(paths, list) and paths:
-            update["locations"] = [{"path": path} for path in paths if isinstance(path, str)]
+            update["locations"] = [{"path": self._place(path)} for path in paths]
         return update
+
+    def _diffs(self, changes: Any) -> list[Json]:
+        found = [each for each in changes if isinstance(each, Mapping)] if isinstance(changes, list) else []
+        diffs: list[Json] = []
+        for each in found:
+            new = {"newText": _text(each.get("new"))}
+            old = {"oldText": _text(each["old"])} if each.get("old") is not None else {}
+            diffs.append({"type": "diff", "path": self._place(each.get("path")), **old, **new})
+        return diffs
+
+    def _place(self, path: Any) -> str:
+        return posixpath.join(self._cwd, _text(path))
 
     def call_id(self, turn: int, named: str) -> str:
         """Return the id that the client knows a call by."""
@@ -139,16 +158,6 @@ _TELL: Mapping[str, Callable[[Updates, Event], list[Json]]] = {
 def text_content(text: str) -> Json:
     """Return a text as the content of a tool call."""
     return {"type": "content", "content": {"type": "text", "text": text}}
-
-
-def diffs_of(data: Mapping[str, Any]) -> list[Json]:
-    """Return the changes of files that an event has, as contents of a tool call."""
-    changes = data.get("changes")
-    found = [each for each in changes if isinstance(each, Mapping)] if isinstance(changes, list) else []
-    return [
-        {"type": "diff", "path": _text(each.get("path")), "oldText": each.get("old"), "newText": _text(each.get("new"))}
-        for each in found
-    ]
 
 
 def _entry(entry: Mapping[str, Any]) -> Json:
