@@ -5,6 +5,8 @@
     ├── NotFoundError         3  no such session, project or record
     ├── AmbiguousError        3  a selector names several sessions
     ├── BusyError             4  another supervisor holds the session
+    ├── ChangedError          4  the session has another turn than the caller knew
+    ├── SettledError          4  what is answered was answered already, or its turn has ended
     ├── RefusedError          5  refused by a limit or a budget, for the caller's own session, or for one that is closed
     │   └── FullError         5  a limit on running turns is reached; waiting may help
     ├── StateError            6  a stored record is damaged (path, and line where known)
@@ -92,6 +94,20 @@ class BusyError(CsaError):
     def __init__(self, message: str, *, hint: str | None = None, obstacle: Obstacle | None = None) -> None:
         super().__init__(message, hint=hint)
         self.obstacle = obstacle
+
+
+class ChangedError(CsaError):
+    """The session's last turn is another than the caller knew."""
+
+    code = "changed"
+    exit_code = 4
+
+
+class SettledError(CsaError):
+    """What an agent has asked for was answered already, or its turn has ended."""
+
+    code = "settled"
+    exit_code = 4
 
 
 class RefusedError(CsaError):

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import pytest
 from csa.paths import SessionPaths
 from csa.store.sessions import Store
 from tests import effort
+from tests.browser import _started, chromium, context  # noqa: F401  # fixtures
 from tests.forkserver import ForkServer
-from tests.support import Place, close_place
+from tests.serving import Server, serving
+from tests.support import OUTLASTING, Place, close_place
 
 REPOSITORY = Path(__file__).parents[1]
 FAKE_TOOLS_BIN = REPOSITORY / "fixtures" / "fake_tools" / "bin"
@@ -120,8 +123,9 @@ def _no_process_is_left(hermetic: Hermetic) -> Iterator[None]:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    while _has_children():
-        os.wait()
+    for pid in left:
+        with suppress(ChildProcessError):  # it is another's
+            os.waitpid(pid, 0)
     assert not left, f"processes left behind: {left}"
 
 
@@ -146,7 +150,7 @@ def processes_of(home: Path) -> dict[int, str]:
     mark, me, any_child = f"HOME={home}".encode(), os.getpid(), _has_children()
     found: dict[int, str] = {}
     for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == me:
+        if not name.isdigit() or int(name) == me or int(name) in OUTLASTING:
             continue
         try:
             with open(f"/proc/{name}/environ", "rb") as environ:
@@ -249,3 +253,10 @@ def place(tmp_path: Path, project: Path, state_root: Path, fork_server: ForkServ
     found = Place(tmp_path, project, state_root, fork_server)
     yield found
     close_place(found)
+
+
+@pytest.fixture
+def server(place: Place) -> Iterator[Server]:
+    """Serve here, as a user does: see tests/serving.py."""
+    with serving(place) as found:
+        yield found

@@ -23,6 +23,7 @@ from tests.schemas import check_events, check_output
 
 CSA = str(Path(sys.executable).parent / "csa")
 PATIENCE_S = 20.0
+OUTLASTING: set[int] = set()  # children of this process that are there for more than one test
 _POLL_S = 0.005
 _OF_PYTHON = ("PYTHON", "LANG", "LC_")  # what python reads when it starts
 _HEADLINE = re.compile(r"session ([0-9A-HJKMNP-TV-Z]{26}), turn (\d+)")

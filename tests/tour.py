@@ -7,7 +7,7 @@ import os
 import shutil
 from typing import Any, NamedTuple
 
-from tests.support import Place
+from tests.support import Place, wait_for
 
 DESIGN, CHECK, REVIEW = "Design the rate limiter", "Check the bucket's arithmetic", "Review the limiter"
 FILES = 'echo "# Limits" > "$CSA_OUTPUT_DIR/limits.md" && git commit -q --allow-empty -m "Add the limiter"'
@@ -24,6 +24,7 @@ RULES = (
     },
     {"match": CHECK, "do": [["usage", 900, 60], ["say", "It adds up."]]},
     {"match": "/compact", "do": [["compact"]]},
+    {"match": "Tidy up", "do": [["ask", "execute", "rm -r build"], ["say", "Done."]]},
 )
 
 
@@ -54,6 +55,7 @@ class _Tour:
         place.script(*RULES, busy)
         self._run_agents()
         self._look()
+        self._answer()
         self._manage()
         self._clean_up()
         return self.found
@@ -113,6 +115,20 @@ class _Tour:
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")
         self.show("search", "search", "bucket", "--json")
+        self.place.run("index", "build")
+        self.show("index status", "index", "status", "--json")
+
+    def _answer(self) -> None:
+        """Have an agent ask."""
+        place = self.place
+        (place.tmp / "asking.toml").write_text('[tools.goose]\ntransport = "acp"\ncommand = ["fake-acp"]\n')
+        place.env["CSA_CONFIG"] = str(place.tmp / "asking.toml")
+        place.run("run", "--detach", "--tool", "goose", "--name", "tidy", "--ask", "Tidy up")
+        wait_for(lambda: self.show("answer", "answer", "--json"), "it asks")
+        self.show("answer --allow", "answer", "--allow", "--json")
+        place.run("wait", "tidy")
+        place.run("rm", "tidy", "--purge")
+        del place.env["CSA_CONFIG"]
 
     def _manage(self) -> None:
         self.show("rename", "rename", "review", "limits-review", "--json")

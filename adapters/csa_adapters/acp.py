@@ -30,6 +30,7 @@ from csa.model.adapter import (
 )
 from csa.structs import replace
 from csa_adapters.acp_agents import AGENTS, UNKNOWN
+from csa_adapters.asks import ROOT, asks_order
 from csa_adapters.homes import literal
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from csa.model.attachment import Attachment
     from csa_adapters.acp_stream import AcpDecoder
 
-ROOT = posixpath.dirname(posixpath.dirname(sys.modules["csa.structs"].__file__ or ""))  # the directory of csa
 INITIALIZE_S = 60.0  # an agent that has not answered by then does not speak it
 BRIDGE = posixpath.join(posixpath.dirname(__file__), "acp_bridge.py")
 # For codex-acp (2.6.0), under any configured name; no other agent reads them. Asked to report failures as such,
@@ -62,7 +62,7 @@ class AcpAdapter:
         self._agent = AGENTS.get(name, UNKNOWN)
         self._native = native
         reads = native.capabilities.reads if native else ()
-        self.capabilities = Capabilities(system_on_resume=False, reads=reads, images=True, files=True)
+        self.capabilities = Capabilities(system_on_resume=False, reads=reads, images=True, files=True, asks=True)
         self.family = native.family if native else name
         own = native.executable if native and name in AGENTS else ""
         self.executable = own or self._agent.program  # none: the user must configure it
@@ -93,7 +93,7 @@ class AcpAdapter:
         base = self._native_invocation(request)
         more: dict[str, object] = {"counts": agent.counts} if agent.counts else {}
         if request.asks:
-            more["asks"] = {"token": request.asks, "directory": request.run_directory}
+            more["asks"] = asks_order(request)
         if agent.policy_flag and _POLICY in base.files:
             command = (*command, agent.policy_flag, posixpath.join(request.run_directory, _POLICY))
         return Invocation(

@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":  # last, so that it shadows nothing
     sys.path += [os.path.dirname(os.path.dirname(__file__)), *sys.argv[1 : sys.argv.index("--")]]
 
-from csa.model.permission import Permission, grant
+from csa.model.permission import Permission
 from csa_adapters.acp_login import AUTH_REQUIRED, choose_method, describe_methods
-from csa_adapters.acp_policy import Policy, choose_mode, offers_once
+from csa_adapters.acp_policy import Policy, choose_mode, offers_once, subject_of
 from csa_adapters.acp_wire import DYING_WAIT_S, Agent, AgentGoneError, RpcError, Stopped
+from csa_adapters.bridge_asks import await_answer, new_ask
 from csa_adapters.bridges import say
 from csa_adapters.jsonlines import Json, list_of, mapping_of, text_of
 
@@ -47,8 +48,6 @@ LATE_LIMIT_S = 2.0
 LIST_S, MAX_PAGES = 10.0, 50  # of an agent's sessions
 AUTHENTICATE_S = 30.0  # cursor never answers if nobody is logged in
 CANCEL_WAIT_S = 1.5
-ASK_WAIT_S = 600.0  # for a person
-_ASK_LOOK_S, _ASK_BYTES = 0.1, 8
 COMMANDS_WAIT_S, COMMANDS_STEP_S = 3.0, 0.05  # agents announce their commands after they have answered, if at all
 LEAVE_WAIT_S = 3.0  # codex-acp needs 2.2 s
 TERMINATED = 128 + signal.SIGTERM
@@ -391,26 +390,14 @@ class Turn:
     def _decide(self, told: Json) -> Json:
         call = mapping_of(told.get("toolCall"))
         options = list_of(told.get("options"))
-        allowed = self._is_prompting and (self._policy.allows(call) or self._is_granted(call, options))
-        option, takes = self._policy.choose_option(options, allowed=allowed)
-        say("permission", tool_call=call, allowed=takes, option=option)
-        return {"outcome": "selected", "optionId": option} if option else {"outcome": "cancelled"}
-
-    def _is_granted(self, call: Json, options: list[Any]) -> bool:
-        """Ask the person who watches the turn, if there is one and it can be allowed for once; wait for the answer."""
+        allowed, by = self._is_prompting and self._policy.allows(call), dict[str, str]()
         asks = mapping_of(self._order.get("asks"))
-        if not asks or not offers_once(options):
-            return False
-        ask = os.urandom(_ASK_BYTES).hex()
-        say("permission", tool_call=call, ask=ask)
-        path, limit = os.path.join(asks["directory"], f"permission-{ask}"), time.monotonic() + ASK_WAIT_S
-        while time.monotonic() < limit and not self._agent.is_told_to_stop:
-            try:
-                with open(path, encoding="utf-8") as file:
-                    return file.read() == grant(asks["token"], ask)
-            except OSError:
-                time.sleep(_ASK_LOOK_S)
-        return False
+        if self._is_prompting and asks and not allowed and offers_once(options):  # nothing is allowed for ever
+            say("permission", tool_call=call, ask=(ask := new_ask()), pending=True, **subject_of(call), options=options)
+            allowed, by = await_answer(asks, ask, is_stopped=lambda: self._agent.is_told_to_stop)
+        option, takes = self._policy.choose_option(options, allowed=allowed)
+        say("permission", tool_call=call, allowed=takes, option=option, **by)
+        return {"outcome": "selected", "optionId": option} if option else {"outcome": "cancelled"}
 
 
 def bridge(order: Mapping[str, Any], command: list[str]) -> int:

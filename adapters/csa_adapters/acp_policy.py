@@ -125,6 +125,12 @@ def command_of(call: _Json) -> str | None:
     return words[2] if _is_shell(words) else shlex.join(words)
 
 
+def subject_of(call: _Json) -> dict[str, Any]:
+    """Return what a call is about, for whoever is asked: its command, and the paths it names."""
+    command, paths = command_of(call), list(dict.fromkeys(_paths_of(call)))
+    return {"kind": text_of(call.get("kind")) or "other", "command": command, "paths": paths}
+
+
 def calls_only(command: str, names: frozenset[str]) -> bool:
     """Say whether every simple command of a line is one of `names`, and nothing is expanded into a further command.
 

@@ -17,7 +17,7 @@ from csa.model.usage import Usage
 from csa.structs import replace
 from csa_adapters.acp_calls import Calls, text_of_block
 from csa_adapters.acp_failures import STOPS, explain_exit, read_failure, read_session_failure
-from csa_adapters.decoder import StreamDecoder, error_update, plan_update, retry_update, warning_update
+from csa_adapters.decoder import StreamDecoder, asked_of, error_update, plan_update, retry_update, warning_update
 from csa_adapters.failures import Failure, unclean, unfinished
 from csa_adapters.jsonlines import Json, count_of, mapping_of, number_of, text_of
 
@@ -116,12 +116,12 @@ class AcpDecoder(StreamDecoder):
         name = text_of(call.get("toolCallId"))
         told = self._calls.tell(name, text_of(call.get("kind")))
         title = text_of(call.get("title")) or self._calls.title_of(name)
-        if line.get("ask"):
-            return [*told, Update("permission", {"id": name, "title": title, "status": "pending", "ask": line["ask"]})]
+        if line.get("pending") is True:
+            return [*told, Update("permission", {"id": name, "title": title, "status": "pending", **asked_of(line)})]
         status = "allowed" if line.get("allowed") is True else "denied"
         if status == "denied":
             self._denied[name] = self._silenced_by = title
-        return [*told, Update("permission", {"id": name, "title": title, "status": status})]
+        return [*told, Update("permission", {"id": name, "title": title, "status": status, **asked_of(line)})]
 
     def _finished_line(self, line: Json) -> list[Update]:
         result = mapping_of(line.get("result"))

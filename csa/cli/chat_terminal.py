@@ -18,11 +18,11 @@ from csa.cli.views.chatview import ChatView
 from csa.cli.views.lineedit import Editor, Entry
 from csa.cli.views.live import Line
 from csa.cli.views.signs import Signs
-from csa.errors import CsaError, UsageError
+from csa.errors import CsaError, SettledError, UsageError
 from csa.model.permission import Permission
 from csa.runner.sessions.merging import merge_sessions
 from csa.runner.turns.ahead import load_at_once
-from csa.runner.turns.asking import answer_ask
+from csa.runner.turns.asking import put_answer
 from csa.runner.turns.plan import TurnPlan
 from csa.store.prompts import PromptHistory
 from csa.store.queue import Entry as Queued
@@ -319,7 +319,8 @@ class TerminalChat:
         paths = self._chat.paths
         if not (self._view and self._view.asks and self._token and paths):
             raise UsageError("Nothing is asked.")
-        answer_ask(paths, self._token, self._view.asks.pop(0), allow=allow)
+        if not put_answer(paths, self._token, self._view.asks.pop(0), allow=allow, by="user chat"):
+            raise SettledError("That was answered already.")
 
     def cancel(self) -> None:
         """End the running turn, as SIGINT does for `csa run`."""

@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run in the background after the session's running turn and what is queued already; else at once",
     )
+    which.add_argument("--after-turn", type=int, metavar="N", help="only if turn N is the session's last; else exit 4")
     which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
     add_template_options(parser)
     prompt = parser.add_argument_group("the prompt")
@@ -116,6 +117,11 @@ def add_kept_options(how: argparse._ActionsContainer) -> None:
         "--permission", choices=[level.value for level in Permission], help="what the agent may do (default: edit)"
     )
     how.add_argument(
+        "--ask",
+        action=argparse.BooleanOptionalAction,
+        help="let the agent ask for what that denies (csa answer), from now on; where its tool can (default: no)",
+    )
+    how.add_argument(
         "--extra-writable",
         metavar="DIR",
         action="append",
@@ -150,6 +156,12 @@ def add_agent_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     add_kept_options(how)
     how.add_argument(
         "--transport", choices=TRANSPORTS, help="how csa talks to the tool (default: as configured, or native)"
+    )
+    how.add_argument(
+        "--ask-timeout",
+        type=float,
+        metavar="S",
+        help="deny what it asks for (--ask) if nobody answers for S seconds; 0: wait as long as the turn lasts",
     )
     how.add_argument("--system", metavar="TEXT", help="add TEXT to the tool's system prompt")
     how.add_argument("--system-file", metavar="FILE", help="the same, from a file")

@@ -47,6 +47,7 @@ class Capabilities(Struct):
     extra_writable: it can be allowed to write extra directories at `edit` (`TurnRequest.extra_writable`).
     images: a prompt can come with images (`TurnRequest.attachments`).
     files: likewise, with text files and PDFs.
+    asks: what the level denies can be asked of a person (`TurnRequest.asks`).
     """
 
     fork: bool = False
@@ -56,6 +57,7 @@ class Capabilities(Struct):
     images: bool = False
     files: bool = False
     flags: bool = False
+    asks: bool = False
 
 
 class TurnRequest(Struct, kw_only=True):
@@ -87,6 +89,7 @@ class TurnRequest(Struct, kw_only=True):
     files: Mapping[str, str] = field(default_factory=dict)  # the existing files of `Capabilities.reads`
     run_directory: str = ""  # where `Invocation.files` will be: absolute, private, only for this turn
     asks: str | None = None  # the token of the answers to permission requests, `permission-ID` in `run_directory`
+    ask_timeout_s: float | None = None  # how long to wait for one
     run_directory_is_roots: bool = False  # only root can change it or any directory above it
 
     @property

@@ -42,6 +42,10 @@ KEYS: Mapping[str, Key] = {
     "tool": Key("text", AUTO, "the tool that `csa run` uses; `auto`: the first usable one in tools_order"),
     "tools_order": Key("words", ("codex", "claude-code", "gemini-cli", "opencode"), "the order in which `auto` tries"),
     "permission": Key("permission", "edit", "what agents may do: read-only, edit or full", limits=True),
+    "ask": Key("flag", False, "whether agents may ask for what `permission` denies, where their tool can (csa answer)"),
+    "ask_timeout_s": Key(
+        "seconds", 600.0, "how long an agent waits for an answer, before it is denied; 0: as its turn"
+    ),
     "max_depth": Key("count", 5, "how deep sessions nest; a root has depth 0", limits=True),
     "retries": Key("count", 2, "how often csa itself retries a turn after a transient provider error"),
     "fallback": Key("words", (), "the tools that take over, in this order, when the provider fails"),
@@ -89,7 +93,10 @@ TOOL_KEYS: Mapping[str, Key] = {
 _ALIASES = {"max_context_tokens": "context_window_tokens"}
 # Keys a project's file may not have: it could set commands; the transport decides how a permission is enforced, and an
 # authentication method may open a browser.
-_NOT_FOR_PROJECTS = ("auth_method", "command", "env", "env_drop", "transport", "on_finish", "on_finish_timeout_s")
+_NOT_FOR_PROJECTS = (
+    *("ask", "ask_timeout_s", "auth_method", "command", "env", "env_drop", "transport"),
+    *("on_finish", "on_finish_timeout_s"),
+)
 
 
 class Layer(Struct):
@@ -159,6 +166,8 @@ class Config(Struct):
     tool = _Value(str)
     tools_order = _Value(tuple[str, ...])
     permission = _Value(Permission)
+    ask = _Value(bool)
+    ask_timeout_s = _Value(_limit)
     max_depth = _Value(int)
     timeout_s = _Value(_limit)
     idle_timeout_s = _Value(_limit)

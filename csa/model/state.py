@@ -65,6 +65,7 @@ class SessionState(Struct, kw_only=True):
     owner: str | None = None
     branch: str | None = None
     permission: str | None = None  # of the last turn: the highest a child may have
+    ask: bool | None = None  # whether its agents may ask for what is denied; None is as configured
     shared: bool | None = None  # whether several tools may work in it; None is as configured
     extra_writable: tuple[str, ...] = ()  # directories besides its own that its agent may write at `edit`
     ephemeral: bool = False
@@ -139,6 +140,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         owner=_optional(record, "owner", str),
         branch=_optional(record, "branch", str),
         permission=_optional(record, "permission", str),
+        ask=_optional(record, "ask", bool),
         shared=_optional(record, "shared", bool),
         extra_writable=_paths(record, "extra_writable"),
         ephemeral=_optional(record, "ephemeral", bool) or False,
@@ -182,6 +184,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
         "owner": state.owner,
         "branch": state.branch,
         "permission": state.permission,
+        "ask": state.ask,
         "shared": state.shared,
         "extra_writable": list(state.extra_writable) or None,
         "ephemeral": state.ephemeral or None,

@@ -69,8 +69,14 @@ def _plan(data: _Data) -> str | None:
     return f"plan {done}/{len(entries)}" + (f": {current.get('content', '')}" if current else "")
 
 
+_DECIDED = {"user": " by you", "timeout": ", since nobody answered", "end": " at the end of its turn"}
+
+
 def _permission(data: _Data) -> str:
-    return f"permission {data.get('status', 'asked')}: {data.get('title') or data.get('message') or ''}"
+    status = str(data.get("status", "asked"))
+    if data.get("ask"):
+        status = f"asked ({data['ask']})" if status == "pending" else f"{status}{_DECIDED.get(str(data.get('by')), '')}"
+    return f"permission {status}: {data.get('title') or data.get('message') or ''}"
 
 
 def _started(data: _Data) -> str:

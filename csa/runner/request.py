@@ -27,10 +27,13 @@ if TYPE_CHECKING:
         session_id: str | None
         description: str | None
         name: str | None
+        owner: str | None
         model: str | None
         effort: str | None
         extra_writable: tuple[str, ...] | None
         permission: Permission | PermissionName | None
+        ask: bool | None
+        ask_timeout_s: float | None
         system: str | None
         schema: dict[str, Any] | None
         images: tuple[str | Attachment, ...]
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
         ttl: timedelta | None
         steal: bool
         reopen: bool
+        after_turn: int | None
         directory: Path | None
 
 
@@ -75,10 +79,13 @@ class RunRequest(Struct, kw_only=True):
         session_id: a ULID, a UUID or a name; continue that session, or create it.
         description: what the session is about; the beginning of the prompt when None.
         name: a name for the session, unique in its project.
+        owner: whose a new session is, for lists and sums; the user and host when None.
         model: the model to ask the tool for, which the session keeps; "default" forgets it.
         effort: the reasoning effort, kept and forgotten likewise.
         extra_writable: directories that the agent may write in too with the permission "edit", kept by the session.
         permission: "read-only", "edit" or "full", or a Permission.
+        ask: whether the agent may ask for what its permission denies (see `Csa.asks`), from now on.
+        ask_timeout_s: for how many seconds it waits for an answer, before it is denied.
         system: text to add to the tool's system prompt.
         schema: a JSON Schema that the answer has to conform to; the value is `output` in the result.
         images: paths of PNG, JPEG, GIF or WebP files that come with the prompt, as they are when the turn is planned.
@@ -105,6 +112,7 @@ class RunRequest(Struct, kw_only=True):
         ttl: after which the session expires.
         steal: continue it although another machine, as far as is known, may still run it.
         reopen: continue it although it is closed.
+        after_turn: the number of the last turn the sender knows of; if there is another, ChangedError.
         directory: where a new session starts; where the client was opened when None.
     """
 
@@ -116,10 +124,13 @@ class RunRequest(Struct, kw_only=True):
     session_id: str | None = None
     description: str | None = None
     name: str | None = None
+    owner: str | None = None
     model: str | None = None
     effort: str | None = None
     extra_writable: tuple[str, ...] | None = None
     permission: Permission | PermissionName | None = None
+    ask: bool | None = None
+    ask_timeout_s: float | None = None
     system: str | None = None
     schema: dict[str, Any] | None = None
     images: tuple[str | Attachment, ...] = ()
@@ -146,6 +157,7 @@ class RunRequest(Struct, kw_only=True):
     ttl: timedelta | None = None
     steal: bool = False
     reopen: bool = False
+    after_turn: int | None = None
     directory: Path | None = None
 
     def is_templates(self, field: str) -> bool:
@@ -177,7 +189,8 @@ def going_on(request: RunRequest, **changes: Any) -> RunRequest:
     What it said about the session and the tool's conversation is in the record and in the plan by now.
     """
     said: dict[str, Any] = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
-    said |= {"name": None, "description": None, "effort": None, "extra_writable": None, "reopen": False}
+    said |= {"name": None, "owner": None, "description": None, "effort": None, "extra_writable": None, "reopen": False}
+    said |= {"ask": None, "after_turn": None}
     if request.template:
         kept = tuple(field for field in request.template.fields if field not in said | changes)
         said["template"] = replace(request.template, fields=kept)

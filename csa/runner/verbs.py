@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from csa.model.result import RunResult
     from csa.paths import SessionPaths
     from csa.runner.context import Context
+    from csa.runner.sessions.answering import Answered, Ask
     from csa.runner.sessions.budget import BudgetReport
     from csa.runner.sessions.editing import Edit
     from csa.runner.sessions.ending import KillResult
@@ -238,6 +239,33 @@ class SessionVerbs:
             on_fault=faults.append,
         )
         return _unless(faults, list(found))
+
+    def asks(self, *selectors: str) -> list[Ask]:
+        """Return what agents wait to be allowed: those of these sessions, else of all that run in the project.
+
+        Raises as `session`.
+        """
+        from csa.runner.sessions.answering import pending_asks  # noqa: PLC0415  # only this needs it
+        from csa.runner.sessions.listing import Selection  # noqa: PLC0415  # as above
+
+        if selectors:
+            return [ask for session in self._named(selectors) for ask in pending_asks(session)]
+        running = select_sessions([self.store], Selection(statuses=frozenset({"running"}))).infos
+        return [ask for info in running for ask in pending_asks(Session(self.context, info.session_id))]
+
+    def answer(self, selector: str, ask: str | None = None, *, allow: bool, via: str = "library") -> Answered:
+        """Allow once what an agent asks for, or deny it; without `ask`, the only thing it asks.
+
+        Raises as `session`, and:
+            RefusedError: an agent answers.
+            NotFoundError: nothing is asked, or nothing by that name.
+            UsageError: several things are asked, and `ask` is not given.
+            SettledError: it was answered already, or denied in the meantime, or the turn has ended.
+            BusyError: the turn's process does not respond.
+        """
+        from csa.runner.sessions.answering import answer_ask  # noqa: PLC0415  # only this needs it
+
+        return answer_ask(self.session(selector), ask, allow=allow, via=via)
 
     def rename(self, selector: str, name: str | None) -> Edit:
         """Give a session another name, or none.

@@ -23,18 +23,23 @@ from starlette.routing import Route as StarletteRoute
 from starlette.routing import Router
 
 from csa.errors import CsaError
-from csa.model.schemas.api import PREFIX, ROUTES, Route
+from csa.model.schemas.api import ROUTES
+from csa.model.schemas.route import Route
+from csa.serve.assets import find_asset, load
+from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
 from csa.serve.guard import Application, Guard, Receive, Scope, Send, send_error
 from csa.serve.handlers import HANDLERS, Served, transcript_of
 from csa.serve.problems import RequestError, failure_of
-from csa.serve.requests import MAX_BODY_BYTES, Asked, read_body, read_query
+from csa.serve.requests import MAX_BODY_BYTES, Asked, read_body, read_headers, read_query
 from csa.serve.streams import Channels, EventStream, Watch
 from csa.serve.tokens import Tokens
 
 _BODY_WITHIN_S = 30.0
 _PIECE = 1 << 16
 _AT_ONCE = {"s": 4, "e": 8, "r": 8, "w": 64}  # starts, ends, reads, and starts that may have to wait
-_STARTING, _ENDING = {"create", "turn", "fork", "enqueue"}, {"cancel", "delete"}
+_STARTING = {"create", "turn", "fork", "enqueue", "chat", "new_thread"}
+_ENDING = {"cancel", "delete", "interrupt", "delete_thread"}
+_CALLS = {**HANDLERS, **CHAT_HANDLERS}
 
 
 class Api:
@@ -46,10 +51,9 @@ class Api:
         self.watch = Watch(served.fleet, secrets.token_hex(4))
         self.channels: Channels
         self._limiters = {kind: anyio.CapacityLimiter(n) for kind, n in _AT_ONCE.items()}
-        routes = [
-            StarletteRoute(f"{PREFIX}{route.path}", partial(self._answer, route), methods=[route.method])
-            for route in ROUTES
-        ]
+        routes = [StarletteRoute(route.place, partial(self._answer, route), methods=[route.method]) for route in ROUTES]
+        load()
+        routes += [StarletteRoute(path, _asset) for path in ("/", "/page/{version}/{name}")]
         router = Router(routes=routes, lifespan=self._lifespan, redirect_slashes=False)
         self.guard = Guard(_with_errors(router), tokens, hosts, read_only=read_only)
 
@@ -66,10 +70,12 @@ class Api:
             path={name: str(value) for name, value in request.path_params.items()},
             query=read_query(route, list(request.query_params.multi_items())),
             body=read_body(route, await _read(request), request.headers.get("content-type", "")),
+            access=request.scope["csa.access"],
+            headers=read_headers(route, request.headers),
             client=request.scope.get("client"),
             server=request.scope.get("server"),
         )
-        if route.streams and "text/event-stream" in request.headers.get("accept", ""):
+        if route.streams and (not route.answer or "text/event-stream" in request.headers.get("accept", "")):
             return await self._stream(route, asked, request)
         if route.name == "tree":
             return _json(self.watch.state(), 200)
@@ -85,7 +91,7 @@ class Api:
         kind = "s" if route.name in _STARTING else "e" if route.name in _ENDING else "r"
         if asked.body.get("wait_s") or route.name == "compress":
             kind = "w"
-        call = partial(HANDLERS[route.name], self.served, asked)
+        call = partial(_CALLS[route.name], self.served, asked)
         return await anyio.to_thread.run_sync(call, limiter=self._limiters[kind], abandon_on_cancel=True)
 
     async def _stream(self, route: Route, asked: Asked, request: Request) -> Response:
@@ -97,6 +103,9 @@ class Api:
             at = self.watch.number_of(last or asked.query.get("after"))
             self.watch.look_soon()
             return _Streamed(EventStream(self.watch, at, self.watch.pull, **go_on))
+        if route.name == "updates":
+            find_session = partial(find_chat, self.served, asked, is_read=True)
+            return _Streamed(Updates(self.watch, self.channels, find_session, self._limiters["r"], last, **go_on))
         find = partial(transcript_of, self.served, asked)
         session = await anyio.to_thread.run_sync(find, limiter=self._limiters["r"], abandon_on_cancel=True)
         channel = self.channels.enter(session.files)
@@ -108,6 +117,13 @@ class Api:
             channel.clients -= 1
             raise
         return _Streamed(EventStream(channel, start, channel.pull, **go_on))
+
+
+async def _asset(request: Request) -> Response:
+    found = find_asset(request.url.path)
+    if request.headers.get("if-none-match") == found.headers["etag"]:
+        return Response(status_code=304, headers=dict(found.headers))
+    return Response(found.content, headers=dict(found.headers))
 
 
 def _with_errors(app: Application) -> Application:

@@ -33,13 +33,6 @@ class NotServedError(CsaError):
     exit_code = 5
 
 
-class ChangedError(CsaError):
-    """There is another turn than the sender knew."""
-
-    code = "changed"
-    exit_code = 4
-
-
 _STATUSES: Mapping[str, int] = {
     "usage": 400,
     "not_served": 403,
@@ -48,6 +41,7 @@ _STATUSES: Mapping[str, int] = {
     "unfinished": 404,
     "ambiguous": 409,
     "busy": 409,
+    "settled": 409,
     "appeared": 409,
     "changed": 412,
     "tool": 424,

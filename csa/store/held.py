@@ -25,12 +25,13 @@ from csa.store.atomic import make_private_directory, sync_directory, write_priva
 from csa.store.heartbeat import render_heartbeat
 from csa.store.journal import Mark
 from csa.store.locks import Lock, acquire_lock, is_locked
-from csa.store.owner import Owner
+from csa.store.owner import Owner, parse_owner
 from csa.store.recovery import caught_up
 from csa.store.sessions import Store
 from csa.store.statefile import create_state, draft_state, load_state, save_state
 from csa.store.taking import RETRY, busy, owner_record, refuse_stranger, take_session_lock
 from csa.store.writer import SessionWriter
+from csa.structs import replace
 
 _LOST = {errno.EIO, errno.ESTALE, errno.EBADF, errno.ENOLCK}  # the errors of a file server that has forgotten a lock
 
@@ -185,6 +186,11 @@ class HeldSession(SessionWriter):
     def park(self, tool: str, *, turn: int, until: str) -> None:
         """Tell readers that no tool runs until then, and that the session continues by itself."""
         self.session_lock.write(owner_record(tool, turn, detached=self._detached, parked_until=until))
+
+    def show_asks(self, asking: str, asks: Sequence[str]) -> None:
+        """Tell readers what the agent waits to be allowed; nothing if `asks` is empty."""
+        if (owner := parse_owner(self.session_lock.read())) and self.is_ours():
+            self.session_lock.write(replace(owner, asking=asking, asks=" ".join(asks)).to_bytes())
 
     def remove(self) -> None:
         """Delete the session (an ephemeral one at its end): rename aside, then remove."""

@@ -193,7 +193,7 @@ def _running(info: SessionInfo, liveness: Liveness, tail: _Tail) -> SessionInfo:
     if (owner := liveness.owner) is None:
         return replace(info, tool=tail.tool, turn=tail.turn)
     began = seconds_of(owner.since) if owner.turn != tail.turn or tail.started_at is None else tail.started_at
-    doing = owner.parked if owner.parked_until else tail.doing
+    doing = owner.waits or tail.doing
     return replace(info, tool=owner.tool, turn=owner.turn, doing=doing, started_at=began, owner=owner, pid=owner.pid)
 
 

@@ -30,6 +30,8 @@ class Owner(Struct, kw_only=True):
     detached: bool = False  # it does not end with the process that started it
     errand: str = ""
     parked_until: str = ""  # RFC 3339: no tool is running; the next turn begins by itself when a quota has reset
+    asking: str = ""  # what the agent waits to be allowed
+    asks: str = ""  # the ids of all that it asks, with blanks between them
 
     def to_bytes(self) -> bytes:
         """Render as one line of JSON."""
@@ -57,8 +59,8 @@ class Owner(Struct, kw_only=True):
 
     @property
     def in_words(self) -> str:
-        """Its description, as `codex, turn 3, PID 4711, since 10:02`, or until when it is parked."""
-        return f"{self.tool}, {self.work}, PID {self.pid}, {self.parked or f'since {self.since_clock}'}"
+        """Its description, as `codex, turn 3, PID 4711, since 10:02`, or what it waits for."""
+        return f"{self.tool}, {self.work}, PID {self.pid}, {self.waits or f'since {self.since_clock}'}"
 
     @property
     def parked(self) -> str:
@@ -66,6 +68,11 @@ class Owner(Struct, kw_only=True):
         if not self.parked_until:
             return ""
         return f"parked until {_clock(self.parked_until)}"
+
+    @property
+    def waits(self) -> str:
+        """What it waits for, as text: a quota, or a person; empty while it works."""
+        return f"waiting for your permission: {self.asking}" if self.asks else self.parked
 
     @property
     def since_clock(self) -> str:

@@ -7,6 +7,7 @@ from csa.ids import unique_prefix_length
 from csa.model.state import format_time, parse_time
 from csa.model.usage import number_of
 from csa.paths import RETIRED
+from csa.store.liveness import probe
 from csa.store.sessions import Record, Store, may_hold, read_state_text
 from csa.store.status import session_status
 from csa.store.unfinished import usage_of
@@ -138,6 +139,11 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
         return self.status == "running"
 
     @property
+    def asking(self) -> str | None:
+        """What its agent waits to be allowed."""
+        return (self.owner and self.owner.asking) or None
+
+    @property
     def unique_length(self) -> int:
         """How many characters of the id are unique."""
         return unique_prefix_length(self.session_id, self._beside.ids if self._beside else (), minimum=1)
@@ -241,6 +247,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "project": self.project,
             "parent_session_id": self.parent,
             "status": self.status,
+            "asking": self.asking,
             "phase": self.phase,
             "tool": self.tool or (state and state.last_tool) or None,
             "turn": self.turn or (state and state.turns) or None,
@@ -262,6 +269,7 @@ def examine(record: Record, beside: Siblings | None = None) -> SessionInfo:
         record = Record(record.store, record.session_id, record.paths, None, fault)
         return SessionInfo(record=record, status=fault.status, _beside=beside)
     began, duration = span_of(last) if last and last.type == "run_finished" else (None, None)
+    owner = probe(record.paths).owner if status == "running" else None  # it may wait for a person
     tool, turn = (str(last.data.get("tool", "")), last.turn) if last else ("", 0)
     return SessionInfo(
         record=record,
@@ -270,6 +278,8 @@ def examine(record: Record, beside: Siblings | None = None) -> SessionInfo:
         turn=turn,
         started_at=began,
         duration_s=duration,
+        owner=owner,
+        pid=owner.pid if owner else None,
         _beside=beside,
     )
 

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,11 @@ from jsonschema import validate
 from csa.model.schemas.api import ROUTES, ROW
 from csa.model.schemas.kit import document
 from csa.model.schemas.table import PIECES
+from csa.serve.chatapi import CHAT_HANDLERS
 from csa.serve.handlers import HANDLERS
 from tests.schemas import check
 from tests.serving import API, Server, serving
 from tests.support import Place, wait_for
-
-
-@pytest.fixture
-def server(place: Place) -> Iterator[Server]:
-    with serving(place) as found:
-        yield found
 
 
 @pytest.mark.thorough
@@ -332,7 +327,7 @@ def test_nobody_reads_where_it_is(place: Place) -> None:
 
 def test_each_route_has_a_handler() -> None:
     """The table of routes and the handlers agree."""
-    assert {route.name for route in ROUTES} == {*HANDLERS, "tree"}
+    assert {route.name for route in ROUTES} == {*HANDLERS, *CHAT_HANDLERS, "tree", "updates"}
 
 
 @pytest.mark.thorough

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from csa_adapters.acp import BRIDGE, ROOT
+from csa_adapters.acp import BRIDGE
 from csa_adapters.acp_bridge import CANCEL_WAIT_S
 from csa_adapters.acp_wire import DYING_WAIT_S
+from csa_adapters.asks import ROOT
 
 from csa.runner.turns.attempt import TERM_GRACE_S
 from tests.support import PATIENCE_S, Json, Place, wait_for

@@ -220,7 +220,7 @@ def test_the_pins_are_versions_and_cover_the_build() -> None:
     needed = project["build-system"]["requires"] + project["project"]["dependencies"]
     needed += project["project"]["optional-dependencies"]["dev"]
     needed += project["project"]["optional-dependencies"]["docs"]
-    names = {re.split(r"[^\w.-]", name)[0] for name in needed}
+    names = {re.split(r"[^\w.-]", name)[0] for name in needed} - {"csa"}  # with an extra
     assert {re.sub(r"[-_.]+", "-", name).lower() for name in names} <= pinned
 
 

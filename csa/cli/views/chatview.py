@@ -71,6 +71,9 @@ class ChatView(Silence):
     def _permission(self, event: Event) -> None:
         self.denied += event.data.get("status") == "denied"
         if ask := event.data.get("ask"):
+            if event.data.get("status") != "pending":  # decided, perhaps elsewhere
+                self.asks = [each for each in self.asks if each != ask]
+                return
             self.asks.append(str(ask))
             title = one_line(str(event.data.get("title") or "something"))
             self._unprinted.append(partial(tell, "csa", f"may it do this? {title}: /allow or /deny", by_name=False))

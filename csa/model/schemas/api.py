@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from csa.model.schemas.kit import Schema, each, flag, integer, maybe, number, one_of, record, ref, text, texts
+from csa.model.schemas.chat_api import CHAT_OWN, CHAT_ROUTES
+from csa.model.schemas.kit import Schema, each, flag, integer, maybe, moment, number, one_of, record, ref, text, texts
 from csa.model.schemas.outputs import RUNNING
-from csa.model.schemas.shared import words
+from csa.model.schemas.route import ACT, READ, Route
+from csa.model.schemas.shared import TURN_STATUSES, words
 from csa.model.schemas.table import OUTPUTS, PIECES
-from csa.structs import Struct, field
 
-PREFIX = "/api/v1"
-READ, ACT = "read", "act"  # what a token may do
 _PERMISSION = one_of("what the agent may do", "read-only", "edit", "full")
 _TURN: Mapping[str, Schema] = {
     "prompt": text("what the agent is to do"),
@@ -23,6 +22,8 @@ _TURN: Mapping[str, Schema] = {
     "model": text("the model, which the session keeps"),
     "effort": text("the reasoning effort, kept likewise"),
     "permission": _PERMISSION,
+    "ask": flag("the agent may ask for what its permission denies, from now on (`POST .../answer`)"),
+    "ask_timeout_s": number("how long it waits for an answer, before it is denied; 0 is as long as its turn lasts"),
     "system": text("text to add to the tool's system prompt"),
     "schema": {"type": "object", "description": "a JSON Schema that the answer has to conform to"},
     "timeout_s": number("seconds after which the turn is ended"),
@@ -40,6 +41,57 @@ _NEW: Mapping[str, Schema] = {
     "name": text("a name, unique in the project"),
     "description": text("one line of description"),
 }
+_ITEM = record(
+    {
+        "seq": integer("the number of its first event"),
+        "turn": integer("its turn"),
+        "role": one_of("whose it is", "user", "assistant", "thought", "system", "note", "ask", "end"),
+        "at": moment("when"),
+        "text": text("what is said, or its beginning; empty if there is `html`"),
+        "is_cut": flag("there is more of it"),
+        "length": integer("how many characters it has as a whole"),
+        "html": maybe(text("the Markdown of an agent as HTML, without any HTML of its own")),
+        "tool": maybe(text("the tool")),
+        "model": maybe(text("the model")),
+        "calls": each(
+            record(
+                {
+                    "id": text("the call"),
+                    "title": text("the call, for example the command line"),
+                    "kind": text("`read`, `edit`, `execute`, ..."),
+                    "status": text("`in_progress`, `completed`, `failed` or `denied`"),
+                    "exit_code": maybe(integer("of a shell command")),
+                    "content": text("its output, or the beginning"),
+                    "length": integer("how many characters that has as a whole"),
+                }
+            ),
+            "the tool calls that followed",
+        ),
+        "ask": maybe(
+            record(
+                {
+                    "ask": text("what an answer names"),
+                    "status": text("`pending`, `allowed`, `denied`, or `expired` with its turn"),
+                    "kind": text("of the call"),
+                },
+                "of an `ask`: a request for a permission, which a person may answer",
+            )
+        ),
+        "end": maybe(
+            record(
+                {
+                    "status": one_of("how", *TURN_STATUSES),
+                    "message": text("why"),
+                    "kind": maybe(text("the kind of failure")),
+                    "hint": maybe(text("what to do about it")),
+                    "used": text("tokens and cost, in words"),
+                    "duration_s": maybe(number("how long the turn took")),
+                },
+                "of an `end`: how the turn ended",
+            )
+        ),
+    }
+)
 _TICKING = {"elapsed_s", "id", "parent"}  # keys of `csa top` that change by themselves, or are deprecated
 ROW = record(
     {
@@ -55,7 +107,12 @@ _STATE = {
 OWN: Mapping[str, Schema] = {
     "health": record({"ok": flag("always true")}),
     "version": record(
-        {"version": text("csa's version"), "api": integer("the version of this API"), "root": text("the state root")}
+        {
+            "version": text("csa's version"),
+            "api": integer("the version of this API"),
+            "root": text("the state root"),
+            "access": one_of("what this token may do here", READ, ACT),
+        }
     ),
     "projects": each(
         record(
@@ -73,36 +130,23 @@ OWN: Mapping[str, Schema] = {
             "next": maybe(integer("`after` for the next page; null if there is no more now")),
         }
     ),
+    "conversation": record(
+        {
+            "messages": each(_ITEM, "the messages and what is around them, in order"),
+            "older": maybe(integer("`before` for what is earlier; null if there is nothing")),
+        }
+    ),
     "tree": record({**_STATE, "position": text("what `after` or `Last-Event-ID` continues from")}),
     "kept": record({"session_id": text("the session that existed already"), "created": flag("always false")}),
     "openapi": {"type": "object", "description": "this API as an OpenAPI 3.1 document"},
+    **CHAT_OWN,
 }
 
 
-class Route(Struct, kw_only=True):
-    """One route. `answer` names a schema of `csa schema`, or one of OWN; an `item_of` it is one of its array's."""
-
-    method: str
-    path: str
-    name: str
-    about: str
-    answer: str
-    is_item: bool = False
-    access: str = READ
-    query: Mapping[str, Schema] = field(default_factory=dict)
-    body: Schema | None = None
-    status: int = 200
-    streams: bool = False  # with `Accept: text/event-stream`
-
-    @property
-    def parameters(self) -> list[str]:
-        """The names in the path."""
-        return [part[1:-1].partition(":")[0] for part in self.path.split("/") if part.startswith("{")]
-
-    def schema(self) -> Schema:
-        """Return the schema of its answer, whose references lead into PIECES, OWN and "event"."""
-        found = OWN[self.answer] if self.answer in OWN else OUTPUTS[self.answer][1]
-        return dict(found["items"]) if self.is_item else found
+def schema_of(route: Route) -> Schema:
+    """Return the schema of a route's answer, whose references lead into PIECES, OWN and "event"."""
+    found = OWN[route.answer] if route.answer in OWN else OUTPUTS[route.answer][1]
+    return dict(found["items"]) if route.is_item else found
 
 
 _COMPONENTS = "#/components/schemas/"
@@ -248,6 +292,22 @@ ROUTES: tuple[Route, ...] = (
         body=record({"tree": flag("end its descendants too")}, optional="tree"),
     ),
     Route(
+        method="GET",
+        path=f"{_ONE}/asks",
+        name="asks",
+        about="List what the agent of a running turn waits to be allowed",
+        answer="answer",
+    ),
+    Route(
+        method="POST",
+        path=f"{_ONE}/answer",
+        name="answer",
+        about="Allow once what the agent asks for, or deny it; 409 if that was decided already, or the turn has ended",
+        answer="answer --allow",
+        access=ACT,
+        body=record({"ask": text("the id of what it asks"), "allow": flag("it may")}),
+    ),
+    Route(
         method="POST",
         path=f"{_ONE}/checkpoint",
         name="checkpoint",
@@ -276,6 +336,19 @@ ROUTES: tuple[Route, ...] = (
         about="Show the conversation",
         answer="show",
         query={**_TURN_NUMBER, "limit": integer("how many at most (200), the last ones")},
+    ),
+    Route(
+        method="GET",
+        path=f"{_ONE}/conversation",
+        name="conversation",
+        about="Show the conversation in pages, the newest first, with the agents' Markdown as HTML; long texts are cut",
+        answer="conversation",
+        query={
+            "before": integer("only what is before this `seq`"),
+            "since": integer("instead: everything from the message with this `seq` on"),
+            "whole": integer("instead: the message with this `seq`, with all of its text and output"),
+            "limit": integer("how many at most (60); fewer if they are long"),
+        },
     ),
     Route(
         method="GET",
@@ -338,6 +411,7 @@ ROUTES: tuple[Route, ...] = (
             "tool": text("only in turns of this tool; several with commas"),
             "limit": integer("how many at most (50)"),
         },
+        needs=frozenset({"q"}),
     ),
     Route(
         method="GET",
@@ -347,6 +421,7 @@ ROUTES: tuple[Route, ...] = (
         answer="stats",
         query={**_PROJECT, "by": one_of("what rows are", "tool", "day", "tree", "owner")},
     ),
+    *CHAT_ROUTES,
 )
 ERRORS: Mapping[int, str] = {
     400: "The request is wrong.",
@@ -355,7 +430,7 @@ ERRORS: Mapping[int, str] = {
     404: "There is no such session, turn or route.",
     405: "The route does not have this method.",
     408: "The body did not come within 30 s.",
-    409: "The session is busy, or the name means several.",
+    409: "The session is busy, the name means several, or what is answered was decided already.",
     412: "There is another turn than the sender knew.",
     413: "The body is larger than 4 MiB.",
     415: "The body is not JSON.",
@@ -371,7 +446,7 @@ def openapi(version: str) -> dict[str, Any]:
     """Return the API as an OpenAPI 3.1 document."""
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
-        place = PREFIX + route.path.replace(":path", "")
+        place = route.place.replace(":path", "")
         paths.setdefault(place, {})[route.method.lower()] = _operation(route)
     pieces = {**PIECES, "row": ROW, "event": OUTPUTS["event"][1]}
     found: dict[str, Any] = _rooted(
@@ -396,11 +471,14 @@ def openapi(version: str) -> dict[str, Any]:
 
 
 def _operation(route: Route) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": route.schema()}} if route.answer else {"*/*": {}}
+    content: dict[str, Any] = {}
+    if route.answer or not route.streams:
+        content = {"application/json": {"schema": schema_of(route)}} if route.answer else {"*/*": {}}
     if route.streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     places = [(name, "path", IN_PATH[name]) for name in route.parameters]
     places += [(name, "query", schema) for name, schema in route.query.items()]
+    places += [(name, "header", schema) for name, schema in route.headers.items()]
     found: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.about,
@@ -408,7 +486,7 @@ def _operation(route: Route) -> dict[str, Any]:
             {
                 "name": name,
                 "in": place,
-                "required": place == "path" or name == "q",
+                "required": place == "path" or name in route.needs,
                 "schema": schema,
             }
             for name, place, schema in places

@@ -33,8 +33,8 @@ _TOOL_STATE = known(
     },
 )
 CARD = known(
-    "session_id prefix name description project parent_session_id root_session_id depth status phase tool model turns "
-    "queued time_s usage created_at last_accessed fault",
+    "session_id prefix name description project parent_session_id root_session_id depth status asking phase tool model "
+    "turns queued time_s usage created_at last_accessed fault",
     {
         "id": old_id(),
         "held": maybe(text("why nothing is taken from its queue; null if the next prompt may begin")),
@@ -71,6 +71,7 @@ CARD = known(
         "owner": OWNER,
         "branch": BRANCH,
         "permission": maybe(text("what its agent may do: `read-only`, `edit` or `full`")),
+        "ask": maybe(flag("whether its agents may ask for what is denied; null is as configured")),
         "shared": maybe(flag("whether other tools may work in it; null is as configured")),
         "extra_writable": texts("extra directories it may write"),
         "project_path": old(text(""), "project"),
@@ -98,7 +99,7 @@ CARD = known(
     },
 )
 _OWNER_EVIDENCE = known(
-    "pid host tool turn since",
+    "pid host tool turn since asking",
     {
         "start_time": integer("when that process started, in clock ticks since boot"),
         "boot_id": text("the kernel's boot"),
@@ -107,6 +108,7 @@ _OWNER_EVIDENCE = known(
         "detached": flag("it outlives the process that started it"),
         "errand": maybe(text("an activity that is not a turn")),
         "parked_until": maybe(moment("when a parked turn continues")),
+        "asks": texts("the ids of all that it asks"),
         "process": one_of("the state of its process", "running", "stopped", "gone", "reused", "out_of_sight"),
         "verified": flag("that process is certainly the owner"),
         "same_boot": flag("it belongs to this boot"),

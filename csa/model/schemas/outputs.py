@@ -30,7 +30,7 @@ _UNMEASURED = {
     "turns_unmeasured": maybe(integer("turns that did not report tokens")),
     "turns_unpriced": maybe(integer("turns that did not report cost")),
 }
-_NAMES = "session_id prefix name description project parent_session_id status phase tool turn queued"
+_NAMES = "session_id prefix name description project parent_session_id status asking phase tool turn queued"
 _SPAN = "started_at duration_s usage"
 
 RESULT = known(
@@ -174,6 +174,21 @@ PROCESS = {
     },
     "required": [*RUNNING["required"], "pid", "host", "since", "detached", "processes", "cpu_s", "rss_bytes"],
 }
+_ASKED = {"ask": text("the id of what is asked"), "title": text("what for, on one line")}
+ASK = known(
+    "session_id turn tool since",
+    {
+        **_ASKED,
+        "kind": text("the kind of call: `execute`, `edit`, `delete`, ..."),
+        "command": maybe(text("the command line")),
+        "paths": texts("the paths it names"),
+        "options": each(
+            record({"id": text("its id"), "name": text("its text"), "kind": text("`allow_once`, `reject_once`, ...")}),
+            "what the agent itself offers",
+        ),
+    },
+)
+ANSWERED = known("session_id", {**_ASKED, "allowed": flag("it may")})
 ALIVE = known(
     "session_id project tool turn pid since fault",
     {

@@ -41,6 +41,7 @@ VOCABULARY: Mapping[str, Schema] = {
         "visible from here); `damaged`; `retired` (in the trash); `removed` (it was ephemeral)",
         *STATUSES,
     ),
+    "asking": maybe(text("what its agent waits to be allowed (`csa answer`); null if nothing")),
     "phase": text("`active`, `available` (its conversation was compacted), `closed` or `retired` (in the trash)"),
     "tool": maybe(text("the tool of the turn; for a session, of its last turn")),
     "turn": maybe(integer("the turn's number, from 1")),

@@ -116,6 +116,8 @@ _CONCLUSIONS: dict[str, Callable[[Evidence], str]] = {
 def _how_it_runs(found: Evidence) -> str:
     if found.cancel_asked is not None:
         return ", and has been asked to end"
+    if found.owner and found.owner.owner.asks:
+        return f", and is {found.owner.owner.waits} (csa answer)"
     if found.is_permission_pending:
         return ", and is waiting for a permission"
     quiet = "" if found.silence_s is None else f"; last output {_age(found.silence_s)} ago"

@@ -100,6 +100,8 @@ class Evidence(Struct, kw_only=True):
                 **asdict(owner.owner),
                 "errand": owner.owner.errand or None,
                 "parked_until": owner.owner.parked_until or None,
+                "asking": owner.owner.asking or None,
+                "asks": owner.owner.asks.split(),
                 "process": owner.process,
                 "verified": owner.process in {"running", "stopped"},
                 "same_boot": owner.is_same_boot,

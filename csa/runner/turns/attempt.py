@@ -27,6 +27,10 @@ from csa.runner.turns.recorder import Recorder
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop, lock_lost, out_of_time, too_silent
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.turns.askdesk import AskDesk
+
 FIRST_BEAT_S = 1.0
 HEARTBEAT_S = 5.0
 CANCEL_POLL_S = 0.2
@@ -57,12 +61,15 @@ class Attempt:
         recorder: Recorder,
         stopping: Stopping,
         deliver: Callable[[list[Event]], Awaitable[None]],
+        *,
+        desk: AskDesk | None = None,
     ) -> None:
         self._tool = tool
         self._decoder = decoder
         self._recorder = recorder
         self._stopping = stopping
         self._deliver = deliver
+        self._desk = desk  # if the agent may ask
         self._drained = {"stdout": anyio.Event(), "stderr": anyio.Event()}
         self._last_output = anyio.current_time()
         self._stderr_tail = b""
@@ -85,6 +92,8 @@ class Attempt:
         stdout: it replays one that was ended.
         """
         async with anyio.create_task_group() as watchers:
+            if self._desk:
+                await watchers.start(self._desk.serve)
             watchers.start_soon(self._tool.feed_stdin, invocation.stdin)
             watchers.start_soon(self._pump_stdout, stop_at_end)
             watchers.start_soon(self._pump_stderr)
@@ -130,6 +139,8 @@ class Attempt:
         if updates:
             events = self._recorder.record(updates)
             self._recorder.journal.flush()  # what has been shown must survive our death
+            if self._desk:
+                self._desk.note(events)
             await self._deliver(events)
 
     def _warn_of_budget(self, watchers: TaskGroup, message: str) -> None:
@@ -191,7 +202,8 @@ class Attempt:
             await anyio.sleep(interval_s)
             is_at_work, ticks = self._has_worked(ticks, interval_s), cpu_ticks_below(self._tool.guardian_pid)
             is_heard = self._last_output != last_output or self._tool.has_unread_output()
-            silent_looks = 0 if is_at_work or is_heard else silent_looks + 1
+            waits = self._desk is not None and self._desk.is_waiting  # for a person
+            silent_looks = 0 if is_at_work or is_heard or waits else silent_looks + 1
         self._stopping.request(too_silent(limit_s))
 
     async def _reap(self) -> None:

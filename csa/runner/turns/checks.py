@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from csa.errors import UsageError
+from csa.errors import ChangedError, UsageError
 from csa.ids import is_session_id
 from csa.runner.request import RunRequest
 
@@ -78,8 +78,20 @@ def check_numbers(request: RunRequest) -> None:
     for option, seconds in (("--timeout", request.timeout_s), ("--idle-timeout", request.idle_timeout_s)):
         if seconds is not None and not 0 < seconds < float("inf"):
             raise UsageError(f"{option} must be more than 0 seconds.")
+    if request.ask_timeout_s is not None and not 0 <= request.ask_timeout_s < float("inf"):
+        raise UsageError("--ask-timeout must be 0 seconds or more.")
+    if request.after_turn is not None and request.after_turn < 0:
+        raise UsageError("--after-turn is the number of a turn, 0 or more.")
     if request.retries is not None and request.retries < 0:
         raise UsageError("--retries must be 0 or more.")
+
+
+def refuse_changed(request: RunRequest, session_id: str, *, turn: int) -> None:
+    """Raise ChangedError if a session's last turn is another than the sender knew."""
+    if request.after_turn not in {None, turn}:
+        raise ChangedError(
+            f"Session {session_id} is at turn {turn}, not {request.after_turn}.", hint=f"csa show {session_id}"
+        )
 
 
 def asked_id(request: RunRequest) -> str | None:

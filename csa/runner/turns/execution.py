@@ -49,6 +49,7 @@ from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from csa.runner.turns.askdesk import AskDesk
     from csa.runner.turns.structuring import Answer
 
 
@@ -147,7 +148,7 @@ class TurnExecution:
         try:
             async with attend_tool(self._started.take(), owns_process=self.plan.context.owns_process) as tool:
                 self.recorder.note(f"started {self.plan.adapter.name}, PID {tool.pid}, guardian {tool.guardian_pid}")
-                attempt = Attempt(tool, decoder, self.recorder, self.stopping, self._deliver)
+                attempt = Attempt(tool, decoder, self.recorder, self.stopping, self._deliver, desk=self._open_desk())
                 end = await attempt.run(
                     command.invocation,
                     timeout_s=self.plan.limit_s("timeout_s"),
@@ -173,6 +174,13 @@ class TurnExecution:
             if spawn_fault is None and self._tried[-1].outcome.error_kind not in NOTHING_USED:
                 self.recorder.meter.settle(self._tried[-1].outcome.usage)
         return self._tried[-1].outcome
+
+    def _open_desk(self) -> AskDesk | None:
+        if self.plan.asks is None or self._started.command.stand_in:
+            return None
+        from csa.runner.turns.askdesk import AskDesk  # noqa: PLC0415  # few turns ask
+
+        return AskDesk(self.plan.asks, self.recorder, self.stopping, limit_s=self.plan.ask_timeout_s)
 
     async def _try_again(self) -> Outcome:
         """Run the tool again: in the conversation it had resumed, or in another new one."""

@@ -15,6 +15,7 @@ from csa.errors import CsaError, DeniedError, StateError
 from csa.model.conversation import count_told
 from csa.model.result import UNKNOWN_CONVERSATION
 from csa.process.launch import Launched, SpawnError, launch_tool
+from csa.runner.turns.asking import is_mute
 from csa.runner.turns.leftovers import describe, leftovers_of, reap
 from csa.runner.turns.runfiles import remove_run_files, write_run_files
 from csa.runner.turns.stealing import note_theft
@@ -138,7 +139,8 @@ class StartedTurn:
             raise
         if plan.fork:
             events += recorder.append("fork", plan.fork.to_event())
-        for problem in (*command.problems, *command.invocation.warnings):
+        mute = [f"{plan.adapter.name} cannot ask for permission: its level decides"] if is_mute(plan) else []
+        for problem in (*mute, *command.problems, *command.invocation.warnings):
             events += recorder.append("warning", {"kind": "adapter", "message": problem})
         if reaped:
             events += recorder.append("warning", {"kind": "leftovers", "message": reaped})

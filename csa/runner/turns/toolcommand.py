@@ -113,6 +113,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         environ=base,
         is_root=os.geteuid() == 0,
         asks=plan.asks,
+        ask_timeout_s=plan.ask_timeout_s,
         csa_command=context.command,
         sandboxed_by=outer_sandbox(),
         extra_writable=plan.state.extra_writable if plan.permission is Permission.EDIT else (),

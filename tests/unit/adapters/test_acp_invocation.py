@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from csa_adapters.acp import BRIDGE, ROOT, AcpAdapter
+from csa_adapters.acp import BRIDGE, AcpAdapter
+from csa_adapters.asks import ROOT
 from csa_adapters.codex import CodexAdapter
 from csa_adapters.gemini_cli import GeminiCliAdapter
 from csa_adapters.opencode import OpencodeAdapter
