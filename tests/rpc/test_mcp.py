@@ -88,7 +88,10 @@ class Client:
         """Call a tool that must fail; return csa's error object."""
         result = self.ask("tools/call", {"name": name, "arguments": arguments})
         assert result["isError"], result
-        return json.loads(result["content"][0]["text"])["error"]
+        sentence, said = (each["text"] for each in result["content"])
+        error = json.loads(said)["error"]
+        assert sentence.startswith(f"Error: {error['message']}")
+        return error
 
     def leave(self) -> int:
         """Close stdin; return the exit code."""
@@ -169,6 +172,7 @@ def test_the_official_client(place: Place) -> None:
     anyio.run(talk)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("asked", [*VERSIONS, "1999-01-01", None, 7])
 def test_versions(place: Place, asked: object) -> None:
     """A known version is taken, for another the newest is offered."""
@@ -363,7 +367,7 @@ def test_in_an_agent_it_starts_children(place: Place, kept: tuple[str, ...] | No
     )
     outer = place.codex("outer").session_id
     refused, inner = (json.loads(line)["result"] for line in (place.tmp / "said").read_text().splitlines())
-    assert json.loads(refused["content"][0]["text"])["error"]["kind"] == "refused"
+    assert json.loads(refused["content"][1]["text"])["error"]["kind"] == "refused"
     session_id = inner["structuredContent"]["session_id"]
     assert inner["structuredContent"]["text"] == "inner done"
     assert place.state(session_id)["genealogy"]["parent_session_id"] == outer
@@ -387,6 +391,7 @@ def test_the_start_loads_little(place: Place) -> None:
     }
 
 
+@pytest.mark.thorough
 def test_install_prints_what_can_be_pasted(place: Place) -> None:
     """A command for a shell, or lines for the settings."""
     for client, begins in (("codex", "codex mcp add csa -- "), ("claude", "claude mcp add --scope user csa -- ")):
