@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from csa.errors import CsaError
 from csa.model.events import Event
 from csa.model.state import SessionState
@@ -26,7 +28,7 @@ def apply_edits(held: HeldSession) -> list[Event]:
 def _apply(held: HeldSession, edit: AskedEdit) -> list[Event]:
     if not isinstance(edit.value, _KINDS.get(edit.field, ())):
         return []
-    value = held.redactor.redact(edit.value) if isinstance(edit.value, str) else edit.value
+    value: Any = held.redactor.redact(edit.value) if isinstance(edit.value, str) else edit.value
     before, events = getattr(held.state, edit.field), list[Event]()
     try:
         if value != before:
