@@ -110,7 +110,7 @@ class _Tour:
         self.show("kill", "kill", "review", "--json")
         self.show("list", "list", "--json")
         self.show("list --tree", "list", "--tree", "--json")
-        for name in ("show", "result", "status", "info", "artifacts", "budget", "log"):
+        for name in ("show", "result", "status", "info", "artifacts", "diff", "budget", "log"):
             self.show(name, name, "api", "--json")
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")

@@ -322,6 +322,26 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        path=f"{_ONE}/logs",
+        name="logs",
+        about="Return the tool's own output, or the log of the turn's supervisor, redacted, as text; Range is obeyed",
+        answer="",
+        query={
+            "turn": integer("of this turn; else of the last one"),
+            "kind": one_of("which of them (`raw`)", "raw", "system"),
+            "tail": integer("only so many lines at the end"),
+        },
+    ),
+    Route(
+        method="GET",
+        path=f"{_ONE}/diff",
+        name="diff",
+        about="Show what a session's turns have changed in the project",
+        answer="diff",
+        query=_TURN_NUMBER,
+    ),
+    Route(
+        method="GET",
         path=f"{_ONE}/artifacts",
         name="artifacts",
         about="List the files that agents have left",
