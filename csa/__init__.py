@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from csa.model.result import RunResult
     from csa.model.state import SessionState
     from csa.model.usage import Usage
+    from csa.runner.attached import Attached
     from csa.runner.client import Csa
     from csa.runner.detach import Detached
     from csa.runner.on_finish import FollowUp
@@ -93,6 +94,7 @@ _HOMES = {
     "csa.model.result": ("RunResult",),
     "csa.model.state": ("SessionState",),
     "csa.model.usage": ("Usage",),
+    "csa.runner.attached": ("Attached",),
     "csa.runner.client": ("Csa",),
     "csa.runner.detach": ("Detached",),
     "csa.runner.on_finish": ("FollowUp",),
@@ -116,6 +118,7 @@ __all__ = [
     "Adapter",
     "AmbiguousError",
     "ArchiveError",
+    "Attached",
     "BudgetReport",
     "BudgetState",
     "BusyError",

@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from csa.model.schemas.api import ACT, ERRORS, IN_PATH, OWN, PREFIX, ROUTES, Route
+from csa.model.schemas.api import ERRORS, IN_PATH, OWN, ROUTES
+from csa.model.schemas.route import ACT, PREFIX, ROOT, Route
 
 _EXAMPLES: Mapping[str, Any] = {
     "create": {"prompt": "Say hello", "tool": "codex", "directory": "/path/of/project", "session_id": "demo"},
@@ -21,8 +22,18 @@ _EXAMPLES: Mapping[str, Any] = {
     "compress": {"timeout_s": 300},
     "answer": {"ask": "5f2c1d0e9b8a7766", "allow": True},
     "checkpoint": {"label": "before the change"},
+    "new_thread": {"public_key": "alice"},
+    "retitle": {"title": "Greetings"},
 }
-_QUERIES = {"search": "q=hello", "events": "after=0&limit=10", "sessions": "limit=10", "delete": "force=true"}
+_CHAT = "550e8400-e29b-41d4-a716-446655440000"
+_QUERIES = {
+    "chat": "message=hello",
+    "threads": "public_key=alice",
+    "search": "q=hello",
+    "events": "after=0&limit=10",
+    "sessions": "limit=10",
+    "delete": "force=true",
+}
 _ELSE = {"answer": " || test $? = 22  # it was answered already"}
 _ORDER = (
     *("health", "version", "openapi", "projects", "tools", "create", "sessions", "session", "edit", "messages"),
@@ -41,6 +52,7 @@ _ORDER = (
         "cancel",
     ),
     *("compress", "checkpoint", "search", "stats", "tree", "delete", "restore"),
+    *("new_thread", "chat", "chat_state", "updates", "interrupt", "threads", "thread", "retitle", "delete_thread"),
 )
 
 
@@ -75,19 +87,22 @@ def render() -> str:
 
 
 def _section(route: Route) -> Iterator[str]:
-    path = route.path.replace(":path", "")
+    path = route.place.removeprefix(PREFIX).replace(":path", "")
     yield from ("", f"## {route.method} {path}", "", f"{route.about}. {_access(route)}{_answer(route)}")
     names = [("path", name, IN_PATH[name]["description"]) for name in route.parameters]
     names += [("query", name, schema["description"]) for name, schema in route.query.items()]
+    names += [("header", name, schema["description"]) for name, schema in route.headers.items()]
     body = route.body["properties"] if route.body else {}
     needed = route.body["required"] if route.body else []
     names += [("body", name, schema["description"] + (" (needed)" * (name in needed))) for name, schema in body.items()]
     if names:
         yield from ("", "| in | name | meaning |", "|---|---|---|")
         yield from (f"| {place} | `{name}` | {about} |" for place, name, about in names)
-    yield from ("", "```sh", _curl(route), "```")
+    if route.answer or not route.streams:
+        yield from ("", "```sh", _curl(route), "```")
     if route.streams:
-        line = f"api --no-buffer --max-time 2 -H 'Accept: text/event-stream' {_url(route, '')} || test $? = 28"
+        words = ["--no-buffer --max-time 2 -H 'Accept: text/event-stream'", *_session(route), _url(route, "")]
+        line = f"api {' '.join(words)} || test $? = 28"
         yield from ("", "As a stream, for two seconds:", "", "```sh", line, "```")
 
 
@@ -97,7 +112,7 @@ def _access(route: Route) -> str:
 
 def _answer(route: Route) -> str:
     if not route.answer:
-        return "Answers with the file."
+        return "" if route.streams else "Answers with the file."
     if route.answer in OWN:
         keys = OWN[route.answer].get("properties") or OWN[route.answer].get("items", {}).get("properties", {})
         said = "; ".join(
@@ -109,12 +124,19 @@ def _answer(route: Route) -> str:
 
 
 def _url(route: Route, query: str) -> str:
-    path = route.path.replace("{id}", "demo").replace("{name:path}", "turn-0001/notes.md")
-    return f'"$URL{PREFIX}{path}{"?" + query if query else ""}"'
+    path = route.place.replace("{id}", _CHAT if route.prefix == ROOT else "demo").replace(
+        "{name:path}", "turn-0001/notes.md"
+    )
+    return f'"$URL{path}{"?" + query if query else ""}"'
+
+
+def _session(route: Route) -> list[str]:
+    return [f"-H 'X-Session-Id: {_CHAT}'"] if route.headers and "id" not in route.parameters else []
 
 
 def _curl(route: Route) -> str:
     words = ["api"] if route.method == "GET" or (route.method == "POST" and route.body) else ["api", "-X", route.method]
+    words += _session(route)
     if route.name in _EXAMPLES:
         words += ["-X", route.method] if route.method == "PATCH" and "-X" not in words else []
         words += ["-d", f"'{json.dumps(_EXAMPLES[route.name])}'"]

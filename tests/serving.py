@@ -68,7 +68,7 @@ class Server:
             given["Content-Type"] = "application/json"
         merged = {name: value for name, value in {**given, **(headers or {})}.items() if value is not None}
         try:
-            connection.request(method, path if path.startswith("/api") else API + path, content, merged)
+            connection.request(method, _whole(path), content, merged)
             answer = connection.getresponse()
             return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         finally:
@@ -96,7 +96,7 @@ class Server:
         """Follow a stream."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         headers = {"Authorization": f"Bearer {self.token}", "Accept": "text/event-stream"}
-        connection.request("GET", API + path, headers={**headers, **({"Last-Event-ID": last} if last else {})})
+        connection.request("GET", _whole(path), headers={**headers, **({"Last-Event-ID": last} if last else {})})
         answer = connection.getresponse()
         assert answer.status == 200
         try:
@@ -113,6 +113,10 @@ class Server:
         return self.running.wait().code
 
 
+def _whole(path: str) -> str:
+    return path if path.startswith("/api") else API + path
+
+
 def read_events(answer: http.client.HTTPResponse) -> Iterator[Event]:
     """Yield events as they come, until the stream ends."""
     found: dict[str, str] = {}
@@ -123,7 +127,7 @@ def read_events(answer: http.client.HTTPResponse) -> Iterator[Event]:
             found[name] = value
             continue
         if "data" in found:
-            yield Event(found["id"], found["event"], json.loads(found["data"]))
+            yield Event(found["id"], found.get("event", "message"), json.loads(found["data"]))
         found = {}
 
 

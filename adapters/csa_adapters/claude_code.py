@@ -43,6 +43,7 @@ _SETTINGS = (
     "/etc/claude-code/managed-settings.json",
 )
 
+CSA_SERVER = "mcp__csa"  # the tools of `csa mcp`, where the user has set that up
 _WRITING_TOOLS = ("Edit", "Write", "NotebookEdit")
 _READING_TOOLS = ("Read", "Glob", "Grep")
 _SCHEMA_KEYWORDS = (
@@ -209,12 +210,13 @@ _PERMISSIONS: dict[Permission, Callable[[TurnRequest], tuple[str, ...]]] = {
 
 
 def _csa_rules(request: TurnRequest) -> tuple[str, ...]:
-    """Allow csa by its name, and by its path if agents may use that: neither rule covers the other form.
+    """Allow csa by its name, and by its path if agents may use that: neither rule covers the other form. And by MCP.
 
     They work in pipes, lists and quoted heredocs, not for `X=1 csa`, `csa ... &` or in `$(csa ...)` (2.1.328).
     """
     path = shlex.quote(request.csa_command)  # as the agent calls it
-    return ("Bash(csa:*)",) if path == "csa" or _NOT_IN_RULES.search(path) else ("Bash(csa:*)", f"Bash({path}:*)")
+    shell = ("Bash(csa:*)",) if path == "csa" or _NOT_IN_RULES.search(path) else ("Bash(csa:*)", f"Bash({path}:*)")
+    return (*shell, CSA_SERVER)
 
 
 def _allowing(*rules: str) -> tuple[str, str]:

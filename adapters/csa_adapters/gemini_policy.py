@@ -35,6 +35,7 @@ def policy(permission: Permission, csa_command: str) -> str:
         _command(rf"(?:{_READERS})(?:{_END}|{_BREAK}{_NO_FILE})"),
         _command(rf"env(?:{_END}|\s*[|;&]{_NO_FILE})"),  # alone: `env X=1 rm` runs rm
     ]
+    rules.append(_servers("allow", 950, name="csa"))  # `csa mcp`, as the shell may call csa
     rules.append(_servers("allow", 945, readOnlyHint=True))
     if permission is Permission.EDIT:
         rules.append(_servers("allow", 945, destructiveHint=False, openWorldHint=False))
@@ -43,11 +44,11 @@ def policy(permission: Permission, csa_command: str) -> str:
     return "\n".join(rules)
 
 
-def _servers(decision: str, priority: int, **annotations: bool) -> str:
-    """Rules for MCP tools by their own declarations: nothing else is known about them."""
-    declared = ", ".join(f"{name} = {str(value).lower()}" for name, value in annotations.items())
+def _servers(decision: str, priority: int, *, name: str = "*", **annotations: bool) -> str:
+    """Rules for MCP tools by their server's name, or their own declarations: nothing else is known about them."""
+    declared = ", ".join(f"{hint} = {str(value).lower()}" for hint, value in annotations.items())
     meant = f"toolAnnotations = {{ {declared} }}\n" if declared else ""
-    return f'[[rule]]\ntoolName = "*"\nmcpName = "*"\n{meant}decision = "{decision}"\npriority = {priority}\n'
+    return f'[[rule]]\ntoolName = "*"\nmcpName = "{name}"\n{meant}decision = "{decision}"\npriority = {priority}\n'
 
 
 def _csa_names(path: str) -> tuple[str, ...]:

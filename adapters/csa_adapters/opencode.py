@@ -42,6 +42,7 @@ _DIRECTORIES = (
 _NO_QUESTIONS = {"question": False, "plan_enter": False, "plan_exit": False}
 _NO_WRITING = {"edit": False, "bash": False}
 _READING = ("glob", "grep", "list", "lsp", "skill", "task", "todoread", "todowrite", "webfetch", "websearch")
+_CSA_SERVER = "csa_*"  # the tools of `csa mcp`, where the user has set that up
 _READING_COMMANDS = ("cat", "diff", "echo", "file", "grep", "head", "ls", "pwd", "rg", "stat", "tail", "wc", "which")
 _READING_GIT = ("diff", "log", "show", "status")
 # Set by an ephemeral run; a nested run must not inherit it, or its conversation would be lost.
@@ -159,7 +160,8 @@ def permission_rules(request: TurnRequest) -> _Json:
         return {}
     if request.permission is Permission.READ_ONLY:
         secrets = {"*": "allow", "*.env": "deny", "*.env.*": "deny", "*.env.example": "allow"}
-        return {"*": "deny", "read": secrets, **dict.fromkeys(_READING, "allow"), "edit": "deny", "bash": "deny"}
+        allowed = dict.fromkeys((*_READING, _CSA_SERVER), "allow")
+        return {"*": "deny", "read": secrets, **allowed, "edit": "deny", "bash": "deny"}
     return {"bash": {"*": "deny", **dict.fromkeys(_commands(request), "allow")}}
 
 

@@ -155,6 +155,8 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("serve url", "serve.url", "print the address of the running server, with its token"),
             Command("serve token", "serve.token", "list, make and revoke tokens for the server"),
             Command("serve stop", "serve.stop", "end the running server; what runs goes on"),
+            Command("mcp", "mcp.run", "serve an MCP client on stdin and stdout, with sub-agents"),
+            Command("mcp install", "mcp.install", "print how to set up csa mcp in a client"),
         ),
     ),
     (

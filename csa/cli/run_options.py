@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run in the background after the session's running turn and what is queued already; else at once",
     )
+    which.add_argument("--after-turn", type=int, metavar="N", help="only if turn N is the session's last; else exit 4")
     which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
     add_template_options(parser)
     prompt = parser.add_argument_group("the prompt")

@@ -47,6 +47,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         ephemeral=arguments.ephemeral,
         steal=arguments.steal,
         reopen=arguments.reopen,
+        after_turn=arguments.after_turn,
         timeout_s=arguments.timeout,
         ttl=_ttl(arguments.ttl) if arguments.ttl is not None else None,
         idle_timeout_s=arguments.idle_timeout,

@@ -175,7 +175,7 @@ def execute_token(arguments: argparse.Namespace) -> int:
     A token is printed once, and only its hash is kept; but that of `local`, which csa serve url prints, is kept.
     """
     _refuse_agents()
-    from csa.model.schemas.api import ACT, READ  # noqa: PLC0415  # only this needs them
+    from csa.model.schemas.route import ACT, READ  # noqa: PLC0415  # only this needs them
     from csa.serve.tokens import Tokens  # noqa: PLC0415  # as above
 
     tokens = Tokens(Path(state_root(os.environ)))

@@ -32,6 +32,21 @@ def with_identity(environ: Mapping[str, str]) -> dict[str, str]:
     return {**found, **environ}
 
 
+def with_surroundings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` with its session's variables, and what else the client that has started this process has.
+
+    For servers: some clients give theirs a short list of variables, without `CSA_*` and without keys. The client is the
+    nearest ancestor in the same session, or outside of any; what it lacks itself, because of `env_drop`, stays away.
+    """
+    known = with_identity(environ)
+    session = known.get("CSA_SESSION_ID")
+    for pid in own_ancestors():
+        variables = environment_of(pid)
+        if variables and variables.get("CSA_SESSION_ID") == session:
+            return {**variables, **known}
+    return known
+
+
 def identity_of(pid: int) -> dict[str, str]:
     """Return the variables that say to which session another process belongs: its own, else its nearest ancestor's.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from csa.model.config import Config
     from csa.model.result import RunResult
+    from csa.runner.attached import Attached
     from csa.runner.caller import Caller
     from csa.runner.detach import Detached
     from csa.runner.on_finish import FollowUp
@@ -192,6 +193,25 @@ class Csa(SessionVerbs):
         from csa.runner.request import request_of  # noqa: PLC0415  # as above
 
         return start_detached(self.context, request_of(prompt, options), wait_s=wait_s, on_finish=on_finish)
+
+    def start_attached(
+        self,
+        prompt: str | RunRequest,
+        *,
+        wait_s: float | None = None,
+        on_finish: FollowUp | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Attached:
+        """Start a turn in a process of its own that ends with this one; return as soon as its session can be found.
+
+        However this process ends, also by SIGKILL, the turn then ends as cancelled. Arguments are those of `start`.
+
+        Raises as `start`; but a sandbox does not forbid it.
+        """
+        from csa.runner.attached import start_attached  # noqa: PLC0415  # as above
+        from csa.runner.request import request_of  # noqa: PLC0415  # as above
+
+        return start_attached(self.context, request_of(prompt, options), wait_s=wait_s, on_finish=on_finish)
 
     def create(self, request: RunRequest | None = None, **options: Unpack[RunOptions]) -> Created:
         """Make a session without a turn; `options` are as for `run`. The first turn in it uses what is asked for here.

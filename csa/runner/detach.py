@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from csa import errors
 from csa.errors import BusyError, CsaError, FullError, RefusedError, UsageError
@@ -35,6 +35,7 @@ from csa.store.sessions import Store
 from csa.structs import Struct, asdict, replace
 
 START_LIMIT_S = 60.0
+_T = TypeVar("_T")
 
 
 class AppearedError(CsaError):
@@ -74,18 +75,33 @@ def start_detached(
     """
     refuse_ephemeral(request)
     refuse_sandbox()
+
+    def start(order: dict[str, Any], environ: dict[str, str], project: str) -> Detached:
+        return _require(_start(order, environ, project=project))
+
+    return give_order(context, request, start, wait_s=wait_s, on_finish=on_finish)
+
+
+def give_order(
+    context: Context,
+    request: RunRequest,
+    start: Callable[[dict[str, Any], dict[str, str], str], _T],
+    *,
+    wait_s: float | None,
+    on_finish: FollowUp | None,
+) -> _T:
+    """Plan the turn, and return what `start` does with the order, a supervisor's environment and the project."""
     deadline = time.monotonic() + (wait_s or 0.0)
     plan = plan_turn(context, request)
     session_id = plan.state.session_id
     order = order_for(context, request, plan, wait_s=wait_s, on_finish=on_finish)
     store = plan.context.store
     try:
-        environ = _environment(context.environ, store, session_id)
-        return _require(_start(order, environ, project=str(store.project)))
+        return start(order, _environment(context.environ, store, session_id), str(store.project))
     except AppearedError:  # its name has come to mean another session, whose supervisor has to be another
         if wait_s is None or time.monotonic() >= deadline:
             raise
-        return start_detached(context, request, wait_s=deadline - time.monotonic(), on_finish=on_finish)
+        return give_order(context, request, start, wait_s=deadline - time.monotonic(), on_finish=on_finish)
 
 
 def order_for(
@@ -139,7 +155,9 @@ def hand_over_queue(context: Context, session_id: str, *, resumes: bool = False)
         start_queue(context, session_id, resumes=resumes, holds=True)
         return
     order = _queue_order(context, session_id, resumes=resumes, holds=True, waits=True)
-    process = _spawn(_environment(context.environ, context.store, session_id), subprocess.DEVNULL, subprocess.DEVNULL)
+    process = spawn_supervisor(
+        _environment(context.environ, context.store, session_id), subprocess.DEVNULL, subprocess.DEVNULL
+    )
     _send(process, order)
     threading.Thread(target=process.wait, daemon=True).start()
 
@@ -187,24 +205,32 @@ def refuse_ephemeral(request: RunRequest) -> None:
 
 def _start(order: dict[str, Any], environ: dict[str, str], *, project: str) -> Detached | None:
     """Start a supervisor; return what it answers: the turn that has begun, or that there is nothing to do."""
-    process = _spawn(environ, subprocess.PIPE)  # where it reports; later it writes to supervisor.log
-    assert process.stdout is not None
-    with process.stdout as answer:
-        _send(process, order)
-        line = answer.readline()
-    if not line:
-        raise CsaError(f"The supervisor exited at once, with code {process.wait(START_LIMIT_S)}.", hint="csa doctor")
-    said = json.loads(line)
-    if "session_id" not in said:
-        process.wait(START_LIMIT_S)
-        if "error" in said:
-            raise _error_from(said["error"])
+    process = spawn_supervisor(environ, subprocess.PIPE)  # where it reports; later it writes to supervisor.log
+    _send(process, order)
+    said = read_answer(process)
+    if not said:
         return None
     threading.Thread(target=process.wait, daemon=True).start()  # a caller that lives on must not be left with a zombie
     return Detached(said["session_id"], said["turn"], said["tool"], process.pid, project)
 
 
-def _spawn(environ: dict[str, str], output: int, errors: int | None = None) -> subprocess.Popen[bytes]:
+def read_answer(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Return what a supervisor says of the turn it has begun, empty if there is nothing to do; raises its error."""
+    assert process.stdout is not None
+    with process.stdout as answer:
+        line = answer.readline()
+    if not line:
+        raise CsaError(f"The supervisor exited at once, with code {process.wait(START_LIMIT_S)}.", hint="csa doctor")
+    said: dict[str, Any] = json.loads(line)
+    if "session_id" not in said:
+        process.wait(START_LIMIT_S)
+        if "error" in said:
+            raise _error_from(said["error"])
+    return said
+
+
+def spawn_supervisor(environ: dict[str, str], output: int, errors: int | None = None) -> subprocess.Popen[bytes]:
+    """Start a process that waits for an order on its stdin."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "csa.runner.supervisor"],
         stdin=subprocess.PIPE,
@@ -219,7 +245,12 @@ def _spawn(environ: dict[str, str], output: int, errors: int | None = None) -> s
 def _send(process: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as stdin:  # it died, and an answer will be missing
-        stdin.write(json.dumps(order).encode())
+        stdin.write(order_line(order))
+
+
+def order_line(order: dict[str, Any]) -> bytes:
+    """Return an order as a supervisor reads it from its stdin."""
+    return json.dumps(order).encode() + b"\n"
 
 
 def request_to_json(request: RunRequest) -> dict[str, Any]:
@@ -272,6 +303,7 @@ def _error_from(said: dict[str, Any]) -> CsaError:
         UsageError,
         errors.NotFoundError,
         BusyError,
+        errors.ChangedError,
         RefusedError,
         FullError,
         errors.ConfigError,

@@ -95,6 +95,8 @@ def queue_prompt(
             hint="csa run --detach --wait --on-finish",
         )
     refuse_later(request.secrets, is_agents=context.caller is not None)
+    if request.after_turn is not None:
+        raise UsageError("--queue and --after-turn cannot be combined: other turns may come first.")
     plan = plan_turn(context, request)
     state, place = plan.state, plan.context
     if request.ephemeral or state.ephemeral:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         session_id: str | None
         description: str | None
         name: str | None
+        owner: str | None
         model: str | None
         effort: str | None
         extra_writable: tuple[str, ...] | None
@@ -78,6 +79,7 @@ class RunRequest(Struct, kw_only=True):
         session_id: a ULID, a UUID or a name; continue that session, or create it.
         description: what the session is about; the beginning of the prompt when None.
         name: a name for the session, unique in its project.
+        owner: whose a new session is, for lists and sums; the user and host when None.
         model: the model to ask the tool for, which the session keeps; "default" forgets it.
         effort: the reasoning effort, kept and forgotten likewise.
         extra_writable: directories that the agent may write in too with the permission "edit", kept by the session.
@@ -122,6 +124,7 @@ class RunRequest(Struct, kw_only=True):
     session_id: str | None = None
     description: str | None = None
     name: str | None = None
+    owner: str | None = None
     model: str | None = None
     effort: str | None = None
     extra_writable: tuple[str, ...] | None = None
@@ -186,7 +189,7 @@ def going_on(request: RunRequest, **changes: Any) -> RunRequest:
     What it said about the session and the tool's conversation is in the record and in the plan by now.
     """
     said: dict[str, Any] = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
-    said |= {"name": None, "description": None, "effort": None, "extra_writable": None, "reopen": False}
+    said |= {"name": None, "owner": None, "description": None, "effort": None, "extra_writable": None, "reopen": False}
     said |= {"ask": None, "after_turn": None}
     if request.template:
         kept = tuple(field for field in request.template.fields if field not in said | changes)

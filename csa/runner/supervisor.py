@@ -1,8 +1,11 @@
 """The process that owns a detached turn: `python -P -m csa.runner.supervisor`, started by `start_detached`.
 
-Its order comes as one JSON object on stdin. It answers with one line on stdout, the session it runs or why it does
+Its order comes as one line of JSON on stdin. It answers with one line on stdout, the session it runs or why it does
 not; then stdout and stderr become the turn's supervisor.log. If nobody is left to read that line, nothing begins;
 what has begun continues. TERM ends the turn as cancelled; a hangup is ignored.
+
+A turn that is attached (`start_attached`) ends when stdin does, whose other end its caller alone has: however that
+process ends. Queued prompts follow it here, while the caller lives.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from csa.store.queue import Entry, GoneError, hold, next_entry, why_held
 
 _LAST_OUTPUT_S = 1.0
 _ABANDONED = CsaError.exit_code
+_CALLER_ENDED = "the process that started it has ended"
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -64,14 +68,15 @@ def main() -> int:
     """Execute the order; the exit code is that of the last turn."""
     _fill_stderr()
     try:
-        order = json.load(sys.stdin.buffer)
+        order = json.loads(sys.stdin.buffer.readline())
     except ValueError:  # the caller ended before it had sent everything
         return _ABANDONED
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    lifeline = os.dup(0) if order.get("attached") else None
     _redirect(os.devnull, 0)
     become_subreaper()
     try:
-        last = _wait_and_run(order)
+        last = _wait_and_run(order, lifeline)
     except CsaError as error:
         _say({"error": error_to_json(error)})
         return error.exit_code
@@ -112,11 +117,15 @@ def _copy_redacted(source: int, redactor: Redactor) -> None:
 class _Ordered:
     """A turn, and the order that it carries out."""
 
-    def __init__(self, order: dict[str, Any], plan: TurnPlan, started: StartedTurn | None = None) -> None:
+    def __init__(
+        self, order: dict[str, Any], plan: TurnPlan, lifeline: int | None, started: StartedTurn | None = None
+    ) -> None:
         self.order = order
-        client = client_for(order, os.environ)
+        self.lifeline = lifeline  # readable, at its end, once the caller of an attached turn has ended
+        client = client_for(order, os.environ, is_detached=lifeline is None)
         self.turn = client.turn_of(plan, started)
-        self.turn.on_parked = partial(_keep_order, client, order)
+        if lifeline is None:
+            self.turn.on_parked = partial(_keep_order, client, order)
         self.next: _Ordered | None = None
         if not order.get("on_finish"):  # which has to run first, without the lock
             self.turn.pass_on = self._pass_on
@@ -127,20 +136,23 @@ class _Ordered:
 
         def make_plan(entry: Entry) -> TurnPlan:
             orders[entry.entry_id] = entry.order
-            return plan_entry(entry, os.environ)
+            return plan_entry(entry, os.environ, is_detached=self.lifeline is None)
 
+        if self.lifeline is not None and _has_ended(self.lifeline):
+            hold(self.turn.paths, _CALLER_ENDED)
+            return None
         if _code() != _CODE:  # csa was upgraded meanwhile: another process goes on
             return None
         started = begin_next(recorder, make_plan)
         if started is None or started.plan.queued is None:
             return None
-        self.next = _Ordered(orders[started.plan.queued], started.plan, started)
+        self.next = _Ordered(orders[started.plan.queued], started.plan, self.lifeline, started)
         return self.next.turn
 
 
-def _wait_and_run(order: dict[str, Any]) -> _Ordered | None:
+def _wait_and_run(order: dict[str, Any], lifeline: int | None) -> _Ordered | None:
     """Run the turn, and those of queued prompts that follow it; return the last, None if there is nothing to run."""
-    make = partial(_next_queued, order) if "queue" in order else partial(_only, order)
+    make = partial(_next_queued, order) if "queue" in order else partial(_only, order, lifeline)
 
     def run() -> _Ordered | None:
         while ordered := make():
@@ -155,12 +167,12 @@ def _wait_and_run(order: dict[str, Any]) -> _Ordered | None:
     return try_until_free(run, limit_s=order["wait_s"], tell=_tell, check=_refuse_unheard)
 
 
-def _only(order: dict[str, Any]) -> _Ordered:
-    client = client_for(order, os.environ)
+def _only(order: dict[str, Any], lifeline: int | None) -> _Ordered:
+    client = client_for(order, os.environ, is_detached=lifeline is None)
     plan = client.plan(request_from_json(order["request"]), new_id=order["session_id"])
     if plan.state.session_id != order["session_id"]:
         raise AppearedError(plan.state.session_id)
-    return _Ordered(order, plan)
+    return _Ordered(order, plan, lifeline)
 
 
 def _next_queued(order: dict[str, Any]) -> _Ordered | None:
@@ -171,7 +183,7 @@ def _next_queued(order: dict[str, Any]) -> _Ordered | None:
     if (entry := next_entry(paths)) is None:
         return None
     try:
-        return _Ordered(entry.order, plan_entry(entry, os.environ))
+        return _Ordered(entry.order, plan_entry(entry, os.environ), None)
     except CsaError as error:
         if how["holds"] and not isinstance(error, BusyError | FullError):
             with suppress(OSError):  # the disk is full, for example; what is raised is why nothing begins
@@ -210,6 +222,8 @@ async def _supervise(ordered: _Ordered) -> _Ordered:
             turn = ordered.turn
             async with turn, anyio.create_task_group() as tasks:
                 tasks.start_soon(_obey, turn, signals)
+                if ordered.lifeline is not None:
+                    tasks.start_soon(_end_with_caller, turn, ordered.lifeline)
                 if is_heard:
                     _say({"session_id": turn.session_id, "turn": turn.turn, "tool": turn.plan.adapter.name})
                     is_heard = False
@@ -229,6 +243,17 @@ async def _supervise(ordered: _Ordered) -> _Ordered:
 async def _obey(turn: Turn, signals: AsyncIterator[signal.Signals]) -> None:
     async for number in signals:
         turn.cancel(signal_name=signal.Signals(number).name)
+
+
+async def _end_with_caller(turn: Turn, lifeline: int) -> None:
+    await anyio.wait_readable(lifeline)
+    turn.cancel(detail=_CALLER_ENDED)
+
+
+def _has_ended(lifeline: int) -> bool:
+    found = select.poll()
+    found.register(lifeline, select.POLLIN)
+    return bool(found.poll(0))
 
 
 def _say(answer: dict[str, Any]) -> None:

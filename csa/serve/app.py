@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import mimetypes
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
-from typing import IO, Any
-from urllib.parse import quote
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -23,18 +20,22 @@ from starlette.routing import Route as StarletteRoute
 from starlette.routing import Router
 
 from csa.errors import CsaError
-from csa.model.schemas.api import PREFIX, ROUTES, Route
+from csa.model.schemas.api import ROUTES
+from csa.model.schemas.route import Route
+from csa.serve.attachments import Attachment
+from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
 from csa.serve.guard import Application, Guard, Receive, Scope, Send, send_error
 from csa.serve.handlers import HANDLERS, Served, transcript_of
 from csa.serve.problems import RequestError, failure_of
-from csa.serve.requests import MAX_BODY_BYTES, Asked, read_body, read_query
+from csa.serve.requests import MAX_BODY_BYTES, Asked, read_body, read_headers, read_query
 from csa.serve.streams import Channels, EventStream, Watch
 from csa.serve.tokens import Tokens
 
 _BODY_WITHIN_S = 30.0
-_PIECE = 1 << 16
 _AT_ONCE = {"s": 4, "e": 8, "r": 8, "w": 64}  # starts, ends, reads, and starts that may have to wait
-_STARTING, _ENDING = {"create", "turn", "fork", "enqueue"}, {"cancel", "delete"}
+_STARTING = {"create", "turn", "fork", "enqueue", "chat", "new_thread"}
+_ENDING = {"cancel", "delete", "interrupt", "delete_thread"}
+_CALLS = {**HANDLERS, **CHAT_HANDLERS}
 
 
 class Api:
@@ -46,10 +47,7 @@ class Api:
         self.watch = Watch(served.fleet, secrets.token_hex(4))
         self.channels: Channels
         self._limiters = {kind: anyio.CapacityLimiter(n) for kind, n in _AT_ONCE.items()}
-        routes = [
-            StarletteRoute(f"{PREFIX}{route.path}", partial(self._answer, route), methods=[route.method])
-            for route in ROUTES
-        ]
+        routes = [StarletteRoute(route.place, partial(self._answer, route), methods=[route.method]) for route in ROUTES]
         router = Router(routes=routes, lifespan=self._lifespan, redirect_slashes=False)
         self.guard = Guard(_with_errors(router), tokens, hosts, read_only=read_only)
 
@@ -66,16 +64,17 @@ class Api:
             path={name: str(value) for name, value in request.path_params.items()},
             query=read_query(route, list(request.query_params.multi_items())),
             body=read_body(route, await _read(request), request.headers.get("content-type", "")),
+            headers=read_headers(route, request.headers),
             client=request.scope.get("client"),
             server=request.scope.get("server"),
         )
-        if route.streams and "text/event-stream" in request.headers.get("accept", ""):
+        if route.streams and (not route.answer or "text/event-stream" in request.headers.get("accept", "")):
             return await self._stream(route, asked, request)
         if route.name == "tree":
             return _json(self.watch.state(), 200)
         found = await self._call(route, asked)
-        if route.name == "artifact":
-            return _Attachment(found, asked.path["name"])
+        if not route.answer:
+            return _Itself(Attachment(found, asked.path.get("name", "log.txt"), asked.headers.get("range")))
         value, status = found if isinstance(found, tuple) else (found, route.status)
         if route.method != "GET":
             self.watch.look_soon()
@@ -85,7 +84,7 @@ class Api:
         kind = "s" if route.name in _STARTING else "e" if route.name in _ENDING else "r"
         if asked.body.get("wait_s") or route.name == "compress":
             kind = "w"
-        call = partial(HANDLERS[route.name], self.served, asked)
+        call = partial(_CALLS[route.name], self.served, asked)
         return await anyio.to_thread.run_sync(call, limiter=self._limiters[kind], abandon_on_cancel=True)
 
     async def _stream(self, route: Route, asked: Asked, request: Request) -> Response:
@@ -96,7 +95,10 @@ class Api:
             self.watch.clients += 1
             at = self.watch.number_of(last or asked.query.get("after"))
             self.watch.look_soon()
-            return _Streamed(EventStream(self.watch, at, self.watch.pull, **go_on))
+            return _Itself(EventStream(self.watch, at, self.watch.pull, **go_on))
+        if route.name == "updates":
+            find_session = partial(find_chat, self.served, asked, is_read=True)
+            return _Itself(Updates(self.watch, self.channels, find_session, self._limiters["r"], last, **go_on))
         find = partial(transcript_of, self.served, asked)
         session = await anyio.to_thread.run_sync(find, limiter=self._limiters["r"], abandon_on_cancel=True)
         channel = self.channels.enter(session.files)
@@ -107,7 +109,7 @@ class Api:
         except BaseException:
             channel.clients -= 1
             raise
-        return _Streamed(EventStream(channel, start, channel.pull, **go_on))
+        return _Itself(EventStream(channel, start, channel.pull, **go_on))
 
 
 def _with_errors(app: Application) -> Application:
@@ -180,33 +182,12 @@ def _json(value: Any, status: int) -> Response:
     return Response(content, status, media_type="application/json")
 
 
-class _Streamed(Response):
+class _Itself(Response):
     """What sends itself."""
 
-    def __init__(self, stream: EventStream) -> None:
+    def __init__(self, answer: Application) -> None:
         super().__init__()
-        self._stream = stream
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._stream(scope, receive, send)
-
-
-class _Attachment(Response):
-    """A file of an agent's: never shown by a browser as a page of ours."""
-
-    def __init__(self, file: IO[bytes], name: str) -> None:
-        super().__init__()
-        self._file = file
-        self._name = Path(name).name
-
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        kind = mimetypes.guess_type(self._name)[0] or "application/octet-stream"
-        headers = [
-            (b"content-type", kind.encode() if not kind.startswith("text/") else b"text/plain; charset=utf-8"),
-            (b"content-disposition", f"attachment; filename*=utf-8''{quote(self._name)}".encode()),
-        ]
-        with self._file:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            while scope["method"] != "HEAD" and (piece := await anyio.to_thread.run_sync(self._file.read, _PIECE)):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+        await self._answer(scope, receive, send)

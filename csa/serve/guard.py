@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from csa.errors import CsaError
-from csa.model.schemas.api import ACT, PREFIX, READ
+from csa.model.schemas.route import ACT, READ, ROOT
 from csa.serve.problems import RequestError, status_of
 from csa.serve.tokens import Token, Tokens
 
@@ -35,7 +35,9 @@ _HEADERS = [
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
 ]
 _SAFE = {"GET", "HEAD"}
-_ONCE = (b"host", b"origin", b"authorization", b"content-type", b"content-length")
+_KEYS = (b"aomi-app-key", b"x-api-key")  # where clients of the chat API have theirs; no browser sends one on its own
+_CREDENTIALS = (b"authorization", *_KEYS)
+_ONCE = (b"host", b"origin", *_CREDENTIALS, b"content-type", b"content-length", b"x-session-id")
 
 
 class Guard:
@@ -73,11 +75,9 @@ class Guard:
         origin = headers.get(b"origin")
         if b"origin" in doubled or (origin is not None and not _is_same(origin.decode("latin-1"), host)):
             raise RequestError(403, "origin", "Pages of another origin may not ask.")
-        if not scope["path"].startswith(f"{PREFIX}/"):
+        if not scope["path"].startswith(f"{ROOT}/"):
             return
-        words = headers.get(b"authorization", b"").split(b" ")
-        is_given = b"authorization" not in doubled and len(words) == 2 and words[0].lower() == b"bearer"  # noqa: PLR2004
-        token = self._tokens.find(words[1]) if is_given else None
+        token = None if doubled.intersection(_CREDENTIALS) else self._tokens.find(_secret(headers))
         if token is None:
             raise RequestError(401, "unauthorized", "A token is needed.", hint="csa serve url prints one")
         if doubled.intersection(_ONCE):
@@ -107,6 +107,14 @@ class Guard:
     def still_knows(self, token: Token) -> bool:
         """Say whether a token was not revoked meanwhile: for answers that take long."""
         return any(each.digest == token.digest and each.level in {READ, ACT} for each in self._tokens.all())
+
+
+def _secret(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the token that a request comes with: `Authorization` comes before the keys of the chat API's clients."""
+    if b"authorization" not in headers:
+        return next((headers[name] for name in _KEYS if name in headers), b"")
+    words = headers[b"authorization"].split(b" ")
+    return words[1] if len(words) == 2 and words[0].lower() == b"bearer" else b""  # noqa: PLR2004
 
 
 def _is_same(origin: str, host: str) -> bool:

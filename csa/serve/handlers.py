@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from csa import __version__
-from csa.errors import AmbiguousError, BusyError, ChangedError, NotFoundError, StateError, UsageError
+from csa.errors import AmbiguousError, BusyError, NotFoundError, StateError, UsageError
 from csa.model.conversation import read_conversation, shown_to_json
 from csa.model.schemas.api import openapi
 from csa.runner.ancestry import IDENTITY_VARIABLES
@@ -28,7 +28,7 @@ from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sess
 from csa.serve.peer import identity_of_peer
 from csa.serve.problems import NotServedError
 from csa.serve.requests import Asked
-from csa.store.artifacts import find_artifacts, find_log, is_own, open_below
+from csa.store.artifacts import find_artifacts, find_log, open_artifact
 from csa.store.atomic import open_regular
 from csa.store.lines import read_page, start_of_tail
 from csa.store.project import find_project
@@ -57,6 +57,7 @@ class Served:
         self._environ["CSA_STATE_DIR"] = root
         self._command = command
         self._directory = directory
+        self.user_states: dict[str, Any] = {}  # what clients of the chat API have sent along, by session
 
     def client(self, directory: str | None = None, asked: Asked | None = None) -> Csa:
         """Return a client for a directory; with `asked`, on behalf of the session whose agent asks."""
@@ -81,6 +82,15 @@ class Served:
         project = find_project(directory)
         self.refuse_others(project)
         return project
+
+    def home(self) -> str:
+        """Return the directory that the server was started in; NotServedError if it serves others only."""
+        self.require(self._directory)
+        return self._directory
+
+    def home_store(self) -> Store:
+        """Return the store of the project that the server was started in."""
+        return Store(self.root, find_project(self._directory))
 
     def refuse_others(self, project: str) -> None:
         """Raise NotServedError for a project that is not served."""
@@ -174,20 +184,18 @@ def _existing(served: Served, client: Csa, wanted: str) -> tuple[dict[str, Any],
 def fork(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True, retired=True)
     names = {name: asked.body.get(name) for name in ("name", "description")}
-    return _begin(_of(session), asked, _request(asked, fork_from=session.session_id, **names))
+    return _begin(client_of(session), asked, _request(asked, fork_from=session.session_id, **names))
 
 
 def turn(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
-    known = asked.body.get("after_turn")
-    if known is not None and (now := session.record.examine().turn or session.load().turns) != known:
-        raise ChangedError(f"Session {session.session_id} is at turn {now}, not {known}.")
-    return _begin(_of(session), asked, _request(asked, session=session.session_id))
+    request = _request(asked, session=session.session_id, after_turn=asked.body.get("after_turn"))
+    return _begin(client_of(session), asked, request)
 
 
 def enqueue(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
-    return _of(session).queue(_request(asked, session=session.session_id)).to_json()
+    return client_of(session).queue(_request(asked, session=session.session_id)).to_json()
 
 
 def _begin(client: Csa, asked: Asked, request: RunRequest) -> dict[str, Any]:
@@ -203,7 +211,7 @@ def _request(asked: Asked, **own: Any) -> RunRequest:
     return RunRequest(**said, fallback=None if fallback is None else tuple(fallback), **own)
 
 
-def _of(session: Session) -> Csa:
+def client_of(session: Session) -> Csa:
     """Return the client that works where a session is."""
     client = Csa(session.project, root=session.store.root)
     client.context = session.context
@@ -225,7 +233,7 @@ def _card(session: Session) -> dict[str, Any]:
 
 def edit(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
-    client = _of(session)
+    client = client_of(session)
     if "name" in asked.body:
         client.rename(session.session_id, asked.body["name"])
     if "description" in asked.body:
@@ -241,41 +249,41 @@ def delete(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
     before = deletion_to_json(session)
     force, purge = asked.query.get("force", False), asked.query.get("purge", False)
-    (removed,) = _of(session).delete(session.session_id, force=force, purge=purge)
+    (removed,) = client_of(session).delete(session.session_id, force=force, purge=purge)
     return {**before, "done": "purged" if removed.is_purged else "removed"}
 
 
 def restore(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True, retired=True)
-    return _of(session).restore(session.session_id).to_json(session.store)
+    return client_of(session).restore(session.session_id).to_json(session.store)
 
 
 def cancel(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
-    found = _of(session).kill(session.session_id, tree=asked.body.get("tree", False))
+    found = client_of(session).kill(session.session_id, tree=asked.body.get("tree", False))
     return next(each for each in found if each.session_id == session.session_id).to_json()
 
 
 def asks(served: Served, asked: Asked) -> Any:
     session = served.find(asked, retired=True)
-    return [each.to_json() for each in _of(session).asks(session.session_id)]
+    return [each.to_json() for each in client_of(session).asks(session.session_id)]
 
 
 def answer(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
     body = asked.body
-    return _of(session).answer(session.session_id, body["ask"], allow=body["allow"], via="http").to_json()
+    return client_of(session).answer(session.session_id, body["ask"], allow=body["allow"], via="http").to_json()
 
 
 def checkpoint(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
-    return _of(session).checkpoint(session.session_id, label=asked.body.get("label")).to_json()
+    return client_of(session).checkpoint(session.session_id, label=asked.body.get("label")).to_json()
 
 
 def compress(served: Served, asked: Asked) -> Any:
     import anyio  # noqa: PLC0415  # only this needs an event loop of its own: it may take minutes
 
-    client = _of(served.find(asked, acts=True))
+    client = client_of(served.find(asked, acts=True))
     call = partial(client.compress, tool=asked.body.get("tool"), timeout_s=asked.body.get("timeout_s"))
     return anyio.run(call, client.resolve(asked.path["id"])).to_json()
 
@@ -314,7 +322,7 @@ def why(served: Served, asked: Asked) -> Any:
 
 def budget(served: Served, asked: Asked) -> Any:
     session = _read(served, asked, "session budget")
-    return _of(session).budget(session.session_id).to_json()
+    return client_of(session).budget(session.session_id).to_json()
 
 
 def artifacts(served: Served, asked: Asked) -> Any:
@@ -324,23 +332,14 @@ def artifacts(served: Served, asked: Asked) -> Any:
 
 def artifact(served: Served, asked: Asked) -> IO[bytes]:
     """Open a file of an agent's; csa's own, and links, are none."""
-    session, name = _read(served, asked, "session artifacts"), asked.path["name"]
-    names = name.split("/")
-    if is_own(name) or not all(names) or {".", ".."} & set(names) or "\0" in name:
-        raise NotFoundError(f"There is no artifact {name}.")
-    try:
-        found = open_below(Path(os.path.realpath(session.files.root), session.files.output.name), name)
-    except OSError:
-        found = None
-    if found is None:
-        raise NotFoundError(f"There is no artifact {name}.")
-    return found
+    return open_artifact(_read(served, asked, "session artifacts").files, asked.path["name"])
 
 
 def logs(served: Served, asked: Asked) -> IO[bytes]:
     """Open a turn's log, where the lines begin that are asked for; a growing one is read as far as it goes now."""
     paths = _read(served, asked, "session logs").files
-    file = open(open_regular(find_log(paths, asked.query.get("kind", "raw"), turn=asked.query.get("turn"))), "rb")  # noqa: SIM115  # who asks closes it
+    log = find_log(paths, asked.query.get("kind", "raw"), turn=asked.query.get("turn"))
+    file = open(open_regular(log), "rb")  # noqa: SIM115  # who sends it closes it
     file.seek(start_of_tail(file, tail) if (tail := asked.query.get("tail")) is not None else 0)
     return file
 

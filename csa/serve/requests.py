@@ -7,23 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from csa.errors import UsageError
-from csa.model.schemas.api import Route
-from csa.nearest import did_you_mean
+from csa.model.schemas.checking import check_object, check_text, check_value, known_names, with_article
+from csa.model.schemas.route import Route
 from csa.serve.problems import RequestError
-from csa.structs import Struct
+from csa.structs import Struct, field
 
 MAX_BODY_BYTES = 4 << 20
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-    "null": (type(None),),
-}
 _FLAGS = {"true": True, "1": True, "": True, "false": False, "0": False}
-_LARGEST = 1 << 62
 
 
 class Asked(Struct, kw_only=True):
@@ -32,6 +22,7 @@ class Asked(Struct, kw_only=True):
     path: Mapping[str, str]
     query: Mapping[str, Any]
     body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
     client: tuple[str, int] | None = None
     server: tuple[str, int] | None = None
 
@@ -41,11 +32,23 @@ def read_query(route: Route, pairs: list[tuple[str, str]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name not in route.query:
-            raise UsageError(f"There is no parameter '{name}' here.", hint=_known(name, route.query))
+            raise UsageError(f"There is no parameter '{name}' here.", hint=known_names(name, route.query))
         if name in found:
             raise UsageError(f"{name} is given twice.")
         found[name] = _converted(value, str(route.query[name]["type"]), name)
-        _check(found[name], route.query[name], name)
+        check_value(found[name], route.query[name], name)
+    for name in route.needs & route.query.keys() - found.keys():
+        raise UsageError(f"{name} is missing.")
+    return found
+
+
+def read_headers(route: Route, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of the headers that a route reads; UsageError for one that is missing."""
+    found = {name: given[name] for name in route.headers if name in given}
+    for name, value in found.items():
+        check_text(value, name)
+    for name in route.needs & route.headers.keys() - found.keys():
+        raise UsageError(f"The header {name} is missing.")
     return found
 
 
@@ -70,23 +73,8 @@ def read_body(route: Route, content: bytes, media_type: str) -> dict[str, Any]:
         raise UsageError(f"The body is not JSON: {error}.") from error
     if not isinstance(body, dict):
         raise UsageError("The body must be a JSON object.")
-    _check_object(body, route.body)
+    check_object(body, route.body)
     return body
-
-
-def _check_object(body: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    known = schema["properties"]
-    for name, value in body.items():
-        if name not in known:
-            raise UsageError(f"There is no key '{name}' here.", hint=_known(name, known))
-        _check(value, known[name], name)
-    for name in schema["required"]:
-        if name not in body:
-            raise UsageError(f"The key {name} is missing.")
-
-
-def _known(name: str, known: Mapping[str, object]) -> str:
-    return did_you_mean(name, tuple(known)) or (", ".join(known) or "it takes none")
 
 
 def _converted(value: str, kind: str, name: str) -> Any:
@@ -96,37 +84,5 @@ def _converted(value: str, kind: str, name: str) -> Any:
         if kind == "boolean":
             return _FLAGS[value.lower()]
     except (ValueError, KeyError):
-        raise UsageError(f"{name} is not {_with_article(kind)}.") from None
+        raise UsageError(f"{name} is not {with_article(kind)}.") from None
     return value
-
-
-def _check(value: Any, schema: Mapping[str, Any], name: str) -> None:
-    """Raise UsageError for a value of another type, or one that is not among those allowed."""
-    kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
-    is_of_kind = any(
-        isinstance(value, _KINDS[kind]) and (kind == "boolean") == isinstance(value, bool) for kind in kinds
-    )
-    if not is_of_kind:
-        raise UsageError(f"{name} is not {' or '.join(map(_with_article, kinds))}.")
-    if "enum" in schema and value not in schema["enum"]:
-        raise UsageError(f"{name} is none of {', '.join(map(str, schema['enum']))}.")
-    if isinstance(value, str):
-        _check_text(value, name)
-    if isinstance(value, int | float) and not 0 <= value < _LARGEST:
-        raise UsageError(f"{name} is out of range.")
-    if isinstance(value, list):
-        for item in value:
-            _check(item, schema["items"], name)
-
-
-def _with_article(kind: str) -> str:
-    return kind if kind == "null" else f"an {kind}" if kind[0] in "aio" else f"a {kind}"
-
-
-def _check_text(value: str, name: str) -> None:
-    if "\0" in value:
-        raise UsageError(f"{name} has a NUL character.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{name} is not valid Unicode.") from error

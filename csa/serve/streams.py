@@ -25,6 +25,7 @@ from csa.store.lines import Lines, head_of
 LOOK_S, REST_S = 0.2, 1.0  # between looks at all sessions, with clients and without
 FOLLOW_S, SLOWEST_S = 0.1, 0.5  # between looks at a transcript: while it grows, and after a while of silence
 PING_S = 15.0
+PING = b": ping\n\n"
 _KEPT_BLOCKS = 4
 _PIECE = 16 << 10  # a connection holds at most one that was not taken yet
 
@@ -236,18 +237,18 @@ class EventStream:
             self._source.clients -= 1
 
     async def _send_all(self, send: Send) -> None:
-        await send(_body(b"retry: 1000\n\n"))
+        await send(body_of(b"retry: 1000\n\n"))
         while self._may_go_on():
             changed = self._source.changed
             self._at, block = await self._pull(self._at)
             for start in range(0, len(block), _PIECE):
-                await send(_body(block[start : start + _PIECE]))
+                await send(body_of(block[start : start + _PIECE]))
                 await asyncio.sleep(0)  # others may send, too
             if not block:
                 with anyio.move_on_after(PING_S) as limit:
                     await changed.wait()
                 if limit.cancelled_caught:
-                    await send(_body(b": ping\n\n"))
+                    await send(body_of(PING))
 
 
 async def _gone(receive: Receive) -> None:
@@ -260,5 +261,6 @@ async def _cancel_when(tasks: anyio.abc.TaskGroup, condition: Awaitable[object])
     tasks.cancel_scope.cancel()
 
 
-def _body(content: bytes) -> MutableMapping[str, Any]:
+def body_of(content: bytes) -> MutableMapping[str, Any]:
+    """Return a piece of an answer that goes on."""
     return {"type": "http.response.body", "body": content, "more_body": True}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from csa.errors import NotFoundError, StateError, UsageError
-from csa.model.schemas.api import ACT, READ
+from csa.model.schemas.route import ACT, READ
 from csa.model.state import format_time
 from csa.paths import SERVE
 from csa.store.atomic import make_private_directory, read_regular, write_atomically

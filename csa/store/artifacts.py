@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -52,7 +53,7 @@ class Artifact(Struct):
 
 
 def find_log(paths: SessionPaths, kind: str, *, turn: int | None = None) -> Path:
-    """Return a log of a turn, of those in LOGS; by default of the last one that has begun. NotFoundError without one."""
+    """Return a log of a turn, one of LOGS; by default of the last one that has begun. NotFoundError without one."""
     if turn is None:
         turn = max((int(path.name[5:]) for path in paths.output.glob("turn-*") if path.name[5:].isdigit()), default=0)
     if not turn or not paths.turn_output(turn).is_dir():
@@ -129,6 +130,18 @@ def is_own(name: str) -> bool:
     turn, _, inner = directory.partition("/")
     is_known = inner == PROMPT_FILES or (file in OWN_FILES and not inner)
     return is_known and turn.startswith(("turn-", "compaction-"))
+
+
+def open_artifact(paths: SessionPaths, name: str) -> IO[bytes]:
+    """Open a file of an agent's by its name; NotFoundError if there is none: csa's own files, and links, are none."""
+    parts = name.split("/")
+    found = None
+    if not is_own(name) and all(parts) and not {".", ".."} & set(parts) and "\0" not in name:
+        with suppress(OSError):
+            found = open_below(Path(os.path.realpath(paths.root), paths.output.name), name)
+    if found is None:
+        raise NotFoundError(f"There is no artifact {name}.", hint=f"csa artifacts {paths.session_id}")
+    return found
 
 
 def open_below(root: Path, name: str) -> IO[bytes] | None:

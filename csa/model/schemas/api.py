@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from csa.model.schemas.chat_api import CHAT_OWN, CHAT_ROUTES
 from csa.model.schemas.kit import Schema, each, flag, integer, maybe, number, one_of, record, ref, text, texts
 from csa.model.schemas.outputs import RUNNING
+from csa.model.schemas.route import ACT, Route
 from csa.model.schemas.shared import words
 from csa.model.schemas.table import OUTPUTS, PIECES
-from csa.structs import Struct, field
 
-PREFIX = "/api/v1"
-READ, ACT = "read", "act"  # what a token may do
 _PERMISSION = one_of("what the agent may do", "read-only", "edit", "full")
 _TURN: Mapping[str, Schema] = {
     "prompt": text("what the agent is to do"),
@@ -78,33 +77,14 @@ OWN: Mapping[str, Schema] = {
     "tree": record({**_STATE, "position": text("what `after` or `Last-Event-ID` continues from")}),
     "kept": record({"session_id": text("the session that existed already"), "created": flag("always false")}),
     "openapi": {"type": "object", "description": "this API as an OpenAPI 3.1 document"},
+    **CHAT_OWN,
 }
 
 
-class Route(Struct, kw_only=True):
-    """One route. `answer` names a schema of `csa schema`, or one of OWN; an `item_of` it is one of its array's."""
-
-    method: str
-    path: str
-    name: str
-    about: str
-    answer: str
-    is_item: bool = False
-    access: str = READ
-    query: Mapping[str, Schema] = field(default_factory=dict)
-    body: Schema | None = None
-    status: int = 200
-    streams: bool = False  # with `Accept: text/event-stream`
-
-    @property
-    def parameters(self) -> list[str]:
-        """The names in the path."""
-        return [part[1:-1].partition(":")[0] for part in self.path.split("/") if part.startswith("{")]
-
-    def schema(self) -> Schema:
-        """Return the schema of its answer, whose references lead into PIECES, OWN and "event"."""
-        found = OWN[self.answer] if self.answer in OWN else OUTPUTS[self.answer][1]
-        return dict(found["items"]) if self.is_item else found
+def schema_of(route: Route) -> Schema:
+    """Return the schema of a route's answer, whose references lead into PIECES, OWN and "event"."""
+    found = OWN[route.answer] if route.answer in OWN else OUTPUTS[route.answer][1]
+    return dict(found["items"]) if route.is_item else found
 
 
 _COMPONENTS = "#/components/schemas/"
@@ -121,6 +101,7 @@ _POSITION = {
     "before": integer("only events with a lower `seq`"),
     "limit": integer("how many at most (100): the first after `after`, else the last ones"),
 }
+_RANGE = {"range": text("`bytes=FIRST-LAST`: only this part; 206, or 416 if there is none")}
 ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/health", name="health", about="Say that the server is there", answer="health"),
     Route(method="GET", path="/version", name="version", about="Say which csa this is", answer="version"),
@@ -324,13 +305,14 @@ ROUTES: tuple[Route, ...] = (
         method="GET",
         path=f"{_ONE}/logs",
         name="logs",
-        about="Return the tool's own output, or the log of the turn's supervisor, redacted, as text; Range is obeyed",
+        about="Return the tool's own output, or the log of the turn's supervisor, redacted, as text",
         answer="",
         query={
             "turn": integer("of this turn; else of the last one"),
             "kind": one_of("which of them (`raw`)", "raw", "system"),
             "tail": integer("only so many lines at the end"),
         },
+        headers=_RANGE,
     ),
     Route(
         method="GET",
@@ -354,6 +336,7 @@ ROUTES: tuple[Route, ...] = (
         name="artifact",
         about="Return one of these files, as an attachment",
         answer="",
+        headers=_RANGE,
     ),
     Route(
         method="GET",
@@ -376,6 +359,7 @@ ROUTES: tuple[Route, ...] = (
             "tool": text("only in turns of this tool; several with commas"),
             "limit": integer("how many at most (50)"),
         },
+        needs=frozenset({"q"}),
     ),
     Route(
         method="GET",
@@ -385,6 +369,7 @@ ROUTES: tuple[Route, ...] = (
         answer="stats",
         query={**_PROJECT, "by": one_of("what rows are", "tool", "day", "tree", "owner")},
     ),
+    *CHAT_ROUTES,
 )
 ERRORS: Mapping[int, str] = {
     400: "The request is wrong.",
@@ -397,6 +382,7 @@ ERRORS: Mapping[int, str] = {
     412: "There is another turn than the sender knew.",
     413: "The body is larger than 4 MiB.",
     415: "The body is not JSON.",
+    416: "There is no such part of the file.",
     421: "The Host is not one that is served.",
     424: "The tool is not installed, or cannot be used.",
     429: "Too many turns are running.",
@@ -409,7 +395,7 @@ def openapi(version: str) -> dict[str, Any]:
     """Return the API as an OpenAPI 3.1 document."""
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
-        place = PREFIX + route.path.replace(":path", "")
+        place = route.place.replace(":path", "")
         paths.setdefault(place, {})[route.method.lower()] = _operation(route)
     pieces = {**PIECES, "row": ROW, "event": OUTPUTS["event"][1]}
     found: dict[str, Any] = _rooted(
@@ -434,11 +420,14 @@ def openapi(version: str) -> dict[str, Any]:
 
 
 def _operation(route: Route) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": route.schema()}} if route.answer else {"*/*": {}}
+    content: dict[str, Any] = {}
+    if route.answer or not route.streams:
+        content = {"application/json": {"schema": schema_of(route)}} if route.answer else {"*/*": {}}
     if route.streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     places = [(name, "path", IN_PATH[name]) for name in route.parameters]
     places += [(name, "query", schema) for name, schema in route.query.items()]
+    places += [(name, "header", schema) for name, schema in route.headers.items()]
     found: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.about,
@@ -446,7 +435,7 @@ def _operation(route: Route) -> dict[str, Any]:
             {
                 "name": name,
                 "in": place,
-                "required": place == "path" or name == "q",
+                "required": place == "path" or name in route.needs,
                 "schema": schema,
             }
             for name, place, schema in places

@@ -72,6 +72,7 @@ def await_endings(
     first_only: bool = False,
     timeout_s: float | None = None,
     on_fault: Callable[[StateError], None] | None = None,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Iterator[WaitResult]:
     """Yield each session's ending as it happens, and after the timeout those still running.
 
@@ -83,6 +84,7 @@ def await_endings(
         first_only: stop after one known ending.
         timeout_s: how long to wait; for ever when None.
         on_fault: gets, at each look, the directories that cannot be listed, where descendants may be.
+        sleep: lets time pass between two looks; what it raises ends the waiting.
     """
     deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
     waiting = _Waiting(targets, Descendants(targets[0][0].root, targets, on_fault=on_fault) if tree else None)
@@ -100,7 +102,7 @@ def await_endings(
                 return
             waiting.find_more_now_and_then()
             pause = max(POLL_S, time.monotonic() - began)  # at most half a core, however many there are
-            time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+            sleep(max(0.0, min(pause, deadline - time.monotonic())))
     finally:
         waiting.close()
 

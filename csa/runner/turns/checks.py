@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from csa.errors import UsageError
+from csa.errors import ChangedError, UsageError
 from csa.ids import is_session_id
 from csa.runner.request import RunRequest
 
@@ -84,6 +84,14 @@ def check_numbers(request: RunRequest) -> None:
         raise UsageError("--after-turn is the number of a turn, 0 or more.")
     if request.retries is not None and request.retries < 0:
         raise UsageError("--retries must be 0 or more.")
+
+
+def refuse_changed(request: RunRequest, session_id: str, *, turn: int) -> None:
+    """Raise ChangedError if a session's last turn is another than the sender knew."""
+    if request.after_turn not in {None, turn}:
+        raise ChangedError(
+            f"Session {session_id} is at turn {turn}, not {request.after_turn}.", hint=f"csa show {session_id}"
+        )
 
 
 def asked_id(request: RunRequest) -> str | None:

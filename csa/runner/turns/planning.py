@@ -26,7 +26,15 @@ from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed, refuse_idle
 from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
 from csa.runner.turns.asking import asks_token
-from csa.runner.turns.checks import asked_id, check_name, check_numbers, check_request, check_texts, is_unicode
+from csa.runner.turns.checks import (
+    asked_id,
+    check_name,
+    check_numbers,
+    check_request,
+    check_texts,
+    is_unicode,
+    refuse_changed,
+)
 from csa.runner.turns.choices import choose_model
 from csa.runner.turns.fallback import fallback_of, first_installed, others
 from csa.runner.turns.plan import TurnPlan
@@ -168,6 +176,7 @@ def _plan_new(
             "so it may not start another.",
             hint="do the work in this session, or have an ancestor start the new one",
         )
+    refuse_changed(request, new_id, turn=0)
     request, replay = _as_recorded(context, request, turn=1)
     origin = None
     if request.fork_from is not None:
@@ -192,7 +201,7 @@ def _plan_new(
         last_accessed=now,
         description=(description_of(context, request.description) if request.description else _about(context, request)),
         name=name,
-        owner=owner_name(context.environ),
+        owner=request.owner or owner_name(context.environ),
         branch=git_branch(directory),
         permission=source.permission if source else permission,
         fork_of=source.session_id if source else None,
@@ -242,6 +251,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     context = session.context
     refuse_own_lineage(context.caller, session.session_id)
     state = caught_up(session.paths, session.load())
+    refuse_changed(request, state.session_id, turn=state.turns)
     if not request.reopen:
         refuse_closed(state)
     request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)

@@ -23,12 +23,14 @@ from csa.model.state import SessionState, ToolState, format_time
 from csa.runner.secrets import sources_of
 from csa.runner.session import refuse_closed
 from csa.runner.turns.admission import open_admission
+from csa.runner.turns.checks import refuse_changed
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorder import Recorder, end_lost_compaction
 from csa.runner.turns.window import find_outgrown
 from csa.store.artifacts import PROMPT_FILES, SCHEMA_FILE, list_artifacts
 from csa.store.atomic import append_private, replace_private, write_atomically, write_private
 from csa.store.held import HeldSession, build_session, open_session, store_lock
+from csa.store.liveness import probe
 from csa.store.parked import forget_parked
 from csa.store.project import git_head
 from csa.store.queue import claim, drop, lift_hold, unclaim
@@ -55,6 +57,7 @@ class TurnRecorder(Recorder):
         strange = None if plan.is_new else strange_end(held.paths, last)
         known = [held.state.turns, *(event.turn for event in (last, strange) if event)]
         self.turn = (0 if plan.is_new else max(known)) + 1
+        refuse_changed(plan.request, held.state.session_id, turn=self.turn - 1)
         self.journal.turn = self.turn
         self.follows_lost = last is not None and last.type == "run_started"
         self._mark = self.journal.mark()
@@ -374,9 +377,26 @@ def begin(plan: TurnPlan) -> TurnRecorder:
     Raises:
         RefusedError, FullError: as `open_admission`.
         BusyError: a supervisor holds the session.
+        ChangedError: another turn was first (`RunRequest.after_turn`).
         StateError: its record is damaged.
         OSError: nothing can be written there.
     """
+    try:
+        held, notes = _take(plan)
+    except BusyError:
+        _refuse_if_changed(plan)
+        raise
+    try:
+        if not (plan.is_new or plan.request.reopen):
+            refuse_closed(held.state)  # as it is, now that it is ours
+        return TurnRecorder(held, plan, notes)
+    except BaseException:
+        held.close()
+        raise
+
+
+def _take(plan: TurnPlan) -> tuple[HeldSession, Sequence[str]]:
+    """Return the session, held and admitted, and what the admission has noted."""
     tool, context = plan.adapter.name, plan.context
     with open_admission(plan) as admission:
         if plan.is_new:
@@ -399,13 +419,17 @@ def begin(plan: TurnPlan) -> TurnRecorder:
                 steal=plan.request.steal,
             )
         admission.admit(held)
-    try:
-        if not (plan.is_new or plan.request.reopen):
-            refuse_closed(held.state)  # as it is, now that it is ours
-        return TurnRecorder(held, plan, admission.notes)
-    except BaseException:
-        held.close()
-        raise
+    return held, admission.notes
+
+
+def _refuse_if_changed(plan: TurnPlan) -> None:
+    """Raise ChangedError where a session is busy with a turn that the sender did not know of."""
+    if plan.request.after_turn is None:
+        return
+    store, session_id = plan.context.store, plan.state.session_id
+    found = probe(store.paths(session_id))
+    running = found.owner.turn if found.runs_turn and found.owner else 0
+    refuse_changed(plan.request, session_id, turn=max(running, store.load(session_id).turns))
 
 
 def with_tool(state: SessionState, plan: TurnPlan) -> SessionState:

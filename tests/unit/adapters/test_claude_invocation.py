@@ -61,14 +61,14 @@ def test_read_only_denies_what_would_ask_and_takes_writing_tools_away() -> None:
     words = argv(permission=Permission.READ_ONLY)
     assert has_flags(words, "--permission-mode", "dontAsk")
     assert has_flags(words, "--disallowedTools", "Edit,Write,NotebookEdit")
-    assert allowed(words) == ["Read", "Glob", "Grep", "Bash(csa:*)"]
+    assert allowed(words) == ["Read", "Glob", "Grep", "Bash(csa:*)", "mcp__csa"]
 
 
 def test_edit_accepts_edits_and_lets_an_agent_call_csa() -> None:
     """A nested `csa run` must work under edit; other commands stay denied."""
     words = argv()
     assert has_flags(words, "--permission-mode", "acceptEdits")
-    assert allowed(words) == ["Bash(csa:*)", "Bash(env)"]
+    assert allowed(words) == ["Bash(csa:*)", "mcp__csa", "Bash(env)"]
 
 
 @pytest.mark.parametrize("level", [Permission.EDIT, Permission.READ_ONLY])
@@ -83,7 +83,7 @@ def test_an_absolute_csa_has_a_rule_of_its_own(level: Permission) -> None:
 @pytest.mark.parametrize("path", ["csa", "/a,Bash(*)/csa", "/a:*),Bash/csa"])
 def test_a_path_that_could_be_read_as_another_rule_gets_none(path: str) -> None:
     """A comma or parenthesis in a directory's name must not allow more."""
-    assert allowed(argv(csa_command=path)) == ["Bash(csa:*)", "Bash(env)"]
+    assert allowed(argv(csa_command=path)) == ["Bash(csa:*)", "mcp__csa", "Bash(env)"]
 
 
 def test_full_skips_permissions_also_as_root() -> None:

@@ -266,6 +266,8 @@ def server_rules(level: Permission) -> list[tuple[str, dict[str, bool]]]:
     """Return the decisions on MCP tools, strongest first, with the annotations they ask for."""
     rules = tomllib.loads(invoke(permission=level).files["policy.toml"])["rule"]
     found = sorted((rule for rule in rules if "mcpName" in rule), key=lambda rule: -rule["priority"])
+    csas = found.pop(0)
+    assert (csas["toolName"], csas["mcpName"], csas["decision"]) == ("*", "csa", "allow")
     assert all((rule["toolName"], rule["mcpName"]) == ("*", "*") for rule in found)
     return [(rule["decision"], rule.get("toolAnnotations", {})) for rule in found]
 
