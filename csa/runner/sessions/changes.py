@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from csa.errors import CsaError, NotFoundError
+from csa.errors import NotFoundError
 from csa.ids import milliseconds_of
 from csa.model.clock import from_timestamp
 from csa.model.state import SessionState
@@ -109,9 +109,8 @@ def read_changes(session: Session, *, turn: int | None = None, form: Form = "pat
     """Return what a session has changed, or one turn of it.
 
     Raises:
-        NotFoundError: there is no such turn, or its work tree is gone or under no version control.
+        NotFoundError: there is no such turn, or its work tree or commits are gone, or git will not read them.
         ToolUnavailableError: git is not installed.
-        CsaError: git will not read the repository.
     """
     everything = list(read_spans(session.files.transcript))
     spans = [span for span in everything if turn in {None, span.turn}]
@@ -131,7 +130,7 @@ def read_changes(session: Session, *, turn: int | None = None, form: Form = "pat
             comparison.look(_with_ends(spans, everything), _mentioned(session, {span.turn for span in spans}))
             files, text = comparison.result(form, width)
         except GitError as error:
-            raise CsaError(why_refused(top, error.said) + ".") from error
+            raise NotFoundError(f"{why_refused(top, error.said)}.", hint="csa logs shows what was done") from error
     found = comparison.found
     return Changes(
         session_id=session.session_id,
