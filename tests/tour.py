@@ -118,6 +118,8 @@ class _Tour:
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")
         self.show("search", "search", "bucket", "--json")
+        self.place.run("index", "build")
+        self.show("index status", "index", "status", "--json")
 
     def _answer(self) -> None:
         """Have an agent ask."""

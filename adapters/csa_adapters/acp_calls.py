@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from csa.model.adapter import Update
+from csa_adapters.decoder import changes_of
 from csa_adapters.jsonlines import Json, list_of, mapping_of, text_of
 
 _KINDS = frozenset({"read", "edit", "delete", "move", "search", "execute", "think", "fetch"})
@@ -86,6 +87,7 @@ class Calls:
         if data["status"] in ENDED:
             before = self._shown.pop(call, "")
             data["content"] = "\n".join(filter(None, (content or ("" if added else before), added)))
+            data |= _files_of(update)
             code = _exit_code(update)
             if code is not None:
                 data["exit_code"] = code
@@ -104,6 +106,19 @@ def text_of_block(block: Any) -> str:
     if kind in ("text", ""):
         return text_of(found.get("text"))
     return text_of(mapping_of(found.get("resource")).get("text")) or f"[{kind}]"
+
+
+def _files_of(update: Json) -> Json:
+    """Return the files that a call names, and how it changes them."""
+    diffs = [each for each in map(mapping_of, list_of(update.get("content"))) if each.get("type") == "diff"]
+    changes: list[Json] = [
+        {"path": text_of(each.get("path")), "old": each.get("oldText"), "new": text_of(each.get("newText"))}
+        for each in diffs
+        if type(each.get("oldText")) in {str, type(None)}
+    ]
+    named = [text_of(mapping_of(each).get("path")) for each in list_of(update.get("locations"))]
+    paths = list(dict.fromkeys(filter(None, (*named, *(change["path"] for change in changes)))))
+    return {**({"paths": paths} if paths else {}), **changes_of(changes)}
 
 
 def _content_of(update: Json) -> str:

@@ -21,7 +21,15 @@ from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.structs import replace
 from csa_adapters.claude_failures import STARTUP, broken_off, kind_of
 from csa_adapters.claude_usage import ClaudeUsage
-from csa_adapters.decoder import StreamDecoder, describe_call, error_update, plan_update, retry_update, warning_update
+from csa_adapters.decoder import (
+    StreamDecoder,
+    describe_call,
+    error_update,
+    files_of,
+    plan_update,
+    retry_update,
+    warning_update,
+)
 from csa_adapters.failures import Failure, kind_of_message, stderr_message, unclean, unfinished
 from csa_adapters.jsonlines import Json, count_of, list_of, mapping_of, number_of, text_of
 
@@ -288,7 +296,7 @@ class ClaudeCodeDecoder(StreamDecoder):
             self._answers.add(call)
             return self._text_block({"text": json.dumps(given, ensure_ascii=False)}, parent)
         kind, title = _describe(name, given)
-        return self._begin_call(call, kind, title, **({"parent_id": parent} if parent else {}))
+        return self._begin_call(call, kind, title, **({"parent_id": parent} if parent else {}), **files_of(given))
 
     def _result_block(self, block: Json, _parent: str) -> list[Update]:
         call = text_of(block.get("tool_use_id"))

@@ -247,7 +247,8 @@ class CodexDecoder(StreamDecoder):
         self._agents |= dict.fromkeys(filter(None, map(text_of, list_of(item.get("receiver_thread_ids")))))
         updates: list[Update] = []
         if call not in self._open:  # a file change may come completed only
-            updates = self._begin_call(call, kind, title)
+            paths = [text_of(mapping_of(change).get("path")) for change in list_of(item.get("changes"))]
+            updates = self._begin_call(call, kind, title, **({"paths": paths} if paths else {}))
             if phase == "item.started":
                 return updates
         data: Json = {"id": call, "status": "in_progress", "content": content}

@@ -14,6 +14,10 @@ from csa.structs import asdict
 from csa_adapters.failures import Failure
 from csa_adapters.jsonlines import Json, list_of, mapping_of, number_of, other, read_object, text_of
 
+# The parameters of tools that name a file, and those with what an edit replaces, if anything, and by what.
+_PATHS = ("file_path", "filePath", "notebook_path")
+_EDITS = (("old_string", "new_string"), ("oldString", "newString"), ("", "content"))
+_LONGEST_CHANGES = 64 << 10  # characters
 _PLAN_STATUSES = frozenset({"pending", "in_progress", "completed"})
 
 
@@ -103,7 +107,7 @@ class StreamDecoder:
         self._usage = usage
         return [] if usage is None else [Update("usage", usage.to_dict())]
 
-    def _begin_call(self, call: str, kind: str, title: str, **more: str) -> list[Update]:
+    def _begin_call(self, call: str, kind: str, title: str, **more: Any) -> list[Update]:
         self._open[call] = title
         return [Update("tool_call", {"id": call, "title": title, "kind": kind, "status": "in_progress", **more})]
 
@@ -133,6 +137,29 @@ def asked_of(line: Json) -> Json:
         "paths": [path for path in list_of(line.get("paths")) if type(path) is str],
         "options": options,
     }
+
+
+def files_of(given: Json) -> Json:
+    """Return what the parameters of a call say of a file: `paths`, and `changes`, unless they are long."""
+    path = next(filter(None, (text_of(given.get(name)) for name in _PATHS)), "")
+    if not path:
+        return {}
+    edits = list_of(given.get("edits")) or [given]  # several of one file
+    changes = [change for edit in map(mapping_of, edits) if (change := _change(path, edit))]
+    return {"paths": [path], **changes_of(changes)}
+
+
+def changes_of(changes: list[Json]) -> Json:
+    """Return changes as an event has them; none at all where they are long."""
+    length = sum(len(change["old"] or "") + len(change["new"]) for change in changes)
+    return {"changes": changes} if changes and length <= _LONGEST_CHANGES else {}
+
+
+def _change(path: str, edit: Json) -> Json | None:
+    for old, new in _EDITS:
+        if type(edit.get(new)) is str:
+            return {"path": path, "old": text_of(edit.get(old)) if old else None, "new": edit[new]}
+    return None
 
 
 def compaction_outcome(outcome: Outcome, proof: str, *, before: Any = None, after: Any = None) -> CompactionOutcome:

@@ -14,7 +14,7 @@ from functools import partial
 from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.usage import Usage
 from csa.structs import replace
-from csa_adapters.decoder import StreamDecoder, describe_call, error_update, retry_update, warning_update
+from csa_adapters.decoder import StreamDecoder, describe_call, error_update, files_of, retry_update, warning_update
 from csa_adapters.failures import (
     MESSAGE_LIMIT,
     Failure,
@@ -232,8 +232,12 @@ class GeminiDecoder(StreamDecoder):
     def _tool_use(self, event: Json) -> list[Update]:
         self._end_message()
         self._go_on()
-        call, name, given = text_of(event.get("tool_id")), text_of(event.get("tool_name")), event.get("parameters")
-        return self._begin_call(call, *_describe(name, mapping_of(given)))
+        call, name, given = (
+            text_of(event.get("tool_id")),
+            text_of(event.get("tool_name")),
+            mapping_of(event.get("parameters")),
+        )
+        return self._begin_call(call, *_describe(name, given), **files_of(given))
 
     def _tool_result(self, event: Json) -> list[Update]:
         self._end_message()

@@ -15,7 +15,7 @@ from csa.model.adapter import ErrorKind, Outcome, ToolExit, TurnRequest, Update
 from csa.model.resets import delay_of, retry_after
 from csa.model.usage import Usage
 from csa.structs import replace
-from csa_adapters.decoder import StreamDecoder, describe_call, plan_update, retry_update
+from csa_adapters.decoder import StreamDecoder, describe_call, files_of, plan_update, retry_update
 from csa_adapters.failures import (
     Failure,
     kind_of_message,
@@ -169,7 +169,7 @@ class OpencodeDecoder(StreamDecoder):
         kind, title = _describe(name, given)
         updates: list[Update] = []
         if call not in self._open:  # `run` reports a tool only when it has ended
-            updates = self._begin_call(call, kind, title)
+            updates = self._begin_call(call, kind, title, **files_of(given))
         if state.get("status") in ("completed", "error"):
             updates += self._tool_end(call, title, state)
         return updates

@@ -36,6 +36,7 @@ from csa.runner.doctor.store_checks import size_words
 from csa.runner.sessions.collecting import Item, Report, collect
 from csa.runner.turns.leftovers import find_leftovers, reap
 from csa.runner.waking import wake_parked, wake_queues
+from csa.store.searchindex import has_index
 from csa.store.sessions import format_age
 
 
@@ -127,6 +128,10 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         progress=counter,
     )
     counter.end()
+    if not dry_run and has_index(root):
+        from csa.runner.sessions.indexing import tidy_up  # noqa: PLC0415  # most have no index
+
+        tidy_up(root, stores)
     ended = [] if dry_run else orphans
     report.failures += problems
     report.failures += [f"process {orphan.pid} could not be ended" for orphan in reap(ended)]

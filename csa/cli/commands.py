@@ -144,6 +144,10 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session clean", "collecting.clean", "delete the project's old sessions"),
             Command("gc", "collecting.gc", "delete old sessions and leftover files, quietly, for cron"),
             Command("session adopt", "moving.adopt", "take over the sessions of a project that has moved"),
+            Command("index build", "index.build", "build the index that makes csa search fast"),
+            Command("index update", "index.update", "add to the search index what is new"),
+            Command("index status", "index.status", "show how large and how fresh the search index is"),
+            Command("index delete", "index.delete", "delete the search index; searches read everything again"),
             Command("session validate", "records.validate", "check the records of sessions for damage"),
             Command("session repair", "records.repair", "repair a damaged session"),
         ),
@@ -157,6 +161,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("serve stop", "serve.stop", "end the running server; what runs goes on"),
             Command("mcp", "mcp.run", "serve an MCP client on stdin and stdout, with sub-agents"),
             Command("mcp install", "mcp.install", "print how to set up csa mcp in a client"),
+            Command("acp", "acp", "be an editor's agent: the Agent Client Protocol on stdio"),
         ),
     ),
     (

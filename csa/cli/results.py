@@ -8,7 +8,7 @@ import sys
 from csa.cli.output import print_json, print_problem, text_for, to_json
 from csa.cli.selecting import add_selector, find_to_read
 from csa.model.clock import local_clock
-from csa.model.result import NO_NEW_CONVERSATION, UNKNOWN_CONVERSATION, RunResult, abridge, kind_in_words
+from csa.model.result import abridge, kind_in_words, next_step
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -85,22 +85,10 @@ _STATUS_WORDS = {
 
 def failure_hint(result: RunResult) -> str | None:
     """Return the next step after an unsuccessful turn."""
-    session, kind = result.session_id, result.error_kind or ""
-    hints = {
-        "auth": f"log in with {result.tool}, or set its key",
-        "context_overflow": f"csa compress {session}",
-        "quota": f'csa run --session {session} --tool ANOTHER "go on", or use --fallback next time',
-        "budget": f"csa budget {session} shows who used it, and whose it is; csa run sets another",
-        UNKNOWN_CONVERSATION: _hint_of_unknown(result),
-    }
-    if kind in hints or result.provider_session_id is None:
-        return hints.get(kind)
-    return f'csa run --session {session} "go on"'
-
-
-def _hint_of_unknown(result: RunResult) -> str:
-    """Return the hint for a conversation that the tool does not know: csa could not, or may not, start another."""
-    if NO_NEW_CONVERSATION in (result.error_message or ""):
-        return f'csa run --tool {result.tool} "..." starts a new session'
-    again = f'CSA_CONF_HANDOFF=on csa run --session {result.session_id} "go on"'
-    return f"{again} (without --no-handoff) continues in a new conversation, with a summary of this one"
+    return next_step(
+        result.session_id,
+        result.tool,
+        result.error_kind or "",
+        result.error_message or "",
+        is_known_to_tool=result.provider_session_id is not None,
+    )

@@ -2,7 +2,7 @@
 
 Case is ignored; words in quotes are searched as a phrase. Each line has the session (its name, or its id), the turn,
 its age, and the text around the match. Exits 1 if nothing was found, as grep does. What cannot be read is named on
-stderr.
+stderr. With an index (csa index build) the answers are the same, sooner.
 """
 
 from __future__ import annotations
@@ -59,12 +59,18 @@ def execute(arguments: argparse.Namespace) -> int:
     stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
     faults: list[StateError] = []
     limit = arguments.limit or (_SHOWN_ON_TERMINAL if sys.stdout.isatty() and not arguments.json else None)
-    hits = search(stores, query, on_fault=faults.append)
+    unknown: list[str] = []
+    hits = search(stores, query, on_fault=faults.append, on_unknown=unknown.append)
     count = _print_hits(islice(hits, limit), words, as_json=arguments.json)
     for fault in faults:
         tell("warning", f"left out: {one_line(fault.message)}")
     if count == limit and arguments.limit is None and next(hits, None):
         tell("csa", f"... and more (--limit {2 * count} shows as many again)")
+    if unknown:  # and there is an index
+        from csa.runner.sessions.indexing import keep_up  # noqa: PLC0415  # most searches have nothing to add
+
+        sys.stdout.flush()
+        keep_up(client.store.root, stores, unknown)
     if not count:
         refuse_unknown_tools(client, stores, tools)
     return 0 if count else 1

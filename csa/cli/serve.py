@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from csa.store.locks import Lock
 
 PORT = 7117
+_WAY_IN = "open.html"
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _HIGHEST_PORT = 65_535
 
@@ -37,6 +38,7 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what")
     what.add_argument("--project", action="append", default=[], metavar="DIR", help="serve only this project")
     what.add_argument("--read-only", action="store_true", help="let nobody change anything")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
 def execute_run(arguments: argparse.Namespace) -> int:
@@ -82,16 +84,16 @@ def execute_run(arguments: argparse.Namespace) -> int:
         return Api(served, tokens, hosts, read_only=arguments.read_only)
 
     certificate = (arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None
-    announce = _announcer(lock, url, path, tokens)
+    announce = _announcer(lock, url, path, tokens, opens=arguments.open)
     server.run(make_api, sock, certificate=certificate, on_listening=announce)
-    if path:
-        path.unlink(missing_ok=True)
+    for left in filter(None, (path, tokens.directory / _WAY_IN)):
+        left.unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # threads may still be waiting for sessions to end, for as long as it takes
 
 
-def _announcer(lock: Lock, url: str, path: Path | None, tokens: Tokens) -> Callable[[], None]:
+def _announcer(lock: Lock, url: str, path: Path | None, tokens: Tokens, *, opens: bool) -> Callable[[], None]:
     from csa.serve import endpoint  # noqa: PLC0415  # loaded
 
     def announce() -> None:
@@ -99,8 +101,24 @@ def _announcer(lock: Lock, url: str, path: Path | None, tokens: Tokens) -> Calla
         address = _with_token(url, tokens)
         print(path or address, flush=True)
         tell("csa", f"serving on {path or url}; Ctrl-C ends it")
+        if opens:
+            _open(address, tokens.directory / _WAY_IN)
 
     return announce
+
+
+def _open(address: str, way_in: Path) -> None:
+    """Open the page, by a file that leads there: what is on a command line, all users of the machine can see."""
+    import threading  # noqa: PLC0415  # only --open needs these
+    import webbrowser  # noqa: PLC0415  # as above
+
+    from csa.store.atomic import write_atomically  # noqa: PLC0415  # as above
+
+    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")):
+        tell("csa", "there is no browser here; open the address yourself")
+        return
+    write_atomically(way_in, f'<!doctype html><meta http-equiv="refresh" content="0;url={address}">'.encode())
+    threading.Thread(target=webbrowser.open, args=(way_in.as_uri(),), daemon=True).start()
 
 
 def _url(arguments: argparse.Namespace, port: int) -> str:
@@ -131,6 +149,8 @@ def _refuse_open_doors(arguments: argparse.Namespace) -> None:
         if not os.access(file, os.R_OK):
             raise UsageError(f"{file} cannot be read.")
     is_safe = arguments.socket or arguments.tls_cert or is_loopback(arguments.host)
+    if arguments.open and arguments.socket:
+        raise UsageError("--open: browsers cannot open a Unix socket.")
     if not (is_safe or arguments.insecure_http):
         raise UsageError(
             f"--host {arguments.host}: other machines would send the token in clear text.",

@@ -30,6 +30,26 @@ UNKNOWN_CONVERSATION = "unknown_conversation"  # the kind of error
 NO_NEW_CONVERSATION = "no new one could be started"
 
 
+def next_step(session_id: str, tool: str, kind: str, message: str, *, is_known_to_tool: bool) -> str | None:
+    """Return what to do after an unsuccessful turn, by the kind of its error; None if nothing helps."""
+    hints = {
+        "auth": f"log in with {tool}, or set its key",
+        "context_overflow": f"csa compress {session_id}",
+        "quota": f'csa run --session {session_id} --tool ANOTHER "go on", or use --fallback next time',
+        "budget": f"csa budget {session_id} shows who used it, and whose it is; csa run sets another",
+        UNKNOWN_CONVERSATION: _after_unknown(session_id, tool, message),
+    }
+    return hints.get(kind) if kind in hints or not is_known_to_tool else f'csa run --session {session_id} "go on"'
+
+
+def _after_unknown(session_id: str, tool: str, message: str) -> str:
+    """Return the hint for a conversation that the tool does not know: csa could not, or may not, start another."""
+    if NO_NEW_CONVERSATION in message:
+        return f'csa run --tool {tool} "..." starts a new session'
+    again = f'CSA_CONF_HANDOFF=on csa run --session {session_id} "go on"'
+    return f"{again} (without --no-handoff) continues in a new conversation, with a summary of this one"
+
+
 class Link(Struct, kw_only=True):
     """One turn of a run that fell back from tool to tool."""
 

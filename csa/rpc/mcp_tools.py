@@ -1,7 +1,7 @@
 """What the MCP tools do, whatever the transport: the library's verbs, with answers that fit a model's context.
 
-`call_tool` returns the result of `tools/call`. What csa refuses is such a result too, with csa's error object as its
-text: the model reads it, and the hint in it.
+`Tools.call` returns the result of `tools/call`. What csa refuses is such a result too, with a sentence, the hint, and
+csa's error object: the model reads them.
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ class Tools:
         except CsaError as error:
             if isinstance(error, BusyError) and not error.hint:
                 error.hint = "call wait with that session first"
-            said = {"error": error.to_json()}
-            return {"content": [_text(said)], "isError": True}
+            return {"content": [_sentence(error), _text({"error": error.to_json()})], "isError": True}
         return {"content": [_text(found)], "structuredContent": found, "isError": False}
 
     def run(self, arguments: Mapping[str, Any], watch: Watch) -> Json:
@@ -153,6 +152,11 @@ def list_sessions(client: Csa, *, status: str | None = None, parent: str | None 
             break
         rows.append(row)
     return {"sessions": rows, "more": more + len(shown) - len(rows)}
+
+
+def _sentence(error: CsaError) -> Json:
+    """Say what is wrong: gemini-cli (0.61.0) would hold a first text that is JSON against the tool's outputSchema."""
+    return {"type": "text", "text": f"Error: {error.message}" + (f"\nHint: {error.hint}" if error.hint else "")}
 
 
 def _text(value: Json) -> Json:

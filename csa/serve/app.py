@@ -22,6 +22,7 @@ from starlette.routing import Router
 from csa.errors import CsaError
 from csa.model.schemas.api import ROUTES
 from csa.model.schemas.route import Route
+from csa.serve.assets import find_asset, load
 from csa.serve.attachments import Attachment
 from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
 from csa.serve.guard import Application, Guard, Receive, Scope, Send, send_error
@@ -48,6 +49,8 @@ class Api:
         self.channels: Channels
         self._limiters = {kind: anyio.CapacityLimiter(n) for kind, n in _AT_ONCE.items()}
         routes = [StarletteRoute(route.place, partial(self._answer, route), methods=[route.method]) for route in ROUTES]
+        load()
+        routes += [StarletteRoute(path, _asset) for path in ("/", "/page/{version}/{name}")]
         router = Router(routes=routes, lifespan=self._lifespan, redirect_slashes=False)
         self.guard = Guard(_with_errors(router), tokens, hosts, read_only=read_only)
 
@@ -64,6 +67,7 @@ class Api:
             path={name: str(value) for name, value in request.path_params.items()},
             query=read_query(route, list(request.query_params.multi_items())),
             body=read_body(route, await _read(request), request.headers.get("content-type", "")),
+            access=request.scope["csa.access"],
             headers=read_headers(route, request.headers),
             client=request.scope.get("client"),
             server=request.scope.get("server"),
@@ -110,6 +114,13 @@ class Api:
             channel.clients -= 1
             raise
         return _Itself(EventStream(channel, start, channel.pull, **go_on))
+
+
+async def _asset(request: Request) -> Response:
+    found = find_asset(request.url.path)
+    if request.headers.get("if-none-match") == found.headers["etag"]:
+        return Response(status_code=304, headers=dict(found.headers))
+    return Response(found.content, headers=dict(found.headers))
 
 
 def _with_errors(app: Application) -> Application:

@@ -84,7 +84,8 @@ class Guard:
             raise RequestError(400, "usage", "A header is given twice.")
         if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may have read the other one
             raise RequestError(400, "usage", "The body has two lengths.", headers={"connection": "close"})
-        if scope["method"] not in _SAFE and (token.level != ACT or self._read_only):
+        scope["csa.access"] = READ if self._read_only else token.level
+        if scope["method"] not in _SAFE and scope["csa.access"] != ACT:
             whose = "The server is" if self._read_only else "This token is"
             raise RequestError(403, "refused", f"{whose} for reading only.")
         scope["csa.token"] = token

@@ -36,7 +36,7 @@ from csa.store.sessions import Store
 from csa.store.stores import find_stores
 from csa.store.transcript import parse_line, read_events
 
-_SESSIONS, _EVENTS, _MESSAGES, _HITS = 100, 100, 200, 50
+_SESSIONS, _EVENTS, _MESSAGES, _HITS, _SHOWN = 100, 100, 200, 50, 60
 _MOST = 1000  # of what is listed
 _MOST_EVENTS = 10_000
 _LONGEST_WAIT_S = 600.0
@@ -114,8 +114,8 @@ def health(_: Served, __: Asked) -> Any:
     return {"ok": True}
 
 
-def version(served: Served, _: Asked) -> Any:
-    return {"version": __version__, "api": 1, "root": served.root}
+def version(served: Served, asked: Asked) -> Any:
+    return {"version": __version__, "api": 1, "root": served.root, "access": asked.access}
 
 
 def describe_api(_: Served, __: Asked) -> Any:
@@ -294,6 +294,19 @@ def messages(served: Served, asked: Asked) -> Any:
     return [shown_to_json(session.session_id, m) for m in found[-_limit(asked, _MESSAGES, _MOST) :]]
 
 
+def conversation(served: Served, asked: Asked) -> Any:
+    from csa.serve import conversation as pages  # noqa: PLC0415  # brings markdown-it
+
+    session, query = _read(served, asked, "session show"), asked.query
+    transcript = session.files.transcript
+    if (seq := query.get("whole")) is not None:
+        return pages.read_whole(transcript, seq).to_json()
+    if (seq := query.get("since")) is not None:
+        return pages.read_since(transcript, session.session_id, seq).to_json()
+    limit = _limit(asked, _SHOWN, _MOST)
+    return pages.read_before(transcript, session.session_id, query.get("before"), limit).to_json()
+
+
 def events(served: Served, asked: Asked) -> Any:
     session = _read(served, asked, "session logs")
     after, limit = asked.query.get("after"), _limit(asked, _EVENTS, _MOST_EVENTS)
@@ -406,6 +419,7 @@ HANDLERS: Mapping[str, Callable[[Served, Asked], Any]] = {
     "checkpoint": checkpoint,
     "compress": compress,
     "messages": messages,
+    "conversation": conversation,
     "events": events,
     "result": result,
     "why": why,

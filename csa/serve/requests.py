@@ -8,7 +8,7 @@ from typing import Any
 
 from csa.errors import UsageError
 from csa.model.schemas.checking import check_object, check_text, check_value, known_names, with_article
-from csa.model.schemas.route import Route
+from csa.model.schemas.route import READ, Route
 from csa.serve.problems import RequestError
 from csa.structs import Struct, field
 
@@ -22,6 +22,7 @@ class Asked(Struct, kw_only=True):
     path: Mapping[str, str]
     query: Mapping[str, Any]
     body: Mapping[str, Any]
+    access: str = READ  # what who asks may do
     headers: Mapping[str, str] = field(default_factory=dict)
     client: tuple[str, int] | None = None
     server: tuple[str, int] | None = None

@@ -47,9 +47,9 @@ def test_an_agent_runs_a_sub_agent(place: Workplace, tool: RealTool) -> None:
     )
     place.provider.on("the inner work", text("inner done"))
     root = place.run(tool, "delegate")
-    shown = place.shown(root["session_id"])
-    assert "Permission 'full' is more than the 'edit'" in shown
-    assert "inner done" in shown
+    told = json.dumps([request.body for request in place.asked("delegate")])  # to the model
+    assert "Permission 'full' is more than the 'edit'" in told
+    assert "inner done" in told
     assert (root["text"], root["denied"]) == ("all done", [])
     (child,) = [session for session in place.sessions() if session["session_id"] != root["session_id"]]
     assert (child["name"], child["status"], child["parent_session_id"]) == ("helper", "succeeded", root["session_id"])

@@ -88,7 +88,10 @@ class Client:
         """Call a tool that must fail; return csa's error object."""
         result = self.ask("tools/call", {"name": name, "arguments": arguments})
         assert result["isError"], result
-        return json.loads(result["content"][0]["text"])["error"]
+        sentence, said = (each["text"] for each in result["content"])
+        error = json.loads(said)["error"]
+        assert sentence.startswith(f"Error: {error['message']}")
+        return error
 
     def leave(self) -> int:
         """Close stdin; return the exit code."""
@@ -363,7 +366,7 @@ def test_in_an_agent_it_starts_children(place: Place, kept: tuple[str, ...] | No
     )
     outer = place.codex("outer").session_id
     refused, inner = (json.loads(line)["result"] for line in (place.tmp / "said").read_text().splitlines())
-    assert json.loads(refused["content"][0]["text"])["error"]["kind"] == "refused"
+    assert json.loads(refused["content"][1]["text"])["error"]["kind"] == "refused"
     session_id = inner["structuredContent"]["session_id"]
     assert inner["structuredContent"]["text"] == "inner done"
     assert place.state(session_id)["genealogy"]["parent_session_id"] == outer

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from csa.model.schemas.chat_api import CHAT_OWN, CHAT_ROUTES
-from csa.model.schemas.kit import Schema, each, flag, integer, maybe, number, one_of, record, ref, text, texts
+from csa.model.schemas.kit import Schema, each, flag, integer, maybe, moment, number, one_of, record, ref, text, texts
 from csa.model.schemas.outputs import RUNNING
-from csa.model.schemas.route import ACT, Route
-from csa.model.schemas.shared import words
+from csa.model.schemas.route import ACT, READ, Route
+from csa.model.schemas.shared import TURN_STATUSES, words
 from csa.model.schemas.table import OUTPUTS, PIECES
 
 _PERMISSION = one_of("what the agent may do", "read-only", "edit", "full")
@@ -41,6 +41,57 @@ _NEW: Mapping[str, Schema] = {
     "name": text("a name, unique in the project"),
     "description": text("one line of description"),
 }
+_ITEM = record(
+    {
+        "seq": integer("the number of its first event"),
+        "turn": integer("its turn"),
+        "role": one_of("whose it is", "user", "assistant", "thought", "system", "note", "ask", "end"),
+        "at": moment("when"),
+        "text": text("what is said, or its beginning; empty if there is `html`"),
+        "is_cut": flag("there is more of it"),
+        "length": integer("how many characters it has as a whole"),
+        "html": maybe(text("the Markdown of an agent as HTML, without any HTML of its own")),
+        "tool": maybe(text("the tool")),
+        "model": maybe(text("the model")),
+        "calls": each(
+            record(
+                {
+                    "id": text("the call"),
+                    "title": text("the call, for example the command line"),
+                    "kind": text("`read`, `edit`, `execute`, ..."),
+                    "status": text("`in_progress`, `completed`, `failed` or `denied`"),
+                    "exit_code": maybe(integer("of a shell command")),
+                    "content": text("its output, or the beginning"),
+                    "length": integer("how many characters that has as a whole"),
+                }
+            ),
+            "the tool calls that followed",
+        ),
+        "ask": maybe(
+            record(
+                {
+                    "ask": text("what an answer names"),
+                    "status": text("`pending`, `allowed`, `denied`, or `expired` with its turn"),
+                    "kind": text("of the call"),
+                },
+                "of an `ask`: a request for a permission, which a person may answer",
+            )
+        ),
+        "end": maybe(
+            record(
+                {
+                    "status": one_of("how", *TURN_STATUSES),
+                    "message": text("why"),
+                    "kind": maybe(text("the kind of failure")),
+                    "hint": maybe(text("what to do about it")),
+                    "used": text("tokens and cost, in words"),
+                    "duration_s": maybe(number("how long the turn took")),
+                },
+                "of an `end`: how the turn ended",
+            )
+        ),
+    }
+)
 _TICKING = {"elapsed_s", "id", "parent"}  # keys of `csa top` that change by themselves, or are deprecated
 ROW = record(
     {
@@ -56,7 +107,12 @@ _STATE = {
 OWN: Mapping[str, Schema] = {
     "health": record({"ok": flag("always true")}),
     "version": record(
-        {"version": text("csa's version"), "api": integer("the version of this API"), "root": text("the state root")}
+        {
+            "version": text("csa's version"),
+            "api": integer("the version of this API"),
+            "root": text("the state root"),
+            "access": one_of("what this token may do here", READ, ACT),
+        }
     ),
     "projects": each(
         record(
@@ -72,6 +128,12 @@ OWN: Mapping[str, Schema] = {
         {
             "events": each(ref("event"), "the events, in order"),
             "next": maybe(integer("`after` for the next page; null if there is no more now")),
+        }
+    ),
+    "conversation": record(
+        {
+            "messages": each(_ITEM, "the messages and what is around them, in order"),
+            "older": maybe(integer("`before` for what is earlier; null if there is nothing")),
         }
     ),
     "tree": record({**_STATE, "position": text("what `after` or `Last-Event-ID` continues from")}),
@@ -275,6 +337,19 @@ ROUTES: tuple[Route, ...] = (
         about="Show the conversation",
         answer="show",
         query={**_TURN_NUMBER, "limit": integer("how many at most (200), the last ones")},
+    ),
+    Route(
+        method="GET",
+        path=f"{_ONE}/conversation",
+        name="conversation",
+        about="Show the conversation in pages, the newest first, with the agents' Markdown as HTML; long texts are cut",
+        answer="conversation",
+        query={
+            "before": integer("only what is before this `seq`"),
+            "since": integer("instead: everything from the message with this `seq` on"),
+            "whole": integer("instead: the message with this `seq`, with all of its text and output"),
+            "limit": integer("how many at most (60); fewer if they are long"),
+        },
     ),
     Route(
         method="GET",

@@ -49,6 +49,11 @@ _CALL = {
     "status": text("`in_progress`, `completed`, `failed` or `denied`"),
     "content": text("its result"),
     "exit_code": integer("of a shell command"),
+    "paths": texts("the files it names"),
+    "changes": each(
+        record({"path": text("the file"), "old": maybe(text("what is replaced; null: all")), "new": text("by what")}),
+        "how it changes files, unless that is long",
+    ),
     "parent_id": _PARENT,
 }
 _SAID = {"text": text("the text"), "chunk": _CHUNK, "parent_id": _PARENT}
@@ -130,10 +135,10 @@ DATA: Mapping[str, tuple[str, Schema]] = {
     "user_message": ("A message to the tool.", record(_SAID, optional="chunk parent_id")),
     "agent_message": ("A message from the agent.", record(_SAID, optional="chunk parent_id")),
     "agent_thought": ("A thought of the agent.", record(_SAID, optional="chunk parent_id")),
-    "tool_call": ("The agent uses a tool.", record(_CALL, optional="content exit_code parent_id")),
+    "tool_call": ("The agent uses a tool.", record(_CALL, optional="content exit_code paths changes parent_id")),
     "tool_call_update": (
         "Progress or end of a tool call.",
-        record(_CALL, optional="title kind status content exit_code parent_id"),
+        record(_CALL, optional="title kind status content exit_code paths changes parent_id"),
     ),
     "plan": (
         "The agent's plan, whole.",

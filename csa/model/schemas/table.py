@@ -55,6 +55,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "prune": ("from which turn on earlier turns are sent", upkeep.PRUNED),
     "clear": ("from which turn on earlier turns are sent", upkeep.PRUNED),
     "compress": ("the compaction", upkeep.COMPACTION),
+    "index status": ("the search index", upkeep.SEARCH_INDEX),
     "checkpoint": ("the checkpoint that was saved", upkeep.CHECKPOINT),
     "checkpoints": ("the checkpoints, newest first", each(upkeep.CHECKPOINT, "")),
     "checkpoints --show": ("one checkpoint, with its contents", upkeep.CHECKPOINT_SHOWN),

@@ -102,6 +102,16 @@ _CHECKPOINT = {
         )
     ),
 }
+SEARCH_INDEX = record(
+    {
+        "path": maybe(text("its file; null if there is none")),
+        "size_bytes": integer("its size"),
+        "sessions": integer("how many sessions are in it"),
+        "stale": integer("how many sessions have changed since, or are not in it: searches read those"),
+        "is_used": flag("searches use it"),
+        "why": maybe(text("why they do not")),
+    }
+)
 CHECKPOINT = record({**words("session_id created_at tool"), **_CHECKPOINT})
 CHECKPOINT_SHOWN = record(
     {

@@ -14,6 +14,7 @@ from csa.ownership import explain_denial
 from csa.runner.doctor.place_checks import EXIT_STATE, check_places
 from csa.runner.turns.leftovers import find_leftovers
 from csa.store.locks import acquire_lock, is_locked, place_flock
+from csa.store.searchindex import has_index, look_at
 from csa.store.sessions import Store
 from csa.store.survey import Survey, survey
 
@@ -37,8 +38,17 @@ def check_store(store: Store) -> list[Check]:
         check_places(store),
         _check_sessions(found),
         *([_check_remains(found)] if found.remains else []),
+        *check_index(root),
         *check_leftovers(root),
     ]
+
+
+def check_index(root: Path) -> list[Check]:
+    """Check the search index, if there is one."""
+    if not has_index(root) or (found := look_at(root)) is None or found.why is None:
+        return []
+    detail = f"searches read everything: the search index is not used, as {found.why}"
+    return [Check("state", "search index", "warn", detail, "csa index build, or csa index delete")]
 
 
 def _root(root: Path, found: Survey) -> Check:

@@ -20,6 +20,7 @@ from csa.runner.sessions.acting import record_act
 from csa.runner.turns.runfiles import run_directory
 from csa.store.current import forget_unused
 from csa.store.retiring import hold, purge, remove_empty_directories, remove_remains, remove_tree, retire
+from csa.store.searchindex import forget, index_name
 from csa.store.sessions import Store
 from csa.store.survey import measure
 from csa.store.sweep import (
@@ -182,6 +183,7 @@ def carry_out(
             report.failures.append(loss)
     forget_unused(plan.store, plan.now - _UNUSED_AFTER)
     if report.purged:
+        forget(plan.store.root, [index_name(plan.store, item.session_id) for item in report.purged])
         remove_empty_directories(plan.store)
     return report
 

@@ -21,6 +21,7 @@ from csa.store.held import open_session
 from csa.store.liveness import probe
 from csa.store.owner import CHANGE
 from csa.store.retiring import bring_back, hold, purge, remove_empty_directories, retire
+from csa.store.searchindex import forget, index_name
 from csa.store.sessions import Store
 from csa.store.shown import Siblings
 from csa.store.statefile import load_state
@@ -208,6 +209,7 @@ def _delete_held(context: Context, paths: SessionPaths, *, force: bool, purge_no
     freed = 0
     if purge_now:
         freed = purge(paths)
+        forget(context.store.root, [index_name(context.store, session_id)])
     else:
         retire(context.store, paths, now)
     copies, warnings = remove_provider_copies(context, state) if provider and state else ((), ())

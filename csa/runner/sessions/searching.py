@@ -15,6 +15,7 @@ from datetime import datetime
 from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import SessionState, format_time, parse_time
+from csa.store.searchindex import index_name, open_sieve, stamp_of
 from csa.store.sessions import Store
 from csa.store.transcript import HEAD_BYTES, parse_line, read_lines
 from csa.structs import Struct
@@ -88,18 +89,28 @@ class Hit(Struct, kw_only=True):
 
 
 def search(
-    stores: Iterable[Store], query: Query, *, on_fault: Callable[[StateError], None] = lambda _: None
+    stores: Iterable[Store],
+    query: Query,
+    *,
+    on_fault: Callable[[StateError], None] = lambda _: None,
+    on_unknown: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Hit]:
     """Yield what fits, of the session written last first, and of each its last hit first.
 
-    `on_fault` is told of each transcript that cannot be read.
+    `on_fault` is told of each transcript that cannot be read, `on_unknown` of each session that the search index, where
+    there is one, does not have as it is now.
     """
-    for _, session_id, store, directory in sorted(_transcripts(stores, query), key=lambda each: each[:2], reverse=True):
+    stores = list(stores)
+    sieve = open_sieve(stores[0].root, query.words, on_unknown) if stores else None
+    found = sorted(_transcripts(stores, query), key=lambda each: each[:2], reverse=True)
+    for _, session_id, store, directory, stamp in found:
         path = f"{directory}/{session_id}/transcript.jsonl"
         try:
+            if sieve and stamp and not sieve.may_fit(index_name(store, session_id), stamp):
+                continue
             if not _may_fit(path, query):
                 continue
-            hits = deque(_Scan(query).hits(_events(path, query)), maxlen=_MOST_HITS)
+            hits = deque(Scan(query).hits(_events(path, query)), maxlen=_MOST_HITS)
         except StateError as fault:
             on_fault(fault)
             continue
@@ -108,8 +119,8 @@ def search(
             yield Hit(store=store, session_id=session_id, state=state, **found)
 
 
-def _transcripts(stores: Iterable[Store], query: Query) -> Iterator[tuple[float, str, Store, str]]:
-    """Yield the transcripts that were written since the moment that counts, each with when that was."""
+def _transcripts(stores: Iterable[Store], query: Query) -> Iterator[tuple[float, str, Store, str, str | None]]:
+    """Yield the transcripts that were written since the moment that counts, each with when that was, and its stamp."""
     since = query.since.timestamp() if query.since else 0.0
     for store in stores:
         places = [(store.sessions_dir, store.ids())]
@@ -117,13 +128,14 @@ def _transcripts(stores: Iterable[Store], query: Query) -> Iterator[tuple[float,
         for directory, ids in places:
             for session_id in ids:
                 try:
-                    written = os.stat(f"{directory}/{session_id}/transcript.jsonl").st_mtime
+                    known = os.stat(f"{directory}/{session_id}/transcript.jsonl")
+                    written, stamp = known.st_mtime, stamp_of(known)
                 except FileNotFoundError:  # nothing was said yet
                     continue
                 except OSError:
-                    written = float("inf")  # reading it says why
+                    written, stamp = float("inf"), None  # reading it says why
                 if written >= since:
-                    yield written, session_id, store, directory
+                    yield written, session_id, store, directory, stamp
 
 
 def _may_fit(path: str, query: Query) -> bool:
@@ -170,8 +182,11 @@ def _has_any(content: bytes, marks: Iterable[bytes]) -> bool:
     return any(mark in content for mark in marks)
 
 
-class _Scan:
+class Scan:
     """The hits of one transcript."""
+
+    most_calls = _MOST_CALLS
+    is_once = True  # a call is a hit once
 
     def __init__(self, query: Query) -> None:
         self._query = query
@@ -227,9 +242,9 @@ class _Scan:
         """Look through a call as far as it is known: its end alone may have the output, and its beginning the title."""
         call, title = _text(event.data.get("id")), _text(event.data.get("title"))
         title = title or self._calls.get(call, "")
-        if len(self._calls) < _MOST_CALLS:
+        if len(self._calls) < self.most_calls:
             self._calls[call] = title
-        if call and call in self._found:
+        if self.is_once and call and call in self._found:
             return
         found = list(self._judge(event, "tool", f"{title}\n{_text(event.data.get('content'))}"))
         self._found.update([call] if found else [])
@@ -242,13 +257,13 @@ class _Scan:
             yield {"turn": event.turn, "tool": self._tool, "role": role, "at": event.ts, "text": text.strip("\n")}
 
 
-_TAKE: Mapping[str, Callable[[_Scan, Event], Iterator[dict[str, Any]]]] = {
-    "run_started": _Scan.begin,
-    "user_message": _Scan.say,
-    "agent_message": _Scan.say,
-    "agent_thought": _Scan.say,
-    "tool_call": _Scan.call,
-    "tool_call_update": _Scan.call,
+_TAKE: Mapping[str, Callable[[Scan, Event], Iterator[dict[str, Any]]]] = {
+    "run_started": Scan.begin,
+    "user_message": Scan.say,
+    "agent_message": Scan.say,
+    "agent_thought": Scan.say,
+    "tool_call": Scan.call,
+    "tool_call_update": Scan.call,
 }
 
 

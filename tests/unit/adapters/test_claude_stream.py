@@ -375,7 +375,8 @@ def test_denied_tools_are_told_once_and_listed() -> None:
 def test_kinds_and_titles_of_tools(block: dict[str, Any], kind: str, title: str) -> None:
     """The vocabulary of the transcript, for each tool of claude."""
     (data,) = only(feed_all(decoder(), [assistant(block)]), "tool_call")
-    assert data == {"id": "toolu_1", "title": title, "kind": kind, "status": "in_progress"}
+    paths = {"paths": ["/p/a"]} if title.endswith("/p/a") else {}
+    assert data == {"id": "toolu_1", "title": title, "kind": kind, "status": "in_progress", **paths}
 
 
 @pytest.mark.parametrize(
