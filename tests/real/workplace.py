@@ -172,11 +172,14 @@ def _opencode_files(url: str) -> dict[str, str]:
         "models": {"mock-model": about, "some-model-9": {**about, **effort}},
     }
     config = {"model": "mock/mock-model", "small_model": "mock/mock-model", "share": "disabled"}
-    # At every start it would get a package of its own for plugins from the registry.
-    nowhere = "offline=true\nregistry=http://127.0.0.1:9/\n"
+    # At its first start it would get a package of its own for plugins from the registry; here it has done so.
+    installed = {"packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}
     return {
         ".config/opencode/opencode.json": json.dumps({**config, "provider": {"mock": provider}}),
-        ".npmrc": nowhere,
+        ".config/opencode/package-lock.json": json.dumps(installed),
+        ".config/opencode/node_modules/.package-lock.json": "{}",
+        ".cache/opencode/models.json": "{}",  # the thousands that are built in take it a third of each start
+        ".npmrc": "offline=true\nregistry=http://127.0.0.1:9/\n",
     }
 
 
