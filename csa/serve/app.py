@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.abc
 import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -21,7 +22,7 @@ from starlette.routing import Router
 
 from csa.errors import CsaError
 from csa.model.schemas.api import ROUTES
-from csa.model.schemas.route import Route
+from csa.model.schemas.route import MCP, Route
 from csa.serve.assets import find_asset, load
 from csa.serve.attachments import Attachment
 from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
@@ -47,10 +48,14 @@ class Api:
         self.ending = asyncio.Event()  # the server is about to end: streams do
         self.watch = Watch(served.fleet, secrets.token_hex(4))
         self.channels: Channels
+        self._tasks: anyio.abc.TaskGroup
+        self._loading = anyio.Lock()
+        self._mcp: Application | None = None
         self._limiters = {kind: anyio.CapacityLimiter(n) for kind, n in _AT_ONCE.items()}
         routes = [StarletteRoute(route.place, partial(self._answer, route), methods=[route.method]) for route in ROUTES]
         load()
         routes += [StarletteRoute(path, _asset) for path in ("/", "/page/{version}/{name}")]
+        routes.append(StarletteRoute(MCP, _Mcp(self), methods=["GET", "POST", "DELETE"]))
         router = Router(routes=routes, lifespan=self._lifespan, redirect_slashes=False)
         self.guard = Guard(_with_errors(router), tokens, hosts, read_only=read_only)
 
@@ -58,9 +63,34 @@ class Api:
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             self.channels = Channels(tasks)
+            self._tasks = tasks
             tasks.start_soon(self.watch.run)
             yield
             tasks.cancel_scope.cancel()
+
+    async def mcp(self) -> Application:
+        """Return what speaks MCP; loaded when it is first asked for, as that takes more than a second."""
+        async with self._loading:
+            if self._mcp is None:
+                self._mcp = await self._tasks.start(self._serve_mcp)
+        return self._mcp
+
+    async def _serve_mcp(self, *, task_status: anyio.abc.TaskStatus[Application]) -> None:
+        def load_mcp() -> Any:
+            from csa.serve.mcphttp import serving_mcp  # noqa: PLC0415  # the SDK: an extra, and slow
+
+            return serving_mcp
+
+        try:
+            serving = await anyio.to_thread.run_sync(load_mcp)
+        except ImportError:
+            hint = "pip install 'csa[mcp]'"
+            raise RequestError(
+                501, "unavailable", "MCP over HTTP needs a package that is not there.", hint=hint
+            ) from None
+        async with serving(self.served) as application:
+            task_status.started(application)
+            await anyio.sleep_forever()
 
     async def _answer(self, route: Route, request: Request) -> Response:
         asked = Asked(
@@ -121,6 +151,15 @@ async def _asset(request: Request) -> Response:
     if request.headers.get("if-none-match") == found.headers["etag"]:
         return Response(status_code=304, headers=dict(found.headers))
     return Response(found.content, headers=dict(found.headers))
+
+
+class _Mcp:
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        application = await self._api.mcp()
+        await application(scope, receive, send)
 
 
 def _with_errors(app: Application) -> Application:
