@@ -73,6 +73,14 @@ class Served:
             return [s for s in find_stores(Path(self.root)) if self.fleet.is_served(s.project_pathname)]
         return [Store(self.root, self.require(project))]
 
+    def places(self) -> list[Store]:
+        """Return the stores in which sessions can be begun, ordered by project: also of the one we were started in."""
+        found = {store.project_pathname: store for store in self.stores()}
+        own = self.home_store()
+        if self.fleet.is_served(own.project_pathname):
+            found.setdefault(own.project_pathname, own)
+        return [found[project] for project in sorted(found)]
+
     def require(self, directory: str) -> str:
         """Return the project of a directory; NotServedError if it is not served."""
         if not os.path.isabs(directory):
@@ -130,7 +138,7 @@ def projects(served: Served, _: Asked) -> Any:
             "sessions": len(store.ids()),
             "running": running.count(store.project_pathname),
         }
-        for store in sorted(served.stores(), key=lambda store: store.project_pathname)
+        for store in served.places()
     ]
 
 
