@@ -28,8 +28,9 @@ from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sess
 from csa.serve.peer import identity_of_peer
 from csa.serve.problems import NotServedError
 from csa.serve.requests import Asked
-from csa.store.artifacts import find_artifacts, open_artifact
-from csa.store.lines import read_page
+from csa.store.artifacts import find_artifacts, find_log, open_artifact
+from csa.store.atomic import open_regular
+from csa.store.lines import read_page, start_of_tail
 from csa.store.project import find_project
 from csa.store.sessions import Store
 from csa.store.stores import find_stores
@@ -355,6 +356,21 @@ def artifact(served: Served, asked: Asked) -> IO[bytes]:
     return open_artifact(_read(served, asked, "session artifacts").files, asked.path["name"])
 
 
+def logs(served: Served, asked: Asked) -> IO[bytes]:
+    """Open a turn's log, where the lines begin that are asked for; a growing one is read as far as it goes now."""
+    paths = _read(served, asked, "session logs").files
+    log = find_log(paths, asked.query.get("kind", "raw"), turn=asked.query.get("turn"))
+    file = open(open_regular(log), "rb")  # noqa: SIM115  # who sends it closes it
+    file.seek(start_of_tail(file, tail) if (tail := asked.query.get("tail")) is not None else 0)
+    return file
+
+
+def diff(served: Served, asked: Asked) -> Any:
+    from csa.runner.sessions.changes import read_changes  # noqa: PLC0415  # only this needs it
+
+    return read_changes(_read(served, asked, "session diff"), turn=asked.query.get("turn")).to_json()
+
+
 def search(served: Served, asked: Asked) -> Any:
     from csa.runner.sessions.searching import Query, search  # noqa: PLC0415  # only this needs it
 
@@ -418,6 +434,8 @@ HANDLERS: Mapping[str, Callable[[Served, Asked], Any]] = {
     "budget": budget,
     "artifacts": artifacts,
     "artifact": artifact,
+    "logs": logs,
+    "diff": diff,
     "search": search,
     "stats": stats,
 }
