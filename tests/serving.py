@@ -114,7 +114,7 @@ class Server:
 
 
 def _whole(path: str) -> str:
-    return path if path.startswith("/api") else API + path
+    return path if path.startswith(("/api", "/mcp")) else API + path
 
 
 def read_events(answer: http.client.HTTPResponse) -> Iterator[Event]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import mimetypes
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
-from typing import IO, Any
-from urllib.parse import quote
+from typing import Any
 
 import anyio
+import anyio.abc
 import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -24,8 +22,9 @@ from starlette.routing import Router
 
 from csa.errors import CsaError
 from csa.model.schemas.api import ROUTES
-from csa.model.schemas.route import Route
+from csa.model.schemas.route import MCP, Route
 from csa.serve.assets import find_asset, load
+from csa.serve.attachments import Attachment
 from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
 from csa.serve.guard import Application, Guard, Receive, Scope, Send, send_error
 from csa.serve.handlers import HANDLERS, Served, transcript_of
@@ -35,7 +34,6 @@ from csa.serve.streams import Channels, EventStream, Watch
 from csa.serve.tokens import Tokens
 
 _BODY_WITHIN_S = 30.0
-_PIECE = 1 << 16
 _AT_ONCE = {"s": 4, "e": 8, "r": 8, "w": 64}  # starts, ends, reads, and starts that may have to wait
 _STARTING = {"create", "turn", "fork", "enqueue", "chat", "new_thread"}
 _ENDING = {"cancel", "delete", "interrupt", "delete_thread"}
@@ -50,10 +48,14 @@ class Api:
         self.ending = asyncio.Event()  # the server is about to end: streams do
         self.watch = Watch(served.fleet, secrets.token_hex(4))
         self.channels: Channels
+        self._tasks: anyio.abc.TaskGroup
+        self._loading = anyio.Lock()
+        self._mcp: Application | None = None
         self._limiters = {kind: anyio.CapacityLimiter(n) for kind, n in _AT_ONCE.items()}
         routes = [StarletteRoute(route.place, partial(self._answer, route), methods=[route.method]) for route in ROUTES]
         load()
         routes += [StarletteRoute(path, _asset) for path in ("/", "/page/{version}/{name}")]
+        routes.append(StarletteRoute(MCP, _Mcp(self), methods=["GET", "POST", "DELETE"]))
         router = Router(routes=routes, lifespan=self._lifespan, redirect_slashes=False)
         self.guard = Guard(_with_errors(router), tokens, hosts, read_only=read_only)
 
@@ -61,9 +63,34 @@ class Api:
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             self.channels = Channels(tasks)
+            self._tasks = tasks
             tasks.start_soon(self.watch.run)
             yield
             tasks.cancel_scope.cancel()
+
+    async def mcp(self) -> Application:
+        """Return what speaks MCP; loaded when it is first asked for, as that takes more than a second."""
+        async with self._loading:
+            if self._mcp is None:
+                self._mcp = await self._tasks.start(self._serve_mcp)
+        return self._mcp
+
+    async def _serve_mcp(self, *, task_status: anyio.abc.TaskStatus[Application]) -> None:
+        def load_mcp() -> Any:
+            from csa.serve.mcphttp import serving_mcp  # noqa: PLC0415  # the SDK: an extra, and slow
+
+            return serving_mcp
+
+        try:
+            serving = await anyio.to_thread.run_sync(load_mcp)
+        except ImportError:
+            hint = "pip install 'csa[mcp]'"
+            raise RequestError(
+                501, "unavailable", "MCP over HTTP needs a package that is not there.", hint=hint
+            ) from None
+        async with serving(self.served) as application:
+            task_status.started(application)
+            await anyio.sleep_forever()
 
     async def _answer(self, route: Route, request: Request) -> Response:
         asked = Asked(
@@ -80,8 +107,8 @@ class Api:
         if route.name == "tree":
             return _json(self.watch.state(), 200)
         found = await self._call(route, asked)
-        if route.name == "artifact":
-            return _Attachment(found, asked.path["name"])
+        if not route.answer:
+            return _Itself(Attachment(found, asked.path.get("name", "log.txt"), asked.headers.get("range")))
         value, status = found if isinstance(found, tuple) else (found, route.status)
         if route.method != "GET":
             self.watch.look_soon()
@@ -102,10 +129,10 @@ class Api:
             self.watch.clients += 1
             at = self.watch.number_of(last or asked.query.get("after"))
             self.watch.look_soon()
-            return _Streamed(EventStream(self.watch, at, self.watch.pull, **go_on))
+            return _Itself(EventStream(self.watch, at, self.watch.pull, **go_on))
         if route.name == "updates":
             find_session = partial(find_chat, self.served, asked, is_read=True)
-            return _Streamed(Updates(self.watch, self.channels, find_session, self._limiters["r"], last, **go_on))
+            return _Itself(Updates(self.watch, self.channels, find_session, self._limiters["r"], last, **go_on))
         find = partial(transcript_of, self.served, asked)
         session = await anyio.to_thread.run_sync(find, limiter=self._limiters["r"], abandon_on_cancel=True)
         channel = self.channels.enter(session.files)
@@ -116,7 +143,7 @@ class Api:
         except BaseException:
             channel.clients -= 1
             raise
-        return _Streamed(EventStream(channel, start, channel.pull, **go_on))
+        return _Itself(EventStream(channel, start, channel.pull, **go_on))
 
 
 async def _asset(request: Request) -> Response:
@@ -124,6 +151,15 @@ async def _asset(request: Request) -> Response:
     if request.headers.get("if-none-match") == found.headers["etag"]:
         return Response(status_code=304, headers=dict(found.headers))
     return Response(found.content, headers=dict(found.headers))
+
+
+class _Mcp:
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        application = await self._api.mcp()
+        await application(scope, receive, send)
 
 
 def _with_errors(app: Application) -> Application:
@@ -196,33 +232,12 @@ def _json(value: Any, status: int) -> Response:
     return Response(content, status, media_type="application/json")
 
 
-class _Streamed(Response):
+class _Itself(Response):
     """What sends itself."""
 
-    def __init__(self, stream: EventStream) -> None:
+    def __init__(self, answer: Application) -> None:
         super().__init__()
-        self._stream = stream
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._stream(scope, receive, send)
-
-
-class _Attachment(Response):
-    """A file of an agent's: never shown by a browser as a page of ours."""
-
-    def __init__(self, file: IO[bytes], name: str) -> None:
-        super().__init__()
-        self._file = file
-        self._name = Path(name).name
-
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        kind = mimetypes.guess_type(self._name)[0] or "application/octet-stream"
-        headers = [
-            (b"content-type", kind.encode() if not kind.startswith("text/") else b"text/plain; charset=utf-8"),
-            (b"content-disposition", f"attachment; filename*=utf-8''{quote(self._name)}".encode()),
-        ]
-        with self._file:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            while scope["method"] != "HEAD" and (piece := await anyio.to_thread.run_sync(self._file.read, _PIECE)):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+        await self._answer(scope, receive, send)

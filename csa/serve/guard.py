@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from csa.errors import CsaError
-from csa.model.schemas.route import ACT, READ, ROOT
+from csa.model.schemas.route import ACT, MCP, READ, ROOT
 from csa.serve.problems import RequestError, status_of
 from csa.serve.tokens import Token, Tokens
 
@@ -75,7 +75,7 @@ class Guard:
         origin = headers.get(b"origin")
         if b"origin" in doubled or (origin is not None and not _is_same(origin.decode("latin-1"), host)):
             raise RequestError(403, "origin", "Pages of another origin may not ask.")
-        if not scope["path"].startswith(f"{ROOT}/"):
+        if scope["path"] != MCP and not scope["path"].startswith(f"{ROOT}/"):
             return
         token = None if doubled.intersection(_CREDENTIALS) else self._tokens.find(_secret(headers))
         if token is None:
@@ -85,7 +85,8 @@ class Guard:
         if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may have read the other one
             raise RequestError(400, "usage", "The body has two lengths.", headers={"connection": "close"})
         scope["csa.access"] = READ if self._read_only else token.level
-        if scope["method"] not in _SAFE and scope["csa.access"] != ACT:
+        is_safe = scope["method"] in _SAFE or scope["path"] == MCP  # whose messages all are posted: the tools look
+        if not is_safe and scope["csa.access"] != ACT:
             whose = "The server is" if self._read_only else "This token is"
             raise RequestError(403, "refused", f"{whose} for reading only.")
         scope["csa.token"] = token

@@ -24,7 +24,7 @@ def install(place: Workplace, tool: RealTool) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | json.loads(said)))
     else:
         done = subprocess.run(
-            ["sh", "-c", said], cwd=place.project, env=place.env, capture_output=True, timeout=60, check=False
+            ["sh", "-c", said], cwd=place.project, env=place.env, capture_output=True, timeout=200, check=False
         )
         assert done.returncode == 0, done
 

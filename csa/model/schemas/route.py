@@ -9,6 +9,7 @@ from csa.structs import Struct, field
 
 ROOT = "/api"  # below it nothing is answered without a token
 PREFIX = f"{ROOT}/v1"
+MCP = "/mcp"  # where MCP is spoken; its messages are described by the protocol
 READ, ACT = "read", "act"  # what a token may do
 
 

@@ -46,6 +46,11 @@ class SubAgents:
             found += child.look(is_last=is_last)
         return found
 
+    def close(self) -> None:
+        """Close the files."""
+        for child in self._shown.values():
+            child.close()
+
     def _members(self) -> list[Member]:
         """Return the session's descendants, if there may be new ones since the last call."""
         try:
@@ -89,6 +94,9 @@ class _SubAgent:
         if not self._status or not (events or is_left):
             return []
         return [self._tell(title, is_left=is_left)]
+
+    def close(self) -> None:
+        self._follower.close()
 
     def _is_running(self) -> bool:
         return probe(self._paths).state == "alive"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import signal
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 from csa.errors import BusyError, CsaError, NotFoundError
@@ -69,15 +69,15 @@ class Turn:
         if not is_new:
             store = self._client.session(self._id).store
         paths = store.paths(self._id)
-        children = SubAgents(store, self._id)
-        follower = None if is_new else Follower(paths.transcript, tail=0)
-        self._attached = attached = self._start(request)
-        self.has_begun = True
-        self._cancel_late()
-        with follower or Follower(paths.transcript) as follower:
+        with closing(SubAgents(store, self._id)) as children, ExitStack() as files:
+            follower = None if is_new else files.enter_context(Follower(paths.transcript, tail=0))
+            self._attached = attached = self._start(request)
+            self.has_begun = True
+            self._cancel_late()
+            follower = follower or files.enter_context(Follower(paths.transcript))
             last = self._follow(attached, follower, children)
-        for update in children.look(is_last=True):
-            self._update(update)
+            for update in children.look(is_last=True):
+                self._update(update)
         return self._client.result(self._id, turn=last)
 
     def _start(self, request: RunRequest) -> Attached:

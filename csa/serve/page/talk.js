@@ -175,7 +175,7 @@ export function talkView() {
   return h("main", { class: "talk", id: "main", tabindex: "-1", key: talk.id },
     head(row),
     notice(),
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Messages", made: whenMade, onscroll: whenScrolled },
+    h("div", { key: "scroll", class: "scroll", tabindex: "0", role: "region", "aria-label": "Messages", made: whenMade, onscroll: whenScrolled },
       h("div", { class: "column" },
         talk.older !== null && h("button", { class: "more", onclick: loadOlder, disabled: talk.isLoadingOlder }, talk.isLoadingOlder ? "Loading …" : "Older messages"),
         talk.isLoaded ? h("ol", { class: "messages" }, items(row)) : waiting(),
@@ -201,11 +201,11 @@ function head(row) {
 function notice() {
   const row = current();
   if (talk.isGone || (talk.isLoaded && state.isComplete && !rowOf(talk.id) && state.link === "live")) {
-    return h("div", { class: "notice", role: "status" }, "This session was deleted.",
+    return h("div", { key: "gone", class: "notice", role: "status" }, "This session was deleted.",
       mayAct() && h("button", { onclick: () => restore(talk.id, title()) }, "Restore"));
   }
   if (talk.link === "waiting" && talk.isLoaded && row && state.link !== "live") {
-    return h("div", { class: "notice", role: "status" }, "Not connected: what you see may be old. What you type is kept.");
+    return h("div", { key: "lost", class: "notice", role: "status" }, "Not connected: what you see may be old. What you type is kept.");
   }
   return null;
 }
