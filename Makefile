@@ -123,6 +123,7 @@ mutants: $(VENV)/.mutation
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/mcp.py
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

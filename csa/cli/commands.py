@@ -77,6 +77,7 @@ GROUPS = {
     "session": "look at sessions and manage them",
     "config": "look at the settings",
     "template": "save settings and texts of a run under a name",
+    "index": "make csa search fast",
 }
 # What one wants to do, and the commands for it, in the order in which help shows them.
 PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
