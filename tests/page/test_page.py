@@ -120,7 +120,7 @@ def test_a_session_from_its_beginning_to_its_end(place: Place, clean: BrowserCon
         page.get_by_role("button", name="More").click()
         page.get_by_role("button", name="Rename").click()
         assert axe(page) == []
-        page.get_by_label("Name").fill("renamed")
+        page.get_by_role("textbox", name="Name").fill("renamed")
         page.keyboard.press("Enter")
         page.locator("h1", has_text="renamed").wait_for()
         page.get_by_role("button", name="More").click()

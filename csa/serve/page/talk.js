@@ -27,11 +27,12 @@ export async function openTalk(id) {
   changed();
   if (id === null) return;
   try {
-    const [card, page] = await Promise.all([ask("GET", `/sessions/${enc(id)}`), ask("GET", `/sessions/${enc(id)}/conversation`)]);
+    const card = rowOf(id) ?? ask("GET", `/sessions/${enc(id)}`); // which takes longer, as it sums up the whole session
+    const [found, page] = await Promise.all([card, ask("GET", `/sessions/${enc(id)}/conversation`)]);
     if (talk.id !== id) return;
-    talk.card = card;
-    talk.id = card.session_id;
-    talk.isGone = card.phase === "retired";
+    talk.card = found;
+    talk.id = found.session_id;
+    talk.isGone = found.phase === "retired";
     if (id !== talk.id) {
       history.replaceState(null, "", `#/s/${talk.id}`);
       state.route.id = talk.id;
