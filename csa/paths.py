@@ -188,6 +188,10 @@ class SessionPaths(Struct, frozen=False):
         return self._of("cancel")
 
     @property
+    def edits(self) -> Path:
+        return self._of("edits")
+
+    @property
     def session_lock(self) -> Path:
         return self._of("locks/session.lock")
 

@@ -30,11 +30,15 @@ _QUERIES = {
     "chat": "message=hello",
     "threads": "public_key=alice",
     "search": "q=hello",
+    "logs": "tail=5",
     "events": "after=0&limit=10",
     "sessions": "limit=10",
     "delete": "force=true",
 }
-_ELSE = {"answer": " || test $? = 22  # it was answered already"}
+_ELSE = {
+    "answer": " || test $? = 22  # it was answered already",
+    "diff": " || test $? = 22  # it is in no git repository",
+}
 _ORDER = (
     *("health", "version", "openapi", "projects", "tools", "create", "sessions", "session", "edit", "messages"),
     *(
@@ -45,6 +49,8 @@ _ORDER = (
         "budget",
         "artifacts",
         "artifact",
+        "logs",
+        "diff",
         "asks",
         "answer",
         "turn",

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 from tests.support import Place, wait_for
 
 DESIGN, CHECK, REVIEW = "Design the rate limiter", "Check the bucket's arithmetic", "Review the limiter"
-FILES = 'echo "# Limits" > "$CSA_OUTPUT_DIR/limits.md" && git commit -q --allow-empty -m "Add the limiter"'
+FILES = (
+    'echo "# Limits" > "$CSA_OUTPUT_DIR/limits.md" && echo "RATE = 5" > limiter.py && git add limiter.py'
+    ' && git commit -q -m "Add the limiter"'
+)
 RULES = (
     {
         "match": DESIGN,
@@ -110,7 +113,7 @@ class _Tour:
         self.show("kill", "kill", "review", "--json")
         self.show("list", "list", "--json")
         self.show("list --tree", "list", "--tree", "--json")
-        for name in ("show", "result", "status", "info", "artifacts", "budget", "log"):
+        for name in ("show", "result", "status", "info", "artifacts", "diff", "budget", "log"):
             self.show(name, name, "api", "--json")
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")

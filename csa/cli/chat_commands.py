@@ -211,18 +211,15 @@ def _diff(talk: Talk, words: list[str]) -> None:
     if not told.strip():
         tell("csa", "nothing has changed since the last commit")
         return
-    style = Style(sys.stdout)
+    from csa.cli.diff import painted  # noqa: PLC0415  # only this needs it
+
     print(printable(told).rstrip())
     plain = [*git, "diff", "--no-color", "--no-ext-diff", "--no-textconv"]
     try:
         text = _output_of([*plain, "HEAD", "--", *words], talk.directory)
     except CsaError:  # there is no commit yet
         text = _output_of([*plain, "--", *words], talk.directory)
-    for line in printable(text).split("\n"):
-        print(style(line, _DIFF_STYLES.get(line[:1], "")))
-
-
-_DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan", "d": "bold"}
+    print(painted(text, Style(sys.stdout)))
 
 
 def _output_of(command: Sequence[str], directory: Path) -> str:

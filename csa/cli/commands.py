@@ -77,6 +77,7 @@ GROUPS = {
     "session": "look at sessions and manage them",
     "config": "look at the settings",
     "template": "save settings and texts of a run under a name",
+    "index": "make csa search fast",
 }
 # What one wants to do, and the commands for it, in the order in which help shows them.
 PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
@@ -106,6 +107,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session why", "status.why", "the same as status; --json with the evidence alone"),
             Command("session replay", "replay", "show a recorded session or tree again, as it happened"),
             Command("session logs", "outputs.logs", "print what happened in a session (git history: log)"),
+            Command("session diff", "diff", "show what a session's turns have changed in the project"),
             Command("session artifacts", "outputs.artifacts", "list or copy the files an agent has left for you"),
             Command("session is-alive", "is_alive", "check whether a session is running"),
             Command("session budget", "session_budget", "show what a session's tree has used, or set a budget"),

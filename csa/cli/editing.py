@@ -20,7 +20,7 @@ def configure_rename(parser: argparse.ArgumentParser) -> None:
 def execute_rename(arguments: argparse.Namespace) -> int:
     """Give a session a name, which all commands take in place of its id, or remove its name.
 
-    A name begins with a letter and is unique in the project. Refused while the session is running.
+    A name begins with a letter and is unique in the project. A session that is running is renamed, too.
     """
     selector, name = selected_with_value(arguments, "NAME")
     if (name is None) is not arguments.clear:
@@ -46,7 +46,7 @@ def configure_describe(parser: argparse.ArgumentParser) -> None:
 def execute_describe(arguments: argparse.Namespace) -> int:
     """Change the description of a session: the text that lists show, by default the beginning of its first prompt.
 
-    One line of up to 80 characters; secrets are redacted. Refused while the session is running.
+    One line of up to 80 characters; secrets are redacted. It may be running meanwhile.
     """
     selector, text = selected_with_value(arguments, "TEXT")
     if text is None:
@@ -70,7 +70,7 @@ def configure_pin(parser: argparse.ArgumentParser) -> None:
 def execute_pin(arguments: argparse.Namespace) -> int:
     """Protect a session from clean-up, however old it gets, and from `csa rm` without --force.
 
-    --off removes the protection. Refused while the session is running.
+    --off removes the protection. The session may be running meanwhile.
     """
     from csa.runner.sessions.editing import pin_session  # noqa: PLC0415  # `csa completion` loads every command
 

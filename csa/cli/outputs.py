@@ -22,7 +22,7 @@ from csa.model.state import parse_time
 from csa.model.wording import describe
 from csa.paths import SessionPaths
 from csa.runner.caller import refuse_endless_wait
-from csa.store.artifacts import Artifact, copy_artifacts, find_artifacts
+from csa.store.artifacts import Artifact, copy_artifacts, find_artifacts, find_log
 from csa.store.atomic import open_regular
 from csa.store.following import follow
 from csa.store.sessions import format_age
@@ -74,7 +74,7 @@ def execute_logs(arguments: argparse.Namespace) -> int:
         _print_tree(session, arguments)
         return 0
     if arguments.raw or arguments.system:
-        log = _find_log(paths, arguments.turn, "stdout.log" if arguments.raw else "supervisor.log")
+        log = find_log(paths, "raw" if arguments.raw else "system", turn=arguments.turn)
         _copy_log(log, tail=arguments.tail, is_stamped=not arguments.raw)
         return 0
     count = _print_transcript(paths, arguments)
@@ -115,18 +115,6 @@ def _print_transcript(paths: SessionPaths, arguments: argparse.Namespace) -> int
         printer.print(event)
         count += 1
     return count
-
-
-def _find_log(paths: SessionPaths, turn: int | None, name: str) -> Path:
-    """Return a log of a turn; by default of the last one that has begun."""
-    if turn is None:
-        turn = max((int(path.name[5:]) for path in paths.output.glob("turn-*") if path.name[5:].isdigit()), default=0)
-    if not turn or not paths.turn_output(turn).is_dir():
-        raise NotFoundError(f"Session {paths.root.name} has {f'no turn {turn}' if turn else 'not run yet'}.")
-    path = paths.turn_output(turn) / name
-    if path.is_file():
-        return path
-    raise NotFoundError(f"Turn {turn} of session {paths.root.name} has no {name}.")
 
 
 _KIB = 1024

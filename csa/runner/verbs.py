@@ -272,20 +272,20 @@ class SessionVerbs:
 
         Raises:
             UsageError: it is not a name, or another session of the project has it.
-            BusyError: the session is running. Else as `session`.
+            BusyError: the session is in use, and who runs it does not respond. Else as `session`.
         """
         from csa.runner.sessions.editing import rename_session  # noqa: PLC0415  # only this needs it
 
         return rename_session(self.session(selector), name)
 
     def describe(self, selector: str, text: str) -> Edit:
-        """Give a session another description: one line, cut to 80 characters. BusyError while it runs."""
+        """Give a session another description: one line, cut to 80 characters. Raises as `rename`."""
         from csa.runner.sessions.editing import describe_session  # noqa: PLC0415  # only this needs it
 
         return describe_session(self.session(selector), text)
 
     def pin(self, selector: str, *, pinned: bool = True) -> Edit:
-        """Protect a session from clean-up and deletion, or no longer. BusyError while it runs."""
+        """Protect a session from clean-up and deletion, or no longer. Raises as `rename`."""
         from csa.runner.sessions.editing import pin_session  # noqa: PLC0415  # only this needs it
 
         return pin_session(self.session(selector), pinned=pinned)

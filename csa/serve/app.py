@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import mimetypes
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
-from typing import IO, Any
-from urllib.parse import quote
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -27,6 +24,7 @@ from csa.errors import CsaError
 from csa.model.schemas.api import ROUTES
 from csa.model.schemas.route import MCP, Route
 from csa.serve.assets import find_asset, load
+from csa.serve.attachments import Attachment
 from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
 from csa.serve.guard import Application, Guard, Receive, Scope, Send, send_error
 from csa.serve.handlers import HANDLERS, Served, transcript_of
@@ -36,7 +34,6 @@ from csa.serve.streams import Channels, EventStream, Watch
 from csa.serve.tokens import Tokens
 
 _BODY_WITHIN_S = 30.0
-_PIECE = 1 << 16
 _AT_ONCE = {"s": 4, "e": 8, "r": 8, "w": 64}  # starts, ends, reads, and starts that may have to wait
 _STARTING = {"create", "turn", "fork", "enqueue", "chat", "new_thread"}
 _ENDING = {"cancel", "delete", "interrupt", "delete_thread"}
@@ -110,8 +107,8 @@ class Api:
         if route.name == "tree":
             return _json(self.watch.state(), 200)
         found = await self._call(route, asked)
-        if route.name == "artifact":
-            return _Attachment(found, asked.path["name"])
+        if not route.answer:
+            return _Itself(Attachment(found, asked.path.get("name", "log.txt"), asked.headers.get("range")))
         value, status = found if isinstance(found, tuple) else (found, route.status)
         if route.method != "GET":
             self.watch.look_soon()
@@ -132,10 +129,10 @@ class Api:
             self.watch.clients += 1
             at = self.watch.number_of(last or asked.query.get("after"))
             self.watch.look_soon()
-            return _Streamed(EventStream(self.watch, at, self.watch.pull, **go_on))
+            return _Itself(EventStream(self.watch, at, self.watch.pull, **go_on))
         if route.name == "updates":
             find_session = partial(find_chat, self.served, asked, is_read=True)
-            return _Streamed(Updates(self.watch, self.channels, find_session, self._limiters["r"], last, **go_on))
+            return _Itself(Updates(self.watch, self.channels, find_session, self._limiters["r"], last, **go_on))
         find = partial(transcript_of, self.served, asked)
         session = await anyio.to_thread.run_sync(find, limiter=self._limiters["r"], abandon_on_cancel=True)
         channel = self.channels.enter(session.files)
@@ -146,7 +143,7 @@ class Api:
         except BaseException:
             channel.clients -= 1
             raise
-        return _Streamed(EventStream(channel, start, channel.pull, **go_on))
+        return _Itself(EventStream(channel, start, channel.pull, **go_on))
 
 
 async def _asset(request: Request) -> Response:
@@ -235,33 +232,12 @@ def _json(value: Any, status: int) -> Response:
     return Response(content, status, media_type="application/json")
 
 
-class _Streamed(Response):
+class _Itself(Response):
     """What sends itself."""
 
-    def __init__(self, stream: EventStream) -> None:
+    def __init__(self, answer: Application) -> None:
         super().__init__()
-        self._stream = stream
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._stream(scope, receive, send)
-
-
-class _Attachment(Response):
-    """A file of an agent's: never shown by a browser as a page of ours."""
-
-    def __init__(self, file: IO[bytes], name: str) -> None:
-        super().__init__()
-        self._file = file
-        self._name = Path(name).name
-
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        kind = mimetypes.guess_type(self._name)[0] or "application/octet-stream"
-        headers = [
-            (b"content-type", kind.encode() if not kind.startswith("text/") else b"text/plain; charset=utf-8"),
-            (b"content-disposition", f"attachment; filename*=utf-8''{quote(self._name)}".encode()),
-        ]
-        with self._file:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            while scope["method"] != "HEAD" and (piece := await anyio.to_thread.run_sync(self._file.read, _PIECE)):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+        await self._answer(scope, receive, send)

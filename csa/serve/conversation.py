@@ -179,7 +179,7 @@ def _item(session_id: str, item: Message | _End | _Ask, *, is_whole: bool) -> di
     if isinstance(item, _Ask):
         data = item.event.data
         ask = {"ask": str(data["ask"]), "status": item.status, "kind": str(data.get("kind") or "other")}
-        return {**_head(item.event, "ask"), "text": _words(data.get("title") or data.get("message")), "ask": ask}
+        return {**_head(item.event, "ask"), "text": _what_for(data), "ask": ask}
     return _message(item, is_whole=is_whole)
 
 
@@ -261,6 +261,13 @@ def _end(session_id: str, event: Event) -> dict[str, Any]:
 
 def _used(usage: Usage) -> str:
     return ", ".join(words for words in usage_in_words(usage) if "unknown" not in words)
+
+
+def _what_for(data: Mapping[str, Any]) -> str:
+    """Return what a permission is asked for, with the command and the paths if the title does not have them."""
+    title, paths = _words(data.get("title") or data.get("message")), data.get("paths")
+    more = [data.get("command"), *(paths if isinstance(paths, list) else [])]
+    return "\n".join([title, *(words for each in more if (words := _words(each)) and words not in title)])
 
 
 def _words(value: object) -> str:

@@ -28,8 +28,9 @@ from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sess
 from csa.serve.peer import identity_of_peer
 from csa.serve.problems import NotServedError
 from csa.serve.requests import Asked
-from csa.store.artifacts import find_artifacts, open_artifact
-from csa.store.lines import read_page
+from csa.store.artifacts import find_artifacts, find_log, open_artifact
+from csa.store.atomic import open_regular
+from csa.store.lines import read_page, start_of_tail
 from csa.store.project import find_project
 from csa.store.sessions import Store
 from csa.store.stores import find_stores
@@ -71,6 +72,14 @@ class Served:
         if project is None:
             return [s for s in find_stores(Path(self.root)) if self.fleet.is_served(s.project_pathname)]
         return [Store(self.root, self.require(project))]
+
+    def places(self) -> list[Store]:
+        """Return the stores in which sessions can be begun, ordered by project: also of the one we were started in."""
+        found = {store.project_pathname: store for store in self.stores()}
+        own = self.home_store()
+        if self.fleet.is_served(own.project_pathname):
+            found.setdefault(own.project_pathname, own)
+        return [found[project] for project in sorted(found)]
 
     def require(self, directory: str) -> str:
         """Return the project of a directory; NotServedError if it is not served."""
@@ -129,7 +138,7 @@ def projects(served: Served, _: Asked) -> Any:
             "sessions": len(store.ids()),
             "running": running.count(store.project_pathname),
         }
-        for store in sorted(served.stores(), key=lambda store: store.project_pathname)
+        for store in served.places()
     ]
 
 
@@ -347,6 +356,21 @@ def artifact(served: Served, asked: Asked) -> IO[bytes]:
     return open_artifact(_read(served, asked, "session artifacts").files, asked.path["name"])
 
 
+def logs(served: Served, asked: Asked) -> IO[bytes]:
+    """Open a turn's log, where the lines begin that are asked for; a growing one is read as far as it goes now."""
+    paths = _read(served, asked, "session logs").files
+    log = find_log(paths, asked.query.get("kind", "raw"), turn=asked.query.get("turn"))
+    file = open(open_regular(log), "rb")  # noqa: SIM115  # who sends it closes it
+    file.seek(start_of_tail(file, tail) if (tail := asked.query.get("tail")) is not None else 0)
+    return file
+
+
+def diff(served: Served, asked: Asked) -> Any:
+    from csa.runner.sessions.changes import read_changes  # noqa: PLC0415  # only this needs it
+
+    return read_changes(_read(served, asked, "session diff"), turn=asked.query.get("turn")).to_json()
+
+
 def search(served: Served, asked: Asked) -> Any:
     from csa.runner.sessions.searching import Query, search  # noqa: PLC0415  # only this needs it
 
@@ -410,6 +434,8 @@ HANDLERS: Mapping[str, Callable[[Served, Asked], Any]] = {
     "budget": budget,
     "artifacts": artifacts,
     "artifact": artifact,
+    "logs": logs,
+    "diff": diff,
     "search": search,
     "stats": stats,
 }

@@ -26,6 +26,7 @@ PROMPT_FILES = "prompt-files"  # the directory of what came with a turn's prompt
 _BLOCK = 1 << 20
 _NO_PLAIN_FILE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO}  # a link, a link in its path, a socket
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+LOGS = {"raw": "stdout.log", "system": "supervisor.log"}  # of a turn, by what they are asked for as
 
 
 class Artifact(Struct):
@@ -49,6 +50,18 @@ class Artifact(Struct):
             "leads_out": self.leads_out,
             "copied_to": copied_to,
         }
+
+
+def find_log(paths: SessionPaths, kind: str, *, turn: int | None = None) -> Path:
+    """Return a log of a turn, one of LOGS; by default of the last one that has begun. NotFoundError without one."""
+    if turn is None:
+        turn = max((int(path.name[5:]) for path in paths.output.glob("turn-*") if path.name[5:].isdigit()), default=0)
+    if not turn or not paths.turn_output(turn).is_dir():
+        raise NotFoundError(f"Session {paths.root.name} has {f'no turn {turn}' if turn else 'not run yet'}.")
+    path = paths.turn_output(turn) / LOGS[kind]
+    if path.is_file():
+        return path
+    raise NotFoundError(f"Turn {turn} of session {paths.root.name} has no {LOGS[kind]}.")
 
 
 def find_artifacts(paths: SessionPaths, *, turn: int | None = None) -> list[Artifact]:

@@ -32,6 +32,7 @@ KNOWN_NAMES = frozenset(
         "result.toml",
         "heartbeat",
         "cancel",
+        "edits",
         "locks",
         "backup",
         "output",

@@ -99,37 +99,61 @@ class _Table:
 
     def _look_at_holders(self) -> Iterator[str]:
         """Note the sessions with a flock; yield the devices of those for which it is unknown."""
+        unknown: dict[int, dict[bytes, int]] = {}
+        known: dict[bytes, str] = {}
         for inode, pids in self.holders.items():
             for device, pid in pids.items():
-                path = _path_of(pid, f"{device}:{inode}".encode(), inode)
-                session = path.rpartition("/locks/")[0].rpartition("/")[2] if path else ""
-                if is_session_id(session):
-                    self._sessions.add(session)
-                elif path is None or "/locks/" in path:  # in a container a session may have another name
-                    yield device
+                file = f"{device}:{inode}".encode()
+                if (path := _paths.get(file)) and _inode_of(path) == inode:
+                    known[file] = path
+                else:
+                    unknown.setdefault(pid, {})[file] = inode
+        for pid, files in unknown.items():
+            known |= (found := _paths_of(pid, files))
+            yield from (file.decode().rpartition(":")[0] for file in files.keys() - found)
+        _paths.clear()
+        _paths.update(known)
+        for file, path in known.items():
+            session = path.rpartition("/locks/")[0].rpartition("/")[2]
+            if is_session_id(session):
+                self._sessions.add(session)
+            elif "/locks/" in path:  # in a container a session may have another name
+                yield file.decode().rpartition(":")[0]
 
 
-def _path_of(pid: int, file: bytes, inode: int) -> str | None:
-    """Return the path of a file on which a process has a flock; None if that is unknown."""
+def _paths_of(pid: int, files: dict[bytes, int]) -> dict[bytes, str]:
+    """Return the paths of files on which a process has a flock, as far as they are known; each has its inode number."""
+    found: dict[bytes, str] = {}
     try:
-        for fd, words in _flocks_of(pid, inode):
-            if file in words:
-                return os.readlink(f"/proc/{pid}/fd/{fd}")
+        for fd, words in _flocks_of(pid, set(files.values())):
+            if file := next((word for word in words if word in files), None):
+                found[file] = os.readlink(f"/proc/{pid}/fd/{fd}")
     except OSError:  # another user's, or it has just ended
         pass
-    return None
+    return found
 
 
-def _flocks_of(pid: int, inode: int) -> Iterator[tuple[str, list[bytes]]]:
-    """Yield what the kernel says of the flocks of a process on files of an inode number, each with its descriptor."""
+def _inode_of(path: str) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
+def _flocks_of(pid: int, inodes: set[int]) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield what the kernel says of the flocks of a process on files of some inode numbers, each with its descriptor.
+
+    All are looked for at once: each descriptor of the process costs a system call.
+    """
     for fd in os.listdir(f"/proc/{pid}/fd"):
-        if os.stat(f"/proc/{pid}/fd/{fd}").st_ino == inode:
+        if os.stat(f"/proc/{pid}/fd/{fd}").st_ino in inodes:
             with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as facts:
                 found = [line.split() for line in facts if b" FLOCK " in line]
             yield from ((fd, words) for words in found)
 
 
 _last: list[_Table] = []
+_paths: dict[bytes, str] = {}  # of files with a flock, as `fe:00:4711`; each is checked before it counts
 _devices: dict[str, str] = {}  # of directories
 
 
@@ -179,7 +203,7 @@ def _named_holder(path: str, inode: int) -> dict[str, int]:
     if not isinstance(pid, int):
         return {}
     try:
-        return {words[6].decode().rpartition(":")[0]: pid for _, words in _flocks_of(pid, inode)}
+        return {words[6].decode().rpartition(":")[0]: pid for _, words in _flocks_of(pid, {inode})}
     except (OSError, IndexError):  # another user's, or it has just ended
         return {}
 

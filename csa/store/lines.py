@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from csa.errors import StateError
 from csa.store.atomic import open_regular
@@ -150,3 +150,19 @@ def read_page(
             return lines.before(before if before is not None else _HIGHEST, end, limit)
         until = end if before is None else lines.after(before - 1, end)
         return list(islice(lines.from_(0 if after is None else lines.after(after, end), until), limit))
+
+
+def start_of_tail(file: IO[bytes], count: int) -> int:
+    """Return where the last `count` lines of a file begin; one that is still being written counts."""
+    fd = file.fileno()
+    at = size = os.fstat(fd).st_size
+    wanted = count + (size > 0 and os.pread(fd, 1, size - 1) == b"\n")
+    while at and wanted:
+        start = max(0, at - BLOCK)
+        block, end = os.pread(fd, at - start, start), at - start
+        while wanted and (end := block.rfind(b"\n", 0, end)) >= 0:
+            wanted -= 1
+            if not wanted:
+                return start + end + 1
+        at = start
+    return size if not count else 0

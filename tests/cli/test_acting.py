@@ -161,17 +161,12 @@ def test_which_of_several_is_to_be_restored(place: Place) -> None:
 
 @pytest.mark.thorough
 def test_running_sessions_are_refused_or_ended(place: Place) -> None:
-    """A running session is neither changed nor deleted (exit 4); --force ends its turn first."""
+    """A running session is neither closed nor deleted (exit 4); --force ends its turn first."""
     place.play(*place.hold())
     running = place.start("run", "--tool", "codex", "hello")
     place.wait_ready()
     session_id = running.session_id
-    for words in (
-        ["rename", session_id, "x"],
-        ["describe", session_id, "x"],
-        ["pin", session_id],
-        ["delete", session_id],
-    ):
+    for words in (["close", session_id], ["delete", session_id]):
         done = place.run("session", *words)
         assert (done.code, "running" in done.err or "locked by PID" in done.err) == (4, True), done.err
     assert place.run("session", "repair", session_id).code == 4
@@ -377,7 +372,7 @@ def test_what_is_killed_is_noted(place: Place, words: list[str]) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("words", ["rename {} b", "describe {} b", "pin {}", "compress {}"])
+@pytest.mark.parametrize("words", ["close {}", "compress {}"])
 def test_a_running_session_is_busy(place: Place, words: str) -> None:
     """Commands that do not wait do not speak of --wait."""
     place.play(*place.hold())

@@ -291,6 +291,48 @@ def test_artifacts_are_attachments(place: Place, server: Server) -> None:
 
 
 @pytest.mark.thorough
+def test_logs_whole_and_in_part(place: Place, server: Server) -> None:
+    """As `csa logs` prints them; the last lines, and ranges, from which a client can put the whole together."""
+    place.play(["emit-many", 500], ["say", "Hello"])
+    session_id = place.codex().session_id
+    path = f"/sessions/{session_id}/logs"
+    whole = server.ask("GET", path)
+    assert (whole.status, whole.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert whole.content.decode() == place.run("logs", session_id, "--raw").out
+    assert server.ask("GET", f"{path}?tail=3").content == b"".join(whole.content.splitlines(keepends=True)[-3:])
+    assert server.ask("GET", f"{path}?tail=0").content == b""
+    assert server.ask("GET", f"{path}?tail=100000&turn=1").content == whole.content
+    assert server.ask("GET", f"{path}?kind=system").status in {200, 404}
+    size, pieces, at = len(whole.content), b"", 0
+    while at < size:
+        part = server.ask("GET", path, headers={"Range": f"bytes={at}-{at + 4999}"})
+        assert (part.status, part.headers["content-range"].partition("/")[2]) == (206, str(size))
+        pieces, at = pieces + part.content, at + len(part.content)
+    assert pieces == whole.content
+    assert server.ask("GET", path, headers={"Range": "bytes=-7"}).content == whole.content[-7:]
+    beyond = server.ask("GET", path, headers={"Range": f"bytes={size}-"})
+    assert (beyond.status, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+    assert server.ask("GET", path, headers={"Range": "bytes=5-2, 7-8"}).status == 200
+    assert server.ask("GET", f"{path}?turn=2").status == 404
+    assert server.ask("GET", f"{path}?kind=other").status == 400
+
+
+@pytest.mark.thorough
+def test_the_diff_of_a_session(place: Place, server: Server) -> None:
+    """It is the object of the command line; without a repository there is none."""
+    session_id = place.codex().session_id
+    assert server.ask("GET", f"/sessions/{session_id}/diff").status == 404
+    (place.project / ".git" / "HEAD").unlink()
+    place.shell(["git", "init", "-q"])
+    place.play(["run", "echo x > made"], ["say", "Done."])
+    place.codex("work", "--session", session_id)
+    found = server.get(f"/sessions/{session_id}/diff?turn=2")
+    check("diff", found)
+    assert found == place.run("diff", session_id, "--turn", "2", "--json").json
+    assert [file["path"] for file in found["files"]] == ["made"]
+
+
+@pytest.mark.thorough
 def test_a_unix_socket_is_the_users_own(place: Place) -> None:
     """It has mode 0600, replaces what a killed server has left, and is removed at the end."""
     path = place.tmp / "socket"

@@ -172,6 +172,7 @@ def test_the_official_client(place: Place) -> None:
     anyio.run(talk)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("asked", [*VERSIONS, "1999-01-01", None, 7])
 def test_versions(place: Place, asked: object) -> None:
     """A known version is taken, for another the newest is offered."""
@@ -390,6 +391,7 @@ def test_the_start_loads_little(place: Place) -> None:
     }
 
 
+@pytest.mark.thorough
 def test_install_prints_what_can_be_pasted(place: Place) -> None:
     """A command for a shell, or lines for the settings."""
     for client, begins in (("codex", "codex mcp add csa -- "), ("claude", "claude mcp add --scope user csa -- ")):

@@ -163,6 +163,7 @@ _POSITION = {
     "before": integer("only events with a lower `seq`"),
     "limit": integer("how many at most (100): the first after `after`, else the last ones"),
 }
+_RANGE = {"range": text("`bytes=FIRST-LAST`: only this part; 206, or 416 if there is none")}
 ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/health", name="health", about="Say that the server is there", answer="health"),
     Route(method="GET", path="/version", name="version", about="Say which csa this is", answer="version"),
@@ -377,6 +378,27 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        path=f"{_ONE}/logs",
+        name="logs",
+        about="Return the tool's own output, or the log of the turn's supervisor, redacted, as text",
+        answer="",
+        query={
+            "turn": integer("of this turn; else of the last one"),
+            "kind": one_of("which of them (`raw`)", "raw", "system"),
+            "tail": integer("only so many lines at the end"),
+        },
+        headers=_RANGE,
+    ),
+    Route(
+        method="GET",
+        path=f"{_ONE}/diff",
+        name="diff",
+        about="Show what a session's turns have changed in the project",
+        answer="diff",
+        query=_TURN_NUMBER,
+    ),
+    Route(
+        method="GET",
         path=f"{_ONE}/artifacts",
         name="artifacts",
         about="List the files that agents have left",
@@ -389,6 +411,7 @@ ROUTES: tuple[Route, ...] = (
         name="artifact",
         about="Return one of these files, as an attachment",
         answer="",
+        headers=_RANGE,
     ),
     Route(
         method="GET",
@@ -434,6 +457,7 @@ ERRORS: Mapping[int, str] = {
     412: "There is another turn than the sender knew.",
     413: "The body is larger than 4 MiB.",
     415: "The body is not JSON.",
+    416: "There is no such part of the file.",
     421: "The Host is not one that is served.",
     424: "The tool is not installed, or cannot be used.",
     429: "Too many turns are running.",

@@ -36,6 +36,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "info": ("everything about a session", card.CARD),
     "status": ("everything about a session, with the evidence for its status", card.STATUS),
     "why": ("the evidence for a session's status", ref("evidence")),
+    "diff": ("what a session's turns have changed", upkeep.CHANGES),
     "artifacts": ("the files that agents have left", each(upkeep.ARTIFACT, "")),
     "is-alive": ("whether a session is running", outputs.ALIVE),
     "budget": ("the usage of a session and everything below it", outputs.BUDGET),

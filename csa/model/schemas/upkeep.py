@@ -132,6 +132,31 @@ HISTORY = known(
         "author": maybe(text("who made it")),
     },
 )
+CHANGES = record(
+    {
+        "session_id": text("the session"),
+        "turns": each(integer("its number"), "the turns whose changes these are"),
+        "directory": text("the work tree"),
+        "base": maybe(text("the commit before the first turn; null if there was none")),
+        "files": each(
+            record(
+                {
+                    "path": text("the file, in the work tree"),
+                    "status": one_of("what was done to it", "added", "modified", "deleted", "renamed"),
+                    "renamed_from": maybe(text("its earlier path")),
+                    "added": maybe(integer("lines added; null for what is binary, large or a submodule")),
+                    "removed": maybe(integer("likewise lines removed")),
+                }
+            ),
+            "the files that were changed",
+        ),
+        "diff": text("the changes, as git shows them"),
+        "truncated": flag("the diff is longer than 8 MiB, and was cut"),
+        "unclear": texts("files that were changed at another time, too, and are left out"),
+        "also": texts("other sessions that ran there meanwhile, and may have made some of the changes"),
+        "notes": texts("what else could not be told"),
+    }
+)
 EXPORTED = record(
     {
         "file": text("the file that was written"),

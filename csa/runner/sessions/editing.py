@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
-from csa.errors import UsageError
+from csa.errors import BusyError, StateError, UsageError
 from csa.model.limits import Budget
 from csa.model.state import SessionState, format_time
-from csa.runner.caller import refuse_own_lineage
+from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.turns.checks import check_name, is_unicode
-from csa.runner.turns.planning import AskedBudget, changed_budget, description_of
+from csa.runner.turns.edits import word_for
+from csa.runner.turns.planning import AskedBudget, changed_budget, description_of, new_id_now
+from csa.store.edits import answer_to, ask_for_edit, forget, withdraw
 from csa.store.held import HeldSession, store_lock
+from csa.store.liveness import probe
+from csa.store.owner import COMPACTION
 from csa.store.parked import forget_parked
 from csa.structs import Struct, replace
+
+ANSWER_S, _LOOK_S = 1.5, 0.02  # how long the holder of a session has to apply a change
 
 
 class Edit(Struct):
@@ -39,26 +46,19 @@ def rename_session(session: Session, name: str | None) -> Edit:
         NotFoundError, AmbiguousError, BusyError, StateError: of the session.
     """
     check_name(name)
-    with hold_session(session) as held, store_lock(session.store):
-        other = session.store.find_name(name) if name is not None else None
-        if other not in {None, held.state.session_id}:
-            raise UsageError(f"A session named '{name}' exists.", hint=f"csa rename {other} --clear")
-        return _save(session.context, held, replace(held.state, name=name), "session rename")
+    return _change(session, "name", name)
 
 
 def describe_session(session: Session, text: str) -> Edit:
     """Give a session another description: one line, redacted, cut to 80 characters."""
     if not is_unicode(text):
         raise UsageError("The description must be valid UTF-8.")
-    line = description_of(session.context, text)
-    with hold_session(session) as held:
-        return _save(session.context, held, replace(held.state, description=line), "session describe")
+    return _change(session, "description", description_of(session.context, text))
 
 
 def pin_session(session: Session, *, pinned: bool) -> Edit:
     """Protect a session from clean-up and deletion, or stop doing so."""
-    with hold_session(session) as held:
-        return _save(session.context, held, replace(held.state, pinned=pinned), "session pin")
+    return _change(session, "pinned", pinned)
 
 
 def close_session(session: Session) -> Edit:
@@ -83,6 +83,71 @@ def budget_session(session: Session, asked: AskedBudget) -> Edit:
         return _save(session.context, held, replace(held.state, budget=budget), "session budget")
 
 
+def _change(session: Session, field: str, value: Any) -> Edit:
+    """Change a field of the record: under the lock, or by asking the process that holds it.
+
+    Raises as `open_session`; BusyError only after a moment in which the holder did not respond.
+    """
+    if field != "name":
+        return _change_held(session, field, value)
+    with store_lock(session.store):  # nobody else takes the name meanwhile
+        other = session.store.find_name(value) if isinstance(value, str) else None
+        if other not in {None, session.session_id}:
+            raise UsageError(f"A session named '{value}' exists.", hint=f"csa rename {other} --clear")
+        return _change_held(session, field, value)
+
+
+def _change_held(session: Session, field: str, value: Any) -> Edit:
+    deadline = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            with hold_session(session) as held:
+                return _save(session.context, held, replace(held.state, **{field: value}), _COMMANDS[field])
+        except BusyError:
+            if edit := _ask_holder(session, field, value, deadline=deadline):
+                return _noted(session, field, edit)
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_LOOK_S)
+
+
+def _ask_holder(session: Session, field: str, value: Any, *, deadline: float) -> Edit | None:
+    """Have the process that works in the session change its record; None if it does not respond, or there is none."""
+    paths, edit_id = session.paths, new_id_now()
+    if not _has_holder(session):
+        return None
+    try:
+        ask_for_edit(paths, edit_id, {"field": field, "value": value, "by": owner_name(session.context.environ)})
+        while (said := answer_to(paths, edit_id)) is None:
+            is_over = time.monotonic() > deadline or not _has_holder(session)
+            if is_over and (withdraw(paths, edit_id) or time.monotonic() > deadline + ANSWER_S):
+                return None
+            time.sleep(_LOOK_S)
+    except OSError as error:
+        raise StateError.denied(paths.edits, "cannot be written", error) from error
+    finally:
+        forget(paths, edit_id)
+    now = session.load()
+    return Edit(replace(now, **{field: said["before"]}), replace(now, **{field: value}))
+
+
+def _has_holder(session: Session) -> bool:
+    """Say whether a process works in the session that looks for such requests."""
+    found = probe(session.paths)
+    return found.state == "alive" and found.owner is not None and found.owner.errand in {"", COMPACTION}
+
+
+def _noted(session: Session, field: str, edit: Edit) -> Edit:
+    """Record the act, which the holder has applied."""
+    if not edit.is_change:
+        return edit
+    changes = {field: getattr(edit.after, field), "before": getattr(edit.before, field)}
+    what = word_for(field, edit.after)
+    loss = record_act(session.context, _COMMANDS[field], session.session_id, what=what, **changes)
+    return replace(edit, losses=(loss,) if loss else ())
+
+
+_COMMANDS = {"name": "session rename", "description": "session describe", "pinned": "session pin"}
 _WORDS = {
     "session rename": ("renamed", "name"),
     "session describe": ("described", "description"),

@@ -7,18 +7,18 @@ meanwhile are among them. git only runs if there is something to ask.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Literal
 
 from csa.model.clock import from_timestamp
-from csa.model.state import format_time, parse_time
+from csa.model.state import format_time
 from csa.runner.context import Context
 from csa.runner.session import Session
+from csa.runner.sessions.spans import Span, read_spans
 from csa.store.checkpoints import list_checkpoints
 from csa.store.gitplumbing import Git, GitError, open_work_tree
-from csa.store.project import find_work_tree, is_commit
-from csa.store.transcript import read_events
+from csa.store.project import find_work_tree
 from csa.structs import Struct
 
 MAX_COMMITS = 1000  # of one turn
@@ -47,16 +47,6 @@ class Entry(Struct, kw_only=True):
         }
 
 
-class _Span(Struct):
-    """A turn that moved the project's head."""
-
-    turn: int
-    cwd: str
-    before: str | None
-    after: str
-    ended_at: datetime
-
-
 def session_log(session: Session, *, on_refusal: Callable[[str], None] = lambda _: None) -> list[Entry]:
     """Return the history, newest first; `on_refusal` gets the reason if git would not show some of it.
 
@@ -67,7 +57,8 @@ def session_log(session: Session, *, on_refusal: Callable[[str], None] = lambda 
     if fault := session.record.fault:
         raise fault
     context = session.context
-    entries = [entry for span in _spans(session) for entry in _commits(context, span, on_refusal)]
+    moved = (span for span in read_spans(session.files.transcript) if span.after not in {None, span.before})
+    entries = [entry for span in moved for entry in _commits(context, span, on_refusal)]
     for checkpoint in list_checkpoints(session.store, context.environ, session.session_id):
         facts = checkpoint.facts
         subject = facts.label or ("automatic" if facts.automatic else "by hand")
@@ -83,38 +74,23 @@ def _order(entry: Entry) -> tuple[int, int, bool]:
     return int(entry.at.timestamp()), entry.turn, entry.kind == "checkpoint"
 
 
-def _spans(session: Session) -> Iterator[_Span]:
-    before: str | None = None
-    cwd, turn = "", 0
-    for event in read_events(session.files.transcript):
-        if event.type == "run_started":
-            before, cwd, turn = _head(event.data), str(event.data.get("cwd", "")), event.turn
-        elif event.type == "run_finished" and event.turn == turn:
-            after = _head(event.data)
-            if after and after != before and cwd:
-                yield _Span(turn, cwd, before, after, parse_time(event.ts) or datetime.now(UTC))
-
-
-def _head(data: Mapping[str, Any]) -> str | None:
-    """Return the recorded commit; anything else must not get near a command line."""
-    head = str(data.get("head") or "")
-    return head if is_commit(head) else None
-
-
-def _commits(context: Context, span: _Span, on_refusal: Callable[[str], None]) -> list[Entry]:
+def _commits(context: Context, span: Span, on_refusal: Callable[[str], None]) -> list[Entry]:
     git = open_work_tree(span.cwd, context.environ)
     try:
         entries = _read_commits(git, span)
     except GitError as error:  # the repository is gone, or its objects are; or git will not read it
         entries = []
-        on_refusal(_refusal(span.cwd, error.said))
+        on_refusal(why_refused(span.cwd, error.said))
     if entries:
         return entries
     moved = f"the head moved from {(span.before or 'nothing')[:12]}"
-    return [Entry(kind="head", commit=span.after, at=span.ended_at, turn=span.turn, subject=moved)]
+    return [
+        Entry(kind="head", commit=span.after or "", at=span.ended_at or span.started_at, turn=span.turn, subject=moved)
+    ]
 
 
-def _refusal(cwd: str, said: str) -> str:
+def why_refused(cwd: str, said: str) -> str:
+    """Say why git has shown nothing of a directory."""
     if "dubious ownership" not in said:
         return f"git shows no commits of {cwd}: {said}"
     named = said.partition("safe.directory ")[2] or shlex.quote(find_work_tree(cwd))
@@ -122,8 +98,8 @@ def _refusal(cwd: str, said: str) -> str:
     return f"git shows no commits of {cwd}: {owner}; if you trust it: git config --global --add safe.directory {named}"
 
 
-def _read_commits(git: Git, span: _Span) -> list[Entry]:
-    reach = [span.after, *([f"^{span.before}"] if span.before else [])]
+def _read_commits(git: Git, span: Span) -> list[Entry]:
+    reach = [span.after or "", *([f"^{span.before}"] if span.before else [])]
     words = ("log", f"--max-count={MAX_COMMITS}", "-z", f"--format={_FORMAT}", *reach, "--")
     fields = git.run(*words).decode("utf-8", "replace").split("\0")
     rows = zip(*[iter(fields)] * 4, strict=False)  # hash, time, author, subject; -z ends each commit like a field

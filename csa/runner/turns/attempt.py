@@ -175,13 +175,19 @@ class Attempt:
             await anyio.sleep(HEARTBEAT_S)
 
     async def _watch_for_cancel(self) -> None:
-        """Obey the `cancel` file, the way to end a turn from another pid namespace; end a turn that lost its lock."""
+        """Obey the `cancel` file, the way to end a turn from another pid namespace; end a turn that lost its lock.
+
+        Whoever wants the session renamed is heard here, too.
+        """
         while True:
             await anyio.sleep(CANCEL_POLL_S)
             if not self._recorder.is_ours():
                 self._stopping.request(lock_lost())
             elif (asked := self._recorder.cancellation()) is not None:
                 self._stopping.request(cancelled_by(asked))
+            if edited := self._recorder.apply_edits():
+                self._recorder.journal.flush()
+                await self._deliver(edited)
 
     async def _keep_time(self, limit_s: float | None, spent_s: float) -> None:
         await anyio.sleep(max(0.0, limit_s - spent_s) if limit_s is not None else math.inf)

@@ -333,7 +333,7 @@ class TurnExecution:
         now = datetime.now(UTC)
         result = RunResult(
             session_id=self.plan.state.session_id,
-            name=self.plan.state.name,
+            name=self.recorder.held.state.name,  # it may have been renamed
             project=self.plan.context.store.project_pathname,
             turn=self.recorder.turn,
             tool=self.plan.adapter.name,

@@ -87,6 +87,7 @@ async def rest_until(moment: datetime, recorder: Recorder, stopping: Stopping) -
             beat_at = anyio.current_time() + HEARTBEAT_S
         with anyio.move_on_after(max(0.0, min(LOOK_S, at - time.time()))):
             await stopping.requested.wait()
+        recorder.apply_edits()
         if (asked := recorder.cancellation()) is not None:
             stopping.request(cancelled_by(asked))
         if recorder.held.is_lost:

@@ -17,6 +17,7 @@ from csa.model.redaction import Redactor
 from csa.paths import SessionPaths
 from csa.process.logs import OutputLog
 from csa.procfs import ProcessId
+from csa.runner.turns.edits import apply_edits
 from csa.runner.turns.meter import Meter
 from csa.store.atomic import read_regular
 from csa.store.held import HeldSession
@@ -68,6 +69,10 @@ class Recorder:
     def cancellation(self) -> str | None:
         """Return who asks for the end (the `cancel` file's first line); None if nobody does."""
         return read_cancellation(self.paths, self.held.redactor)
+
+    def apply_edits(self) -> list[Event]:
+        """Rename, describe and pin the session as others ask; return the events, as recorded."""
+        return apply_edits(self.held)
 
     def open_logs(self, directory: Path) -> None:
         """Begin the output logs, once the session is in its final place."""

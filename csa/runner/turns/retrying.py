@@ -72,6 +72,7 @@ async def rest(
         with anyio.move_on_after(min(until - now, CANCEL_POLL_S)):
             await stopping.requested.wait()
         now = anyio.current_time()
+        recorder.apply_edits()
         if (asked := recorder.cancellation()) is not None:
             stopping.request(cancelled_by(asked))
         if deadline is not None and now >= deadline:

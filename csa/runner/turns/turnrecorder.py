@@ -303,10 +303,11 @@ class TurnRecorder(Recorder):
             output.rmdir()
 
     def _changes(self) -> dict[str, Any]:
-        wanted = self.plan.state
-        return {
-            "name": wanted.name,
-            "description": wanted.description,
+        wanted, now, request = self.plan.state, self.held.state, self.plan.request
+        describes = request.description and not (request.is_templates("description") and now.turns)
+        return {  # another name or description may have come since the plan was made
+            "name": request.name or now.name,
+            "description": wanted.description if describes or not now.description else now.description,
             "permission": wanted.permission,
             "extra_writable": wanted.extra_writable,
             "expires_at": wanted.expires_at,

@@ -89,7 +89,7 @@ function focusView(view) {
 
 function draw() {
   render(document.getElementById("app"),
-    h("div", { key: "shell", class: `shell ${state.denied ? "denied" : state.route.view}` }, state.denied ? gate() : [
+    h("div", { key: "shell", class: `shell at-${state.denied ? "gate" : state.route.view}` }, state.denied ? gate() : [
       h("a", { class: "skip", href: "#main", onclick: event => (event.preventDefault(), document.getElementById("main")?.focus()) }, "Skip to the conversation"),
       tree(),
       state.route.view === "session" ? talkView() : state.route.view === "new" ? beginView() : home(),

@@ -1,6 +1,6 @@
 // Where prompts are written. What is typed is kept until the server has it.
 import { h } from "./dom.js";
-import { ask, kept } from "./net.js";
+import { ask, drafts } from "./net.js";
 import { changed, mayAct, say, toast } from "./state.js";
 import { current, lastTurn, refresh, talk } from "./talk.js";
 
@@ -13,7 +13,7 @@ export function composer(row) {
   if (writing.id !== talk.id) Object.assign(writing, { id: talk.id, problem: null, isSending: false, shouldQueue: false });
   const busy = isBusy(row);
   return h("form", { class: "composer", onsubmit: event => (event.preventDefault(), send()), "aria-label": "Prompt" },
-    writing.problem && h("p", { class: "problem", role: "alert" }, writing.problem),
+    writing.problem && h("p", { key: "problem", class: "problem", role: "alert" }, writing.problem),
     h("div", { class: "box" },
       h("textarea", {
         id: "prompt", key: talk.id, rows: "1", dir: "auto", "aria-label": "Prompt", "aria-describedby": "keys", readonly: writing.isSending,
@@ -21,13 +21,13 @@ export function composer(row) {
         made: element => restore(element, talk.id), oninput: event => typed(event.target), onkeydown: pressed,
       }),
       h("button", { class: "primary", type: "submit", disabled: writing.isSending }, writing.isSending ? "Sending …" : busy ? "Queue" : "Send")),
-    h("p", { class: "keys", id: "keys" }, writing.isKept
+    h("p", { key: "keys", class: "keys", id: "keys" }, writing.isKept
       ? busy ? `It is working: your prompt runs next.${row.queued ? ` ${row.queued} queued already.` : ""}` : row.queued ? `${row.queued} queued.` : "Enter sends, Shift+Enter begins a new line"
       : "This browser cannot keep drafts: copy what matters before you leave."));
 }
 
 function restore(element, id) {
-  element.value = kept.get(`draft:${id}`) ?? "";
+  element.value = drafts.get(id);
   grow(element);
 }
 
@@ -36,7 +36,7 @@ function grow(element) {
 }
 
 function typed(element) {
-  const isKept = kept.set(`draft:${talk.id}`, element.value);
+  const isKept = drafts.set(talk.id, element.value);
   grow(element);
   if (isKept === writing.isKept && !writing.problem) return;
   writing.isKept = isKept;
@@ -62,9 +62,11 @@ async function send() {
   try {
     if (shouldQueue) await ask("POST", `/sessions/${id}/queue`, { prompt });
     else await ask("POST", `/sessions/${id}/turns`, { prompt, after_turn: lastTurn() });
-    kept.set(`draft:${id}`, "");
-    if (shouldQueue) toast("Queued: it runs when this turn has finished.");
-    else say("Sent.");
+    drafts.clear(id, prompt);
+    if (shouldQueue) {
+      row.queued = (row.queued ?? 0) + 1; // the stream says so with the next thing that happens there
+      toast("Queued: it runs when this turn has finished.");
+    } else say("Sent.");
     if (writing.id === id) {
       element.value = "";
       grow(element);

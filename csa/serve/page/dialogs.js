@@ -1,7 +1,7 @@
 // The menu, the dialogs, the diff, and the view in which a session is begun.
 import { h } from "./dom.js";
 import { isTouch } from "./composer.js";
-import { ask, kept } from "./net.js";
+import { ask, drafts, kept } from "./net.js";
 import { act, changed, go, mayAct, placeOf, projects, state, toast } from "./state.js";
 import { current, remove, talk, title } from "./talk.js";
 import { plural } from "./words.js";
@@ -112,7 +112,7 @@ function field(label, input) {
 
 /** A field whose text is kept until it was sent. */
 function draft(tag, name, props) {
-  return h(tag, { ...props, made: element => (element.value = kept.get(`draft:${name}`) ?? ""), oninput: event => kept.set(`draft:${name}`, event.target.value) });
+  return h(tag, { ...props, made: element => (element.value = drafts.get(name)), oninput: event => drafts.set(name, event.target.value) });
 }
 
 function form(kind, name, button, send, ...fields) {
@@ -124,7 +124,7 @@ function form(kind, name, button, send, ...fields) {
     const done = await send(Object.fromEntries(new FormData(element)));
     element.ariaBusy = null;
     if (!done) return;
-    kept.set(`draft:${kind}:${talk.id}`, "");
+    drafts.clear(`${kind}:${talk.id}`, element.elements.prompt?.value ?? "");
     close();
   };
   return dialog(kind, name, h("form", { onsubmit: submit }, fields, h("div", { class: "buttons" },
@@ -146,13 +146,23 @@ function diffView({ found, problem }) {
   if (problem) return h("p", { class: "none", role: "alert" }, problem);
   if (!found) return h("p", { class: "none" }, "Reading …");
   const lines = found.diff.split("\n"), shown = lines.slice(0, MOST_LINES);
-  if (!found.diff.trim()) return h("p", { class: "none" }, "No changes.");
+  if (!found.diff.trim()) return h("p", { class: "none" }, ["No changes.", ...remarks(found)].join(" "));
   return h("div", { class: "lines", tabindex: "0", role: "region", "aria-label": "Diff" },
+    remarks(found).map(words => h("p", { class: "aside", key: words }, words)),
     parts(shown).map(part => h("section", { key: part.at },
       h("h3", { title: part.name }, h("span", { class: "path" }, part.name),
         h("span", { class: "facts" }, h("span", { class: "good" }, `+${part.plus}`), " ", h("span", { class: "bad" }, `−${part.minus}`))),
       h("pre", {}, part.lines.map(line => h("span", { class: tone(line) }, line || " "))))),
     lines.length > shown.length && h("p", { class: "none" }, `${plural(lines.length - shown.length, "more line")}: csa diff shows all.`));
+}
+
+function remarks({ truncated, unclear = [], also = [], notes = [] }) {
+  return [
+    ...notes,
+    unclear.length && `Left out, as they were changed at another time, too: ${unclear.join(", ")}`,
+    also.length && `Other sessions ran there meanwhile, and may have made some of these changes: ${also.join(", ")}`,
+    truncated && "The diff is too long to be shown as a whole.",
+  ].filter(Boolean);
 }
 
 const tone = line => (line.startsWith("@@") ? "place" : line.startsWith("+") ? "plus" : line.startsWith("-") ? "minus" : "");
@@ -211,6 +221,7 @@ export function beginView() {
           ["read-only", "edit", "full"].map(level => h("option", { key: level, value: level }, level)))),
         field("Model", h("input", { name: "model", autocomplete: "off", placeholder: "the tool's own" })),
         field("Name", h("input", { name: "name", autocomplete: "off", placeholder: "none" }))),
+      h("label", { class: "check" }, h("input", { type: "checkbox", name: "ask" }), "It may ask me for what its permission denies, if its tool can"),
       h("div", { class: "buttons" }, h("button", { class: "primary", type: "submit", disabled: begin.isSending }, begin.isSending ? "Starting …" : "Start")))));
 }
 
@@ -220,11 +231,12 @@ async function start(event) {
   event.preventDefault();
   if (begin.isSending) return;
   const body = Object.fromEntries([...new FormData(event.target)].filter(([, value]) => value.trim()));
+  if (body.ask) body.ask = true;
   Object.assign(begin, { isSending: true, problem: null });
   changed();
   try {
     const begun = await ask("POST", "/sessions", body);
-    kept.set("draft:new", "");
+    drafts.clear("new", body.prompt);
     kept.set("project", body.directory);
     go(`/s/${begun.session_id}`);
   } catch (error) {

@@ -75,8 +75,8 @@ const OURS = new Set(["key", "memo", "made"]);
 function set(element, name, value, before) {
   if (OURS.has(name) || value === before) return;
   if (name === "html") setMarkup(element, value);
-  else if (name.startsWith("on")) element[name.toLowerCase()] = value ?? null;
-  else if (name === "value") {
+  else if (name.startsWith("on")) element[name] = value ? event => void value(event) : null; // false would cancel
+  else if (name === "value" && element.tagName !== "OPTION") {
     if (element.value !== value) element.value = value ?? "";
   } else if (value === null || value === undefined || value === false) element.removeAttribute(name);
   else element.setAttribute(name, value === true ? "" : value);

@@ -32,6 +32,33 @@ export const kept = {
   },
 };
 
+// What is typed: in this tab, where it outlives a reload, and for all tabs, where it outlives this one.
+export const drafts = {
+  get(name) {
+    try {
+      return sessionStorage.getItem(`csa:draft:${name}`) ?? kept.get(`draft:${name}`) ?? "";
+    } catch {
+      return kept.get(`draft:${name}`) ?? "";
+    }
+  },
+  /** Returns whether it will outlive this tab. */
+  set(name, text) {
+    try {
+      if (text) sessionStorage.setItem(`csa:draft:${name}`, text);
+      else sessionStorage.removeItem(`csa:draft:${name}`);
+    } catch {
+      // kept below, or in memory
+    }
+    return kept.set(`draft:${name}`, text);
+  },
+  /** Forget a text that was sent; another one, of another tab, stays. */
+  clear(name, text) {
+    const other = kept.get(`draft:${name}`);
+    this.set(name, "");
+    if (other && other !== text) kept.set(`draft:${name}`, other);
+  },
+};
+
 /** Take the token out of the address, where the history and screenshots would show it. */
 export function takeToken() {
   const found = new URLSearchParams(location.hash.slice(1)).get("token");

@@ -27,11 +27,12 @@ export async function openTalk(id) {
   changed();
   if (id === null) return;
   try {
-    const [card, page] = await Promise.all([ask("GET", `/sessions/${enc(id)}`), ask("GET", `/sessions/${enc(id)}/conversation`)]);
+    const card = rowOf(id) ?? ask("GET", `/sessions/${enc(id)}`); // which takes longer, as it sums up the whole session
+    const [found, page] = await Promise.all([card, ask("GET", `/sessions/${enc(id)}/conversation`)]);
     if (talk.id !== id) return;
-    talk.card = card;
-    talk.id = card.session_id;
-    talk.isGone = card.phase === "retired";
+    talk.card = found;
+    talk.id = found.session_id;
+    talk.isGone = found.phase === "retired";
     if (id !== talk.id) {
       history.replaceState(null, "", `#/s/${talk.id}`);
       state.route.id = talk.id;
@@ -175,7 +176,7 @@ export function talkView() {
   return h("main", { class: "talk", id: "main", tabindex: "-1", key: talk.id },
     head(row),
     notice(),
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Messages", made: whenMade, onscroll: whenScrolled },
+    h("div", { key: "scroll", class: "scroll", tabindex: "0", role: "region", "aria-label": "Messages", made: whenMade, onscroll: whenScrolled },
       h("div", { class: "column" },
         talk.older !== null && h("button", { class: "more", onclick: loadOlder, disabled: talk.isLoadingOlder }, talk.isLoadingOlder ? "Loading …" : "Older messages"),
         talk.isLoaded ? h("ol", { class: "messages" }, items(row)) : waiting(),
@@ -201,11 +202,11 @@ function head(row) {
 function notice() {
   const row = current();
   if (talk.isGone || (talk.isLoaded && state.isComplete && !rowOf(talk.id) && state.link === "live")) {
-    return h("div", { class: "notice", role: "status" }, "This session was deleted.",
+    return h("div", { key: "gone", class: "notice", role: "status" }, "This session was deleted.",
       mayAct() && h("button", { onclick: () => restore(talk.id, title()) }, "Restore"));
   }
   if (talk.link === "waiting" && talk.isLoaded && row && state.link !== "live") {
-    return h("div", { class: "notice", role: "status" }, "Not connected: what you see may be old. What you type is kept.");
+    return h("div", { key: "lost", class: "notice", role: "status" }, "Not connected: what you see may be old. What you type is kept.");
   }
   return null;
 }
