@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -25,11 +27,21 @@ from csa.serve.peer import UNIX
 
 _GRACE_S = 1
 _BUFFER_BYTES = 16 << 10  # of a connection, above which nothing more is written to it
+_HEAD_WITHIN_S = 10.0
+_MOST_CONNECTIONS = 512
+_RESERVED_DESCRIPTORS = 256
 _CREDENTIALS = "3i"  # pid, uid, gid
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 with small buffers, so that a stalled client costs little, which knows the peer of a Unix socket."""
+    """HTTP/1.1 with small buffers, so that a stalled client costs little, which knows the peer of a Unix socket.
+
+    Who connects and does not ask keeps nobody out: a request's head has to come in limited time, and when there are too
+    many connections, the one that has been without a request for longest makes room.
+    """
+
+    _idle: ClassVar[dict[_Protocol, None]] = {}  # the connections without a request, in their order
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -39,6 +51,36 @@ class _Protocol(H11Protocol):
             said = own.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(_CREDENTIALS))
             self.client = UNIX, struct.unpack(_CREDENTIALS, said)[0]
             self.server = UNIX, 0
+        if len(self.connections) > _most_connections():
+            next(iter(self._idle), self).transport.abort()
+        self._note()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        self._note()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget()
+
+    def _note(self) -> None:
+        """Note whether there is a request that is being answered; if not, it has to come soon."""
+        if self.cycle and not self.cycle.response_complete:
+            self._forget()
+        elif self._deadline is None and not self.transport.is_closing():
+            self._idle[self] = None
+            self._deadline = self.loop.call_later(_HEAD_WITHIN_S, self.transport.abort)
+
+    def _forget(self) -> None:
+        self._idle.pop(self, None)
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def _most_connections() -> int:
+    """Return how many there may be, which leaves descriptors for everything else."""
+    return max(16, min(_MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_DESCRIPTORS))
 
 
 class _Server(uvicorn.Server):

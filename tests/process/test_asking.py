@@ -64,6 +64,8 @@ def test_allowed_by_a_command(asked: tuple[Place, str]) -> None:
     (row,) = place.run("ls", "--json").json
     assert (row["status"], row["asking"]) == ("running", "rm x")
     assert "waiting for your permission: rm x" in place.run("status", session_id).out
+    assert " asking " in place.run("ls").out
+    assert " asking" in place.run("ls", "--tree").out
     done = place.run("answer", ask["ask"][:6], "--allow", "--json")
     assert done.json == {"session_id": session_id, "ask": ask["ask"], "title": "rm x", "allowed": True}
     assert place.run("wait", session_id).code == 0
