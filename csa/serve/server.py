@@ -9,36 +9,84 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from csa.errors import CsaError, UsageError
 from csa.ownership import give_to_owner
 from csa.serve.app import Api
+from csa.serve.guard import TOKEN
 from csa.serve.peer import UNIX
 
+STRANGER_S = 20.0  # for a request to come, with a token, or for the page's files to be sent
 _GRACE_S = 1
 _BUFFER_BYTES = 16 << 10  # of a connection, above which nothing more is written to it
 _CREDENTIALS = "3i"  # pid, uid, gid
 
 
-class _Protocol(H11Protocol):
-    """HTTP/1.1 with small buffers, so that a stalled client costs little, which knows the peer of a Unix socket."""
+class Protocol(H11Protocol):
+    """HTTP/1.1 with small buffers, so that a stalled client costs little, which knows the peer of a Unix socket.
+
+    A connection on which nobody with a token is being answered is not kept for long: neither one that is silent, nor
+    one that sends, or reads, byte by byte. And there are only so many, so that files can be opened still.
+    """
+
+    _limit: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > _most_connections():
+            transport.abort()
+            return
+        self._limit_stranger()
         transport.set_write_buffer_limits(high=_BUFFER_BYTES)
         own: socket.socket = transport.get_extra_info("socket")
         if own.family == socket.AF_UNIX:
             said = own.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(_CREDENTIALS))
             self.client = UNIX, struct.unpack(_CREDENTIALS, said)[0]
             self.server = UNIX, 0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._limit:
+            self._limit.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self._limit_stranger()
+        super().on_response_complete()
+
+    def _limit_stranger(self) -> None:
+        if self._limit:
+            self._limit.cancel()
+        self._limit = self.loop.call_later(STRANGER_S, self._end_stranger)
+
+    def _end_stranger(self) -> None:
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if not (is_answering and TOKEN in self.cycle.scope):
+            self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that what came is no HTTP; if it came in the middle of a request, that is not answered any more."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
+
+def _most_connections() -> int:
+    """Return how many connections there may be: each needs a file, and so does what is asked for."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
 
 class _Server(uvicorn.Server):
@@ -130,7 +178,7 @@ def run(
         cert, key = certificate or (None, None)
         config = uvicorn.Config(
             api.guard,
-            http=_Protocol,
+            http=Protocol,
             ws="none",
             loop="asyncio",
             log_level="error",  # what a client sends is no news
