@@ -48,7 +48,7 @@ class Guard:
     def __init__(self, app: Application, tokens: Tokens, hosts: frozenset[str], *, read_only: bool) -> None:
         self._app = app
         self._tokens = tokens
-        self._hosts = hosts  # names, in lower case, without ports
+        self._hosts = hosts  # names, in lower case; with a port, only on that one
         self._read_only = read_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,7 +102,7 @@ class Guard:
         """Say whether a Host is a name that is served, or the very address that was connected to: never a name's."""
         name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
         name = name.strip().lower().rstrip(".")
-        if name in self._hosts:
+        if name in self._hosts or f"{name}:{port}" in self._hosts:
             return True
         server = scope.get("server") or ("", None)
         try:

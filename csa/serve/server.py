@@ -15,6 +15,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import h11
 import uvicorn
@@ -26,56 +27,83 @@ from csa.serve.app import Api
 from csa.serve.guard import TOKEN
 from csa.serve.peer import UNIX
 
-STRANGER_S = 20.0  # for a request to come, with a token, or for the page's files to be sent
 _GRACE_S = 1
 _BUFFER_BYTES = 16 << 10  # of a connection, above which nothing more is written to it
+HEAD_WITHIN_S = 10.0
+TAKEN_WITHIN_S = 60.0  # an answer to who has no token
+_MOST_CONNECTIONS = 512
+_RESERVED_DESCRIPTORS = 256
 _CREDENTIALS = "3i"  # pid, uid, gid
 
 
 class Protocol(H11Protocol):
     """HTTP/1.1 with small buffers, so that a stalled client costs little, which knows the peer of a Unix socket.
 
-    A connection on which nobody with a token is being answered is not kept for long: neither one that is silent, nor
-    one that sends, or reads, byte by byte. And there are only so many, so that files can be opened still.
+    Strangers, who have not shown a token, keep nobody out: a request's head has to come in limited time, its answer has
+    to be taken in limited time, and when there are too many connections, the one that has been a stranger's for longest
+    makes room.
     """
 
-    _limit: asyncio.TimerHandle | None = None
+    _strangers: ClassVar[dict[Protocol, None]] = {}  # connections that were so when they were looked at, in their order
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > _most_connections():
-            transport.abort()
-            return
-        self._limit_stranger()
         transport.set_write_buffer_limits(high=_BUFFER_BYTES)
         own: socket.socket = transport.get_extra_info("socket")
         if own.family == socket.AF_UNIX:
             said = own.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(_CREDENTIALS))
             self.client = UNIX, struct.unpack(_CREDENTIALS, said)[0]
             self.server = UNIX, 0
+        if len(self.connections) > most_connections():
+            next((each for each in self._strangers if not each.is_known), self).transport.abort()
+        self._wait_for_request()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._limit:
-            self._limit.cancel()
-        super().connection_lost(exc)
+    def handle_events(self) -> None:
+        super().handle_events()
+        if not self.is_known and self._deadline is None:
+            self._wait_for_request()
 
     def on_response_complete(self) -> None:
-        self._limit_stranger()
+        self._wait_for_request()
         super().on_response_complete()
 
-    def _limit_stranger(self) -> None:
-        if self._limit:
-            self._limit.cancel()
-        self._limit = self.loop.call_later(STRANGER_S, self._end_stranger)
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget()
 
-    def _end_stranger(self) -> None:
-        is_answering = self.cycle is not None and not self.cycle.response_complete
-        if not (is_answering and TOKEN in self.cycle.scope):
+    @property
+    def is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def is_known(self) -> bool:
+        """Whether who has shown a token is being answered."""
+        return self.is_answering and TOKEN in self.cycle.scope
+
+    def _wait_for_request(self) -> None:
+        self._forget()
+        if not self.transport.is_closing():
+            self._strangers[self] = None
+            self._deadline = self.loop.call_later(HEAD_WITHIN_S, self._end_stranger, TAKEN_WITHIN_S)
+
+    def _end_stranger(self, more_s: float) -> None:
+        if self.is_known:
+            self._forget()
+        elif self.is_answering and more_s:
+            self._deadline = self.loop.call_later(more_s, self._end_stranger, 0)
+        else:
             self.transport.abort()
+
+    def _forget(self) -> None:
+        self._strangers.pop(self, None)
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
 
     def send_400_response(self, msg: str) -> None:
         """Say that what came is no HTTP; if it came in the middle of a request, that is not answered any more."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.is_answering:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
@@ -84,9 +112,9 @@ class Protocol(H11Protocol):
             self.transport.close()
 
 
-def _most_connections() -> int:
-    """Return how many connections there may be: each needs a file, and so does what is asked for."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+def most_connections() -> int:
+    """Return how many there may be, which leaves descriptors for everything else."""
+    return max(16, min(_MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED_DESCRIPTORS))
 
 
 class _Server(uvicorn.Server):

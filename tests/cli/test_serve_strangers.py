@@ -119,7 +119,7 @@ async def _greet(scope: Any, receive: Any, send: Any) -> None:
     """Answer with the body; who has a token, is answered for longer than a stranger may be there."""
     if scope["path"] == "/known":
         scope[TOKEN] = _READER
-        await asyncio.sleep(3 * server.STRANGER_S)
+        await asyncio.sleep(3 * server.HEAD_WITHIN_S)
     if scope["path"] != "/early":
         while (await receive()).get("more_body"):
             pass
@@ -142,7 +142,8 @@ async def _greet(scope: Any, receive: Any, send: Any) -> None:
 )
 def test_who_asks_for_nothing_is_not_kept(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither silent connections nor unfinished requests stay."""
-    monkeypatch.setattr(server, "STRANGER_S", 0.05)
+    monkeypatch.setattr(server, "HEAD_WITHIN_S", 0.05)
+    monkeypatch.setattr(server, "TAKEN_WITHIN_S", 0.05)
 
     async def go() -> None:
         async with _connected(_greet) as wire:
@@ -158,7 +159,7 @@ def test_who_asks_for_nothing_is_not_kept(sent: bytes, monkeypatch: pytest.Monke
 
 def test_who_has_a_token_is_answered_for_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is for strangers only."""
-    monkeypatch.setattr(server, "STRANGER_S", 0.02)
+    monkeypatch.setattr(server, "HEAD_WITHIN_S", 0.02)
 
     async def go() -> bytes:
         async with _connected(_greet) as wire:
@@ -170,7 +171,7 @@ def test_who_has_a_token_is_answered_for_as_long_as_it_takes(monkeypatch: pytest
 
 def test_there_are_only_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more than there may be is closed at once."""
-    monkeypatch.setattr(server, "_most_connections", lambda: 0)
+    monkeypatch.setattr(server, "most_connections", lambda: 0)
 
     async def go() -> bytes:
         async with _connected(_greet) as wire:
