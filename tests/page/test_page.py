@@ -37,10 +37,15 @@ def test_a_session_from_its_beginning_to_its_end(place: Place, clean: BrowserCon
         },
         {
             "match": "with a helper",
-            "do": [["run", "csa run --tool codex --name helper 'help me'"], ["say", "Both done."]],
+            "do": [
+                ["run", "csa run --tool codex --name helper 'help me'"],
+                ["run", "echo line > made.txt"],
+                ["say", "Both done."],
+            ],
         },
         {"match": "", "do": [["say", "**Hello** there"]]},
     )
+    place.shell(["git", "init", "-q", "."])
     with serving(place) as server:
         page = open_page(clean, server)
         assert "token" not in page.url
@@ -51,6 +56,12 @@ def test_a_session_from_its_beginning_to_its_end(place: Place, clean: BrowserCon
         page.get_by_role("button", name="Start").click()
         page.get_by_text("Both done.").wait_for()
         assert page.get_by_role("heading", level=1).inner_text() == "web"
+        page.keyboard.press("Escape")
+        page.locator(".row a", has_text="web").first.click()
+        page.get_by_role("button", name="Diff").click()
+        page.get_by_role("region", name="Diff").get_by_text("+line").wait_for()
+        assert axe(page) == []
+        page.keyboard.press("Escape")
         page.locator("a.child", has_text="helper").click()
         page.locator(".markdown strong", has_text="Hello").wait_for()
         page.locator(".row a", has_text="web").click()
