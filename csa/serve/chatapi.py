@@ -32,7 +32,7 @@ from csa.runner.session import Session
 from csa.runner.sessions.auditing import note_read
 from csa.runner.sessions.listing import select_sessions
 from csa.runner.toolbox import tool_names
-from csa.serve.guard import Send
+from csa.serve.guard import Receive, Scope, Send
 from csa.serve.handlers import Served, client_of
 from csa.serve.requests import Asked
 from csa.serve.streams import PING, PING_S, Channel, Channels, EventStream, Watch, body_of
@@ -330,8 +330,16 @@ class Updates(EventStream):
         self._session: Session | None = None
         self._channel: Channel | None = None
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; what is wrong with the request is an answer of its own."""
+        try:
+            await self._in_thread(self._look_for_it)
+        except BaseException:
+            self._source.clients -= 1
+            raise
+        await super().__call__(scope, receive, send)
+
     async def _send_all(self, send: Send) -> None:
-        await self._in_thread(self._look_for_it)
         is_new = self._session is None
         if is_new:
             await send(body_of(PING))  # the client learns that it is connected

@@ -59,6 +59,7 @@ def _go_through_a_session(place: Place, server: Server) -> None:
     renamed = server.ask("PATCH", "/sessions/api", {"name": "web", "pinned": True}).json
     assert (renamed["name"], renamed["pinned"]) == ("web", True)
     assert server.ask("DELETE", "/sessions/web").status == 403
+    assert server.ask("POST", "/sessions/web/answer", {"ask": "", "allow": True}).status == 404
     deleted = server.ask("DELETE", "/sessions/web?force=true")
     check("delete", [deleted.json])
     assert server.ask("GET", "/sessions/web").json["phase"] == "retired"
@@ -86,6 +87,12 @@ REFUSED: tuple[tuple[str, str, Mapping[str, str | None], bytes | None, int], ...
     ("GET", "/health", {"Authorization": None, "Cookie": "token=x"}, None, 401),
     ("GET", "/nothing", {}, None, 404),
     ("GET", "/nothing", {"Authorization": None}, None, 401),
+    ("GET", "/api", {"Authorization": None}, None, 401),
+    ("GET", "/api%2Fv1/health", {"Authorization": None}, None, 401),
+    ("POST", "/mcp", {"Authorization": None}, b"{}", 401),
+    ("POST", "/mcp%0A", {"Authorization": None}, b"{}", 401),
+    ("GET", "/mcp/", {"Authorization": None}, None, 401),
+    ("GET", "/api/updates", {"Accept": "text/event-stream"}, None, 400),
     ("PUT", "/sessions", {}, b"{}", 405),
     ("POST", "/sessions", {"Content-Type": "text/plain"}, b'{"prompt": "x"}', 415),
     ("POST", "/sessions", {"Content-Type": None}, b'{"prompt": "x"}', 415),
@@ -111,6 +118,7 @@ REFUSED: tuple[tuple[str, str, Mapping[str, str | None], bytes | None, int], ...
     ("GET", "/sessions/nobody", {}, None, 404),
     ("GET", "/sessions/@last", {}, None, 404),
     ("GET", "/sessions/%00", {}, None, 404),
+    ("GET", "/sessions/%0A", {}, None, 400),
     ("GET", "/search", {}, None, 400),
 )
 
