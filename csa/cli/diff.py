@@ -30,7 +30,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
     Compared are the commit before the first turn and the files now, but only those that changed during a turn: what
     was changed before, and is not committed, is left out, unless a turn has changed the same file again. Files that
-    git ignores are not looked at, nor the insides of submodules.
+    git ignores are not looked at, nor the insides of submodules. git starts no program of the configuration meanwhile:
+    no diff driver, and no filter, so that files in git LFS are shown as they are in the work tree.
 
     csa takes no copy of the files when a turn begins; it goes by the commits before and after, and by the times at
     which files were changed. So files that you have edited again since are left out and named, and what other

@@ -187,7 +187,7 @@ def writing(root: Path, *, anew: bool = False, creates: bool = False) -> Iterato
                 database.execute("BEGIN IMMEDIATE")
                 yield Writer(database)
                 database.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeError) as error:
             is_full = "full" in str(error)
             if not is_full:
                 _remove_files(place)
@@ -289,6 +289,6 @@ def look_at(root: Path) -> Facts | None:
             stamps = dict(database.execute(_STAMPS))
     except ImportError:
         why = "this Python has no SQLite"
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:
         why = why or str(error)
     return Facts(path=str(place / _FILE), size_bytes=size, stamps=stamps, why=why)

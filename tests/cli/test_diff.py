@@ -191,3 +191,41 @@ def test_secrets_are_redacted(repository: Place) -> None:
     found = place.run("diff", session_id, "--json")
     assert key not in found.out
     assert "key=" in json.loads(found.out)["diff"]
+
+
+@pytest.mark.thorough
+def test_no_program_of_the_configuration_runs(repository: Place) -> None:
+    """Looking at what an agent has done starts nothing that it may have set up: filters, drivers, monitors, hooks."""
+    place = repository
+    ran = place.tmp / "ran"
+    (place.project / ".gitattributes").write_text("* diff=x filter=x\n*.p filter=p.=q\n")
+    names = ("filter.x.clean", "filter.p.=q.process", "diff.x.command", "diff.x.textconv", "diff.external")
+    sets = "; ".join(f"git config '{name}' 'touch {ran}; cat'" for name in (*names, "core.fsmonitor", "core.pager"))
+    sh(place, "git config filter.x.required true")
+    session_id = work(place, f"echo new > new; echo new > new.p; echo more >> edited; {sets}")
+    assert not ran.exists()
+    found = diff_of(place, session_id)
+    assert statuses(found) == {"edited": "modified", "new": "added", "new.p": "added"}
+    for form in ("--stat", "--name-only"):
+        assert place.run("diff", session_id, form).code == 0
+    assert not ran.exists()
+
+
+@pytest.mark.thorough
+def test_a_directory_that_became_a_link(repository: Place) -> None:
+    """Its files are deleted, wherever it leads now."""
+    place = repository
+    sh(place, "mkdir old; seq 20 > old/file; git add old; git commit -qm old")
+    session_id = work(place, "mv old new; ln -s new old")
+    assert statuses(diff_of(place, session_id)) == {"new/file": "renamed", "old": "added"}
+
+
+@pytest.mark.thorough
+def test_a_directory_that_was_renamed(repository: Place) -> None:
+    """Its files have not changed since, and are the turn's all the same; others that are older are not."""
+    place = repository
+    sh(place, "mkdir old; seq 20 > old/a; seq 9 > old/b; git add old; git commit -qm old; seq 7 > by-hand")
+    session_id = work(place, "mv old new; echo more >> new/b")
+    found = diff_of(place, session_id)
+    assert statuses(found) == {"new/a": "renamed", "new/b": "renamed"}
+    assert (found["unclear"], found["notes"]) == ([], [])

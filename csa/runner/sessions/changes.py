@@ -4,7 +4,7 @@ A turn's commits lie between the heads that were recorded before and after it. F
 time of each file's last change (ctime) tells whether that was during a turn: what was dirty before is not the turn's.
 Of all paths that a turn has changed, the commit before the first turn is compared with the work tree now, or with
 the commit after the last turn where a path was not changed since. git works with an index and objects aside; nothing
-is written to the repository.
+is written to the repository, and no program of the configuration runs: files of a filter (git LFS) are as they are.
 
 What this cannot know is said: paths that were changed again when no turn ran, and other sessions that ran meanwhile.
 """
@@ -103,6 +103,7 @@ class _Found(Struct, frozen=False):
     touched: set[str] = field(default_factory=set)  # not committed, and last changed during a turn
     large: set[str] = field(default_factory=set)
     unclear: set[str] = field(default_factory=set)
+    older: set[str] = field(default_factory=set)  # last changed before
 
 
 def read_changes(session: Session, *, turn: int | None = None, form: Form = "patch", width: int = 80) -> Changes:
@@ -178,7 +179,8 @@ class _Comparison:
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
             "GIT_NO_LAZY_FETCH": "1",
         }
-        self._aside = replace(git, environ={**git.environ, **aside}, place=(*git.place, *_QUIET))
+        self._reading = replace(git, environ={**git.environ, **_without_filters(git)})
+        self._aside = replace(git, environ={**self._reading.environ, **aside}, place=(*git.place, *_QUIET))
         self._empty = self._aside.line("mktree")
         self.found = _Found()
         self.notes: list[str] = []
@@ -260,6 +262,8 @@ class _Comparison:
             (self.found.large if size > LARGE_BYTES else self.found.touched).add(path)
         elif moment >= windows[0][0] and path not in self.found.committed:
             self.found.unclear.add(path)
+        elif moment < windows[0][0] and size <= LARGE_BYTES:
+            self.found.older.add(path)
 
     def _build(self, end: str) -> None:
         """Make the tree with what turns have changed: as committed, or as it is in the work tree."""
@@ -270,12 +274,45 @@ class _Comparison:
         entries = [f"{words[1]} {words[3]}\t{path}\0" for words, path in committed if path not in found.touched]
         entries.sort(key=lambda entry: not entry.startswith("000000"))  # what a directory replaces goes first
         git.run("update-index", "--replace", "-z", "--index-info", stdin=_bytes("".join(entries)))
-        kept = sorted(found.touched)
+        found.touched |= self._moved_with_directory()
+        kept = self._readable(sorted(found.touched))
         if len(kept) > MOST_FILES:
             self.notes.append(f"only {MOST_FILES} of {len(kept)} changed files are compared")
-        stdin = _bytes("".join(f"{path}\0" for path in kept[:MOST_FILES]))
-        git.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=stdin)
+        gone = [path for path in kept[:MOST_FILES] if not self._is_there(path)]
+        git.run("update-index", "--force-remove", "-z", "--stdin", stdin=_bytes("".join(f"{path}\0" for path in gone)))
+        there = sorted(set(kept[:MOST_FILES]).difference(gone))
+        stdin = _bytes("".join(f"{path}\0" for path in there))
+        git.run(
+            "update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=stdin
+        )  # some may just have gone
         self._tree = git.line("write-tree")
+
+    def _moved_with_directory(self) -> set[str]:
+        """Return files with the content of one that is gone: where a directory is renamed, its files keep their times."""
+        gone = sorted(path for path in self.found.touched if not self._is_there(path))
+        if not gone:
+            return set()
+        entries = _names(self._aside.run("ls-files", "-s", "-z"))
+        was = {path: words.split(" ")[1] for words, _, path in (entry.partition("\t") for entry in entries)}
+        blobs = {was[path] for path in gone if path in was}
+        older = [path for path in self._readable(sorted(self.found.older)) if path not in was and self._is_there(path)]
+        older = [path for path in older if "\n" not in path and stat.S_ISREG(os.lstat(f"{self._top}/{path}").st_mode)]
+        stdin = _bytes("".join(f"{self._top}/{path}\n" for path in older))
+        hashes = self._aside.run("hash-object", "--no-filters", "--stdin-paths", stdin=stdin).decode().split()
+        return {path for path, blob in zip(older, hashes, strict=True) if blob in blobs}
+
+    def _readable(self, paths: Sequence[str]) -> list[str]:
+        """Return the paths without files that this user may not read."""
+        files = ((path, os.path.join(self._top, path)) for path in paths)
+        secret = [path for path, file in files if os.path.isfile(file) and not os.access(file, os.R_OK)]
+        if secret:
+            self.notes.append(f"may not be read, so not compared: {_some(secret)}")
+        return [path for path in paths if path not in secret]
+
+    def _is_there(self, path: str) -> bool:
+        """Say whether a path is in the work tree, and not somewhere else, by a symlink in the place of a directory."""
+        file = os.path.join(self._top, path)
+        return os.path.lexists(file) and os.path.realpath(os.path.dirname(file)) == os.path.dirname(file)
 
     def result(self, form: Form, width: int) -> tuple[tuple[ChangedFile, ...], str]:
         """Return the files, and the text in a form."""
@@ -301,6 +338,21 @@ class _Comparison:
 _QUIET = ("-c", "core.bigFileThreshold=32m", "-c", "core.safecrlf=false", "-c", "core.fsmonitor=false")
 
 
+def _without_filters(git: Git) -> dict[str, str]:
+    """Return variables that keep git from running the programs of `filter.NAME`: to look at files must start nothing."""
+    try:
+        found = _names(
+            git.run("config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|required)$")
+        )
+    except GitError:  # there are none
+        return {}
+    pairs = ((name, "false" if name.endswith(".required") else "") for name in found)
+    variables = {"GIT_CONFIG_COUNT": str(len(found))}
+    for number, (name, value) in enumerate(pairs):
+        variables |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return variables
+
+
 def _until(span: Span) -> float:
     return span.ended_at.timestamp() if span.ended_at else float("inf")
 
@@ -309,6 +361,8 @@ def _last_change(path: Path, *, is_submodule: bool) -> tuple[float, int]:
     """Return when a file was last changed, or where it was, and its size."""
     if is_submodule:  # when its head moved
         return max((_changed_at(path / name)[0] for name in _heads_of(path)), default=0.0), 0
+    if link := next((place for place in reversed(path.parents) if place.is_symlink()), None):
+        return _changed_at(link)  # it has taken the place of a directory
     try:
         return _changed_at(path)
     except OSError:
