@@ -65,6 +65,8 @@ def execute_run(arguments: argparse.Namespace) -> int:
     from csa.store.project import find_project  # noqa: PLC0415  # as above
     from csa.store.sessions import Store  # noqa: PLC0415  # as above
 
+    if arguments.tls_cert:
+        server.check_certificate(arguments.tls_cert, arguments.tls_key)
     root = client.store.root
     projects = {find_project(_directory(name)) for name in arguments.project}
     lock = endpoint.take(root)
