@@ -106,7 +106,7 @@ acpx: $(STAMP)
 
 # CSA_REAL_TOOLS=codex,opencode narrows it to what needs no other tool (codex-acp is one of its own).
 test-real: $(STAMP) $(CLIS)/.installed acpx
-	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -n 2 --dist loadgroup -m "real and not slow" tests/real
+	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -n 3 -m "real and not slow" tests/real
 
 test-real-slow: $(STAMP) $(CLIS)/.installed
 	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -n 8 -m "real and slow" tests/real
@@ -123,6 +123,7 @@ mutants: $(VENV)/.mutation
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/mcp.py
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

@@ -28,6 +28,7 @@ _OFF = {"", "0", "false"}
 _WIDEST = 65_535  # columns; no terminal can be wider
 STATUS_STYLES = {
     "running": "cyan",
+    "asking": "yellow",
     "open": "cyan",
     "succeeded": "green",
     "failed": "red",

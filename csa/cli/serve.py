@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--host", default="127.0.0.1", metavar="HOST", help="the address to listen on (127.0.0.1)")
     where.add_argument("--port", type=int, default=PORT, metavar="N", help=f"the port ({PORT}); 0 takes a free one")
     where.add_argument("--socket", metavar="PATH", help="listen on a Unix socket instead")
-    where.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="also answer to this name")
+    where.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="also answer to this name, or NAME:PORT"
+    )
     where.add_argument("--tls-cert", metavar="FILE", help="use TLS, with this certificate")
     where.add_argument("--tls-key", metavar="FILE", help="the certificate's key")
     where.add_argument("--insecure-http", action="store_true", help="listen on another address without TLS")
@@ -62,6 +65,8 @@ def execute_run(arguments: argparse.Namespace) -> int:
     from csa.store.project import find_project  # noqa: PLC0415  # as above
     from csa.store.sessions import Store  # noqa: PLC0415  # as above
 
+    if arguments.tls_cert:
+        server.check_certificate(arguments.tls_cert, arguments.tls_key)
     root = client.store.root
     projects = {find_project(_directory(name)) for name in arguments.project}
     lock = endpoint.take(root)
@@ -148,6 +153,9 @@ def _refuse_open_doors(arguments: argparse.Namespace) -> None:
     for file in filter(None, (arguments.tls_cert, arguments.tls_key)):
         if not os.access(file, os.R_OK):
             raise UsageError(f"{file} cannot be read.")
+    for name in arguments.allow_host:
+        if not re.fullmatch(r"[\w.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?", name):
+            raise UsageError(f"--allow-host: '{name}' is neither NAME nor NAME:PORT.", hint="without https:// and path")
     is_safe = arguments.socket or arguments.tls_cert or is_loopback(arguments.host)
     if arguments.open and arguments.socket:
         raise UsageError("--open: browsers cannot open a Unix socket.")

@@ -22,16 +22,16 @@ from starlette.routing import Router
 
 from csa.errors import CsaError
 from csa.model.schemas.api import ROUTES
-from csa.model.schemas.route import MCP, Route
+from csa.model.schemas.route import ACT, MCP, Route
 from csa.serve.assets import find_asset, load
 from csa.serve.attachments import Attachment
 from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
-from csa.serve.guard import Application, Guard, Receive, Scope, Send, send_error
+from csa.serve.guard import TOKEN, Application, Guard, Receive, Scope, Send, only_reads, send_error
 from csa.serve.handlers import HANDLERS, Served, transcript_of
 from csa.serve.problems import RequestError, failure_of
 from csa.serve.requests import MAX_BODY_BYTES, Asked, read_body, read_headers, read_query
-from csa.serve.streams import Channels, EventStream, Watch
-from csa.serve.tokens import Tokens
+from csa.serve.streams import PING_S, Channels, EventStream, Watch
+from csa.serve.tokens import Token, Tokens
 
 _BODY_WITHIN_S = 30.0
 _AT_ONCE = {"s": 4, "e": 8, "r": 8, "w": 64}  # starts, ends, reads, and starts that may have to wait
@@ -55,7 +55,7 @@ class Api:
         routes = [StarletteRoute(route.place, partial(self._answer, route), methods=[route.method]) for route in ROUTES]
         load()
         routes += [StarletteRoute(path, _asset) for path in ("/", "/page/{version}/{name}")]
-        routes.append(StarletteRoute(MCP, _Mcp(self), methods=["GET", "POST", "DELETE"]))
+        routes.append(StarletteRoute(MCP, Mcp(self), methods=["GET", "POST", "DELETE"]))
         router = Router(routes=routes, lifespan=self._lifespan, redirect_slashes=False)
         self.guard = Guard(_with_errors(router), tokens, hosts, read_only=read_only)
 
@@ -93,6 +93,8 @@ class Api:
             await anyio.sleep_forever()
 
     async def _answer(self, route: Route, request: Request) -> Response:
+        if route.access == ACT and request.scope["csa.access"] != ACT:
+            raise only_reads(request.scope[TOKEN])
         asked = Asked(
             path={name: str(value) for name, value in request.path_params.items()},
             query=read_query(route, list(request.query_params.multi_items())),
@@ -122,7 +124,7 @@ class Api:
         return await anyio.to_thread.run_sync(call, limiter=self._limiters[kind], abandon_on_cancel=True)
 
     async def _stream(self, route: Route, asked: Asked, request: Request) -> Response:
-        token = request.scope["csa.token"]
+        token = request.scope[TOKEN]
         last = request.headers.get("last-event-id")
         go_on: dict[str, Any] = {"may_go_on": partial(self.guard.still_knows, token), "ending": self.ending}
         if route.name == "tree":
@@ -153,13 +155,25 @@ async def _asset(request: Request) -> Response:
     return Response(found.content, headers=dict(found.headers))
 
 
-class _Mcp:
+class Mcp:
+    """What is at /mcp; like all that goes on for long, it ends when its token is revoked."""
+
     def __init__(self, api: Api) -> None:
         self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         application = await self._api.mcp()
-        await application(scope, receive, send)
+        with anyio.CancelScope() as answering:
+            watching = asyncio.create_task(self._end_when_revoked(scope[TOKEN], answering))
+            try:
+                await application(scope, receive, send)
+            finally:
+                watching.cancel()
+
+    async def _end_when_revoked(self, token: Token, answering: anyio.CancelScope) -> None:
+        while self._api.guard.still_knows(token):  # noqa: ASYNC110  # nothing tells us
+            await asyncio.sleep(PING_S)
+        answering.cancel()
 
 
 def _with_errors(app: Application) -> Application:

@@ -23,6 +23,7 @@ from csa.model.config import AUTO
 from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.schemas.chat_api import NEW_CHAT, SESSION
+from csa.model.schemas.route import ACT
 from csa.model.state import SessionState, format_time
 from csa.model.wording import describe
 from csa.runner.client import Csa
@@ -32,7 +33,7 @@ from csa.runner.session import Session
 from csa.runner.sessions.auditing import note_read
 from csa.runner.sessions.listing import select_sessions
 from csa.runner.toolbox import tool_names
-from csa.serve.guard import Send
+from csa.serve.guard import Receive, Scope, Send
 from csa.serve.handlers import Served, client_of
 from csa.serve.requests import Asked
 from csa.serve.streams import PING, PING_S, Channel, Channels, EventStream, Watch, body_of
@@ -227,10 +228,13 @@ def _keep_user_state(served: Served, asked: Asked, typed: str) -> None:
         return
     try:
         state = json.loads(content)
+        json.dumps(state, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"user_state is not JSON: {error}.") from error
     if not isinstance(state, dict) or len(content) > _LARGEST_STATE:
         raise UsageError(f"user_state is not a JSON object of at most {_LARGEST_STATE >> 10} KiB.")
+    if asked.access != ACT:  # others would see it
+        return
     served.user_states.pop(typed, None)
     served.user_states[typed] = state
     while len(served.user_states) > _MOST_STATES:
@@ -330,8 +334,16 @@ class Updates(EventStream):
         self._session: Session | None = None
         self._channel: Channel | None = None
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; what is wrong with the request is an answer of its own."""
+        try:
+            await self._in_thread(self._look_for_it)
+        except BaseException:
+            self._source.clients -= 1
+            raise
+        await super().__call__(scope, receive, send)
+
     async def _send_all(self, send: Send) -> None:
-        await self._in_thread(self._look_for_it)
         is_new = self._session is None
         if is_new:
             await send(body_of(PING))  # the client learns that it is connected

@@ -23,6 +23,7 @@ from csa.store.transcript import last_turn_event, parse_line
 from csa.structs import Struct
 
 _MOST_TEXT, _MOST_OUTPUT = 24_000, 2000  # characters of a message, and of a call's output
+_MOST_CALLS = 50  # of a message; an agent may make thousands without a word
 _PAGE_CHARACTERS = 120_000  # after which a page has enough
 _STEP, _MOST_EVENTS = 300, 6000  # that are read at a time, and for a page
 _LONGEST_WAIT = 500  # events after which a page ends although it has updates of what began earlier
@@ -142,6 +143,8 @@ def _items(events: Iterable[Event]) -> Iterator[Message | _End | _Ask]:
         if event.type == "run_finished":
             yield _End(event)
             continue
+        if event.type == "tool_call" and turn.messages and len(turn.messages[-1].calls) >= _MOST_CALLS:
+            turn.say(event, "assistant", "")
         turn.add(event)
         if event.type in _NOTED and (words := describe(event)):
             turn.say(event, "note", words)

@@ -11,8 +11,8 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from csa.errors import CsaError
-from csa.model.schemas.route import ACT, MCP, READ, ROOT
+from csa.errors import CsaError, StateError
+from csa.model.schemas.route import ACT, MCP, READ
 from csa.serve.problems import RequestError, status_of
 from csa.serve.tokens import Token, Tokens
 
@@ -25,6 +25,7 @@ _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     b"manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+TOKEN = "csa.token"  # noqa: S105  # in the scope of a request that may be answered
 _HEADERS = [
     (b"content-security-policy", _POLICY),
     (b"x-content-type-options", b"nosniff"),
@@ -34,6 +35,7 @@ _HEADERS = [
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
 ]
+_OPEN = ("/", "/page/")  # the page's files, which say nothing of anybody; everything else needs a token
 _SAFE = {"GET", "HEAD"}
 _KEYS = (b"aomi-app-key", b"x-api-key")  # where clients of the chat API have theirs; no browser sends one on its own
 _CREDENTIALS = (b"authorization", *_KEYS)
@@ -41,12 +43,12 @@ _ONCE = (b"host", b"origin", *_CREDENTIALS, b"content-type", b"content-length", 
 
 
 class Guard:
-    """Passes on requests that may be answered; with the token in the scope as `csa.token`."""
+    """Passes on requests that may be answered; with the token in the scope."""
 
     def __init__(self, app: Application, tokens: Tokens, hosts: frozenset[str], *, read_only: bool) -> None:
         self._app = app
         self._tokens = tokens
-        self._hosts = hosts  # names, in lower case, without ports
+        self._hosts = hosts  # names, in lower case; with a port, only on that one
         self._read_only = read_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,9 +77,9 @@ class Guard:
         origin = headers.get(b"origin")
         if b"origin" in doubled or (origin is not None and not _is_same(origin.decode("latin-1"), host)):
             raise RequestError(403, "origin", "Pages of another origin may not ask.")
-        if scope["path"] != MCP and not scope["path"].startswith(f"{ROOT}/"):
+        if scope["path"] == _OPEN[0] or scope["path"].startswith(_OPEN[1]):
             return
-        token = None if doubled.intersection(_CREDENTIALS) else self._tokens.find(_secret(headers))
+        token = None if doubled.intersection(_CREDENTIALS) else self._find(_secret(headers))
         if token is None:
             raise RequestError(401, "unauthorized", "A token is needed.", hint="csa serve url prints one")
         if doubled.intersection(_ONCE):
@@ -87,15 +89,20 @@ class Guard:
         scope["csa.access"] = READ if self._read_only else token.level
         is_safe = scope["method"] in _SAFE or scope["path"] == MCP  # whose messages all are posted: the tools look
         if not is_safe and scope["csa.access"] != ACT:
-            whose = "The server is" if self._read_only else "This token is"
-            raise RequestError(403, "refused", f"{whose} for reading only.")
-        scope["csa.token"] = token
+            raise only_reads(token)
+        scope[TOKEN] = token
+
+    def _find(self, secret: bytes) -> Token | None:
+        try:
+            return self._tokens.find(secret)
+        except StateError:  # who asks may be anybody: what is wrong, and where, is not for him
+            raise RequestError(500, "error", "The tokens cannot be read.", hint="csa serve token says why") from None
 
     def _is_ours(self, host: str, scope: Scope) -> bool:
         """Say whether a Host is a name that is served, or the very address that was connected to: never a name's."""
         name, _, port = host.rpartition(":") if host.rpartition(":")[2].isdigit() else (host, "", "")
         name = name.strip().lower().rstrip(".")
-        if name in self._hosts:
+        if name in self._hosts or f"{name}:{port}" in self._hosts:
             return True
         server = scope.get("server") or ("", None)
         try:
@@ -108,7 +115,16 @@ class Guard:
 
     def still_knows(self, token: Token) -> bool:
         """Say whether a token was not revoked meanwhile: for answers that take long."""
-        return any(each.digest == token.digest and each.level in {READ, ACT} for each in self._tokens.all())
+        try:
+            return any(each.digest == token.digest for each in self._tokens.all())
+        except StateError:
+            return False
+
+
+def only_reads(token: Token) -> RequestError:
+    """Return why a request that would change something is refused."""
+    whose = "This token is" if token.level != ACT else "The server is"
+    return RequestError(403, "refused", f"{whose} for reading only.")
 
 
 def _secret(headers: Mapping[bytes, bytes]) -> bytes:

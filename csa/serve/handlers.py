@@ -62,7 +62,7 @@ class Served:
     def client(self, directory: str | None = None, asked: Asked | None = None) -> Csa:
         """Return a client for a directory; with `asked`, on behalf of the session whose agent asks."""
         identity: dict[str, str] = {}
-        if asked and asked.client and asked.server:
+        if asked:
             identity = identity_of_peer(asked.client, asked.server)
         environ = {**self._environ, **identity}
         return Csa.from_environment(directory or self._directory, environ=environ, command=self._command)

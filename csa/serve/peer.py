@@ -28,12 +28,14 @@ def is_loopback(address: str) -> bool:
         return address in {"localhost", UNIX}
 
 
-def identity_of_peer(client: tuple[str, int], server: tuple[str, int]) -> dict[str, str]:
+def identity_of_peer(client: tuple[str, int] | None, server: tuple[str, int] | None) -> dict[str, str]:
     """Return the variables that say to which session the process at the other end belongs; empty for none.
 
     Raises:
         RefusedError: it is a process of this user that cannot be found, and may be an agent.
     """
+    if client is None or server is None:  # it was gone before it could be looked at
+        raise _unknown()
     if client[0] == UNIX:
         return identity_of(client[1])
     found = _socket_of(client, server)

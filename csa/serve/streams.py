@@ -84,9 +84,10 @@ class Watch(Source):
         return f"{self._boot}-{self._number}"
 
     def number_of(self, position: str | None) -> int | None:
-        """Return the number in a position that this server has given; None for another's."""
+        """Return the number in a position that this server has given; None for what it has not."""
         boot, _, number = (position or "").rpartition("-")
-        return int(number) if boot == self._boot and number.isdecimal() and len(number) < 16 else None  # noqa: PLR2004
+        is_given = boot == self._boot and number.isdecimal() and len(number) < 16  # noqa: PLR2004
+        return int(number) if is_given and int(number) <= self._number else None
 
     def state(self) -> dict[str, Any]:
         """Return all sessions."""

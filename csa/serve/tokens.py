@@ -64,6 +64,8 @@ class Tokens:
             known = os.stat(self._path)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise StateError.unreadable(self._path, error) from error
         if (known.st_mtime_ns, known.st_ino) != self._seen:
             self._known = _parse(self._path)
             self._seen = known.st_mtime_ns, known.st_ino
@@ -138,13 +140,13 @@ def _parse(path: Path) -> list[Token]:
             Token(
                 name=str(each["name"]),
                 level=READ if each["level"] != ACT else ACT,
-                digest=str(each["sha256"]),
+                digest=bytes.fromhex(each["sha256"]).hex(),
                 created_at=str(each["created_at"]),
-                secret=each.get("secret"),
+                secret=str(each["secret"]) if "secret" in each else None,
             )
             for each in json.loads(read_regular(path))["tokens"]
         ]
     except OSError as error:
         raise StateError.unreadable(path, error) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise StateError(path, "is not a file of tokens", hint=f"rm {path}; csa serve makes new ones") from error

@@ -59,6 +59,7 @@ def _go_through_a_session(place: Place, server: Server) -> None:
     renamed = server.ask("PATCH", "/sessions/api", {"name": "web", "pinned": True}).json
     assert (renamed["name"], renamed["pinned"]) == ("web", True)
     assert server.ask("DELETE", "/sessions/web").status == 403
+    assert server.ask("POST", "/sessions/web/answer", {"ask": "", "allow": True}).status == 404
     deleted = server.ask("DELETE", "/sessions/web?force=true")
     check("delete", [deleted.json])
     assert server.ask("GET", "/sessions/web").json["phase"] == "retired"
@@ -86,6 +87,12 @@ REFUSED: tuple[tuple[str, str, Mapping[str, str | None], bytes | None, int], ...
     ("GET", "/health", {"Authorization": None, "Cookie": "token=x"}, None, 401),
     ("GET", "/nothing", {}, None, 404),
     ("GET", "/nothing", {"Authorization": None}, None, 401),
+    ("GET", "/api", {"Authorization": None}, None, 401),
+    ("GET", "/api%2Fv1/health", {"Authorization": None}, None, 401),
+    ("POST", "/mcp", {"Authorization": None}, b"{}", 401),
+    ("POST", "/mcp%0A", {"Authorization": None}, b"{}", 401),
+    ("GET", "/mcp/", {"Authorization": None}, None, 401),
+    ("GET", "/api/updates", {"Accept": "text/event-stream"}, None, 400),
     ("PUT", "/sessions", {}, b"{}", 405),
     ("POST", "/sessions", {"Content-Type": "text/plain"}, b'{"prompt": "x"}', 415),
     ("POST", "/sessions", {"Content-Type": None}, b'{"prompt": "x"}', 415),
@@ -111,6 +118,7 @@ REFUSED: tuple[tuple[str, str, Mapping[str, str | None], bytes | None, int], ...
     ("GET", "/sessions/nobody", {}, None, 404),
     ("GET", "/sessions/@last", {}, None, 404),
     ("GET", "/sessions/%00", {}, None, 404),
+    ("GET", "/sessions/%0A", {}, None, 400),
     ("GET", "/search", {}, None, 400),
 )
 
@@ -350,6 +358,37 @@ def test_a_unix_socket_is_the_users_own(place: Place) -> None:
     running.signal(signal.SIGTERM)
     assert running.wait().code == 0
     assert not path.exists()
+
+
+@pytest.mark.thorough
+def test_where_it_cannot_listen(place: Place) -> None:
+    """Each says what is wrong and what to do; nobody is asked for a passphrase."""
+    file, own, other = place.tmp / "file", place.tmp / "own.sock", place.tmp / "dangling"
+    file.write_text("x")
+    other.symlink_to(place.tmp / "nowhere")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(own))
+        listening.listen()
+        for taken in (file, own, other, place.tmp, place.tmp / "a" / "b", place.tmp / ("x" * 110)):
+            done = place.run("serve", "--socket", str(taken))
+            assert (done.code, str(taken) in done.err, "hint: --socket" in done.err) == (1, True, True), done
+    done = place.run("serve", "--host", "192.0.2.1", "--insecure-http")
+    assert (done.code, "hint: --host" in done.err) == (1, True), done
+    done = place.run("serve", "--tls-cert", str(file), "--tls-key", str(file))
+    assert (done.code, "error: --tls-cert" in done.err) == (2, True), done
+    assert (file.read_text(), other.is_symlink()) == ("x", True)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_ends_in_order_also_when_told_twice(place: Place, server: Server, number: signal.Signals) -> None:
+    """Somebody is connected, and impatient: no traceback."""
+    with server.stream("/events") as events:
+        next(events)
+        for _ in range(3):
+            server.running.signal(number)
+        done = server.running.wait()
+    assert (done.code, "Traceback" in done.err) == (0, False), done
 
 
 @pytest.mark.thorough

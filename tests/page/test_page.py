@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser import complaints_of
+from tests.pages import axe, is_within, open_page, send, until
 from tests.serving import Server, serving
-from tests.support import Place, wait_for
+from tests.support import Place
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext
 
 pytestmark = pytest.mark.thorough
 ACP = '[tools.goose]\ntransport = "acp"\ncommand = ["fake-acp"]\n'
@@ -28,57 +27,6 @@ INERT = """Done. <img src="https://evil.example/x.png" onerror="document.title='
 [five](https://evil.example/five)"""
 
 
-@pytest.fixture
-def clean(context: BrowserContext) -> Iterator[BrowserContext]:
-    """The browser; nothing it complains about is left unsaid."""
-    found = complaints_of(context)
-    yield context
-    assert [words for words in found if "Failed to load resource" not in words] == []
-
-
-def open_page(context: BrowserContext, server: Server, place: str = "") -> Page:
-    """Open the page with the token, as `csa serve url` prints it, and go to a place in it."""
-    page = context.new_page()
-    page.goto(f"{server.url}/#token={server.token}")
-    page.locator(".link.live").wait_for()
-    if place:
-        page.goto(f"{server.url}/#{place}")
-    return page
-
-
-def until(page: Page, condition: Callable[[], Any], what: str) -> None:
-    """Wait for a condition while the browser goes on."""
-
-    def look() -> Any:
-        page.wait_for_timeout(20)
-        return condition()
-
-    wait_for(look, what)
-
-
-def send(page: Page, text: str) -> None:
-    page.get_by_role("textbox", name="Prompt").fill(text)
-    page.keyboard.press("Enter")
-
-
-def axe(page: Page) -> list[str]:
-    """Return what of an opened page keeps people out."""
-    from axe_playwright_python.sync_playwright import Axe  # noqa: PLC0415  # takes a while
-
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{each['id']}: {node['html'][:200]}"
-        for each in found
-        if each["impact"] in {"serious", "critical"}
-        for node in each["nodes"]
-    ]
-
-
-def is_within(page: Page) -> bool:
-    """Say whether nothing makes the page wider than the window."""
-    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
-
-
 @pytest.mark.timeout(120)
 def test_a_session_from_its_beginning_to_its_end(place: Place, clean: BrowserContext) -> None:
     """New, watched, queued, stopped, renamed, deleted, and that undone."""
@@ -89,10 +37,15 @@ def test_a_session_from_its_beginning_to_its_end(place: Place, clean: BrowserCon
         },
         {
             "match": "with a helper",
-            "do": [["run", "csa run --tool codex --name helper 'help me'"], ["say", "Both done."]],
+            "do": [
+                ["run", "csa run --tool codex --name helper 'help me'"],
+                ["run", "echo line > made.txt"],
+                ["say", "Both done."],
+            ],
         },
         {"match": "", "do": [["say", "**Hello** there"]]},
     )
+    place.shell(["git", "init", "-q", "."])
     with serving(place) as server:
         page = open_page(clean, server)
         assert "token" not in page.url
@@ -103,6 +56,12 @@ def test_a_session_from_its_beginning_to_its_end(place: Place, clean: BrowserCon
         page.get_by_role("button", name="Start").click()
         page.get_by_text("Both done.").wait_for()
         assert page.get_by_role("heading", level=1).inner_text() == "web"
+        page.keyboard.press("Escape")
+        page.locator(".row a", has_text="web").first.click()
+        page.get_by_role("button", name="Diff").click()
+        page.get_by_role("region", name="Diff").get_by_text("+line").wait_for()
+        assert axe(page) == []
+        page.keyboard.press("Escape")
         page.locator("a.child", has_text="helper").click()
         page.locator(".markdown strong", has_text="Hello").wait_for()
         page.locator(".row a", has_text="web").click()
@@ -175,7 +134,7 @@ def test_nothing_is_lost(place: Place, clean: BrowserContext) -> None:
         clean.set_offline(offline=True)
         page.locator(".link.lost").wait_for()
         send(page, "typed offline")
-        page.get_by_role("alert").get_by_text("Not sent").wait_for()
+        page.get_by_role("alert").get_by_text("No answer").wait_for()
         assert page.get_by_role("textbox", name="Prompt").input_value() == "typed offline"
         clean.set_offline(offline=False)
         page.locator(".link.live").wait_for()

@@ -205,3 +205,18 @@ def test_help_names_everything() -> None:
     assert all(f"'{name}'" in listed for name in csa.__all__)
     assert "ask_sync(self, prompt: 'str | RunRequest'" in shown
     assert "RunRequest(*, prompt: 'str', tool: 'str | None' = None" in shown
+
+
+@pytest.mark.thorough
+def test_an_environment_of_the_callers(place: Place) -> None:
+    """A variable that only the client has reaches the tool, in the background too; as a secret it is stored nowhere."""
+    value = "s3cr3t-of-this-caller-alone"
+    seen = place.tmp / "seen"
+    place.play(["write-env", str(seen)], ["call", "env", f"DEPLOY_PASS={value}", 0], ["say", f"it is {value}"])
+    client = csa.Csa(place.project, root=place.state_root, environ={**place.env, "DEPLOY_PASS": value})
+    started = client.start("go", tool="codex", secrets=("DEPLOY_PASS",))
+    client.wait(started.session_id, timeout_s=PATIENCE_S)
+    assert value in seen.read_text()
+    files = [path for path in place.session(started.session_id).rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if value in path.read_text(errors="replace")] == []

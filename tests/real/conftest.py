@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.real.workplace import TOOLS, RealTool, Workplace, open_workplace
 
@@ -16,8 +17,10 @@ _OF_ONE_TOOL = {
 }
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a tool that CSA_REAL_TOOLS does not name."""
+    """Begin with what takes longest. Leave out what needs a tool that CSA_REAL_TOOLS does not name."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     if CHOSEN is None:
         return
     chosen = set(CHOSEN.split(","))
@@ -37,6 +40,21 @@ def _needed(item: pytest.Item) -> set[str]:
             elif name in {"tool", "agent"}:
                 needed.add(str(getattr(each, "tool", each)))
     return needed
+
+
+class _OneByOne(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Gives out test after test in their order, but those of a module that shares its runs to one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return module if module.endswith("/test_failures.py") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """With pytest 9.2 the groups of xdist 3.8 (`--dist loadgroup`) group nothing."""
+    config.option.loadscopereorder = False
+    return _OneByOne(config, log)
 
 
 @pytest.fixture(params=TOOLS, ids=lambda tool: tool.name)

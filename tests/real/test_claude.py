@@ -97,6 +97,7 @@ def test_the_turn_after_a_kill_in_the_middle_does_its_work(place: Workplace) -> 
     assert not place.gone_after(5)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_long_command_stays_in_the_foreground(place: Workplace) -> None:
     """With nothing configured the CLI would put it to the background after two minutes, and end its turn."""
@@ -122,6 +123,7 @@ def test_the_users_own_limit_wins(place: Workplace) -> None:
     assert result["text"] == "two"
 
 
+@pytest.mark.long
 def test_a_turn_that_csa_ends_says_what_it_ended(place: Workplace) -> None:
     """A server that never ends: the wall limit ends it, and the transcript names it."""
     place.provider.on("SERVE", in_background("while true; do sleep 1; done"), text("it serves"))

@@ -62,6 +62,7 @@ def test_the_next_request_is_shorter_and_has_the_summary(place: Workplace, tool:
     assert (after["turn"], place.state(session_id)["phase"]) == (4, "active")
 
 
+@pytest.mark.long
 def test_a_provider_that_is_down_changes_nothing(place: Workplace, tool: RealTool) -> None:
     """The compaction fails with exit 1, and state.toml and result.toml are byte for byte what they were."""
     session_id = _converse(place, tool)
@@ -81,6 +82,7 @@ def test_a_provider_that_is_down_changes_nothing(place: Workplace, tool: RealToo
     assert _size(request) > _size(last)
 
 
+@pytest.mark.long
 def test_a_timeout_ends_a_compaction(place: Workplace, tool: RealTool) -> None:
     """A compaction that takes too long is ended, exits 124, and leaves no process and no claim."""
     session_id = _converse(place, tool)

@@ -16,8 +16,8 @@ import pytest
 from fixtures.mock_provider import Reply, cut, status, text
 from tests.real.workplace import TOOLS, Json, RealTool, Workplace, open_workplace
 
-# One process runs them all: they share the runs.
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900), pytest.mark.xdist_group("failures")]
+# One process runs them all (conftest): they share the runs.
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900), pytest.mark.long]
 
 LIMIT_S = 60.0
 AT_ONCE = 4

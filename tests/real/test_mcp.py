@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from fixtures.mock_provider import Reply, slow, text, tool_call
-from tests.real.workplace import CLAUDE_CODE, CODEX, RealTool, Workplace
+from tests.real.workplace import CLAUDE_CODE, CODEX, GEMINI_CLI, RealTool, Workplace
 
 pytestmark = pytest.mark.real
 
@@ -62,7 +62,8 @@ def test_an_agent_runs_a_sub_agent(place: Workplace, tool: RealTool) -> None:
 def test_a_sub_agent_of_seven_minutes(place: Workplace, tool: RealTool) -> None:
     """It comes back through `run` and `wait`, whatever the client's limits of a call are."""
     install(place, tool)
-    again = [called(tool, "wait", sessions=["late"])] * 10
+    # gemini-cli, which asks for progress and so waits long, takes the fifth call in a row that is the same for a loop.
+    again = [called(tool, "wait", sessions=["late"])] * (3 if tool is GEMINI_CLI else 10)
     place.provider.on(
         "delegate", called(tool, "run", prompt="take long", tool="codex", name="late"), *again, text("end")
     )

@@ -131,6 +131,7 @@ def test_csa_in_a_place_with_spaces_and_quotes(place: Workplace, tool: RealTool)
     )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_silent_child_is_heard(place: Workplace) -> None:
     """While a sub-agent waits for its provider, its parent's shell hears of it at least every minute."""

@@ -305,7 +305,9 @@ def test_a_full_disk(place: Place) -> None:
     """Building fails with csa's own error, and searches answer as before."""
     place.codex("find the quokka")
     place.run("index", "build")
-    done = place.shell(["sh", "-c", "ulimit -f 8; trap '' XFSZ; exec csa index build"])
+    done = place.shell(
+        ["sh", "-c", "ulimit -f 8; trap '' XFSZ; exec csa index build"], env={"PYTHONDONTWRITEBYTECODE": "1"}
+    )
     assert done.code == 1
     assert "Traceback" not in done.err
     assert place.run("search", "quokka").code == 0

@@ -56,6 +56,8 @@ class View:
     def status(self, info: SessionInfo) -> str:
         if info.record.is_retired:
             return RETIRED
+        if info.asking:
+            return "asking"
         return CLOSED if info.phase == CLOSED and not info.is_running else info.status
 
     def styled_status(self, info: SessionInfo, shown: str) -> str:

@@ -133,7 +133,7 @@ def _only(session: Session) -> str:
 
 def _was_asked(session: Session, ask: str) -> bool:
     events = read_events_backwards(session.files.transcript)
-    return any(_ask_of(event) == ask for event in events)
+    return bool(ask) and any(_ask_of(event) == ask for event in events)
 
 
 def _settled(session: Session, ask: str) -> SettledError:

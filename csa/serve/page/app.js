@@ -7,25 +7,31 @@ import { closeTalk, keepPlace, openTalk, talk, talkView } from "./talk.js";
 import { tree } from "./tree.js";
 import { elapsed, inWords, nameOf } from "./words.js";
 
-let stream = null, seen = null, wasLost = false;
+let stream = null, seen = null, lostAt = null, isLearning = false;
 
 async function boot() {
   stream?.close();
   state.denied = null;
   changed();
-  if (!kept.get("token")) return deny("none");
+  const token = kept.get("token");
+  if (!token) return deny("none");
+  if (!/^[\x21-\x7e]+$/.test(token)) return deny("revoked"); // no header can have it
   stream = follow("/events", (name, data) => whenTold(name, JSON.parse(data)), whenLinked);
   learnAccess();
-  route();
+  route({ isAgain: true });
 }
 
 /** Ask what the token may do, until there is an answer. */
 async function learnAccess() {
+  if (isLearning) return;
+  isLearning = true;
   try {
     state.access = (await ask("GET", "/version")).access;
     changed();
   } catch (error) {
     if (error.status !== 401) setTimeout(learnAccess, 2000);
+  } finally {
+    isLearning = false;
   }
 }
 
@@ -38,15 +44,18 @@ function whenTold(name, data) {
 
 async function whenLinked(link) {
   if (link === "gone") return deny("revoked");
-  if (link === "live" && wasLost) {
-    say("Connected again.");
-    learnAccess();
-    state.isOutdated = await isOutdated();
+  const wasLost = lostAt !== null;
+  if (link !== "live" && state.link === "live") {
+    lostAt = now();
+    say("Not connected.");
   }
-  if (link === "waiting" && state.link === "live") say("Not connected.");
-  wasLost = link !== "live" || (wasLost && state.link !== "live");
-  if (link === "live") wasLost = false;
+  if (link === "live") lostAt = null;
   state.link = link;
+  changed();
+  if (link !== "live" || !wasLost) return;
+  say("Connected again.");
+  learnAccess();
+  state.isOutdated = await isOutdated();
   changed();
 }
 
@@ -59,7 +68,7 @@ function deny(why) {
   changed();
 }
 
-function route() {
+function route({ isAgain = false } = {}) {
   const [view, ...rest] = location.hash.replace(/^#\/?/, "").split("/");
   let id = null;
   try {
@@ -72,7 +81,7 @@ function route() {
   state.route = { view: next, id };
   const isFirst = seen === null;
   seen = next;
-  if (!isOther && talk.id === id) return;
+  if (!isOther && !isAgain && talk.id === id) return;
   openTalk(id);
   if (next === "new") loadChoices();
   changed();
@@ -89,7 +98,7 @@ function focusView(view) {
 
 function draw() {
   render(document.getElementById("app"),
-    h("div", { key: "shell", class: `shell at-${state.denied ? "gate" : state.route.view}` }, state.denied ? gate() : [
+    h("div", { key: "shell", class: `shell at-${state.denied ? "gate" : state.route.view}${state.link === "live" ? "" : " old"}` }, state.denied ? gate() : [
       h("a", { class: "skip", href: "#main", onclick: event => (event.preventDefault(), document.getElementById("main")?.focus()) }, "Skip to the conversation"),
       tree(),
       state.route.view === "session" ? talkView() : state.route.view === "new" ? beginView() : home(),
@@ -145,10 +154,10 @@ function toastView(item) {
     h("button", { class: "quiet", "aria-label": "Dismiss", onclick: () => dismiss(item) }, "✕"));
 }
 
-/** Show the time of what runs, without drawing anything else. */
+/** Show the time of what runs, as far as is known, without drawing anything else. */
 function tick() {
   for (const element of document.querySelectorAll("[data-since]")) {
-    const words = elapsed((now() - Date.parse(element.dataset.since)) / 1000);
+    const words = elapsed(((lostAt ?? now()) - Date.parse(element.dataset.since)) / 1000);
     if (element.textContent !== words) element.textContent = words;
   }
 }

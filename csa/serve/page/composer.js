@@ -1,28 +1,30 @@
 // Where prompts are written. What is typed is kept until the server has it.
-import { h } from "./dom.js";
-import { ask, drafts } from "./net.js";
-import { changed, mayAct, say, toast } from "./state.js";
+import { h, isEnter, isTouch } from "./dom.js";
+import { ask, drafts, Failure } from "./net.js";
+import { changed, mayAct, say, toast, whyNot } from "./state.js";
 import { current, lastTurn, refresh, talk } from "./talk.js";
 
-const writing = { id: null, problem: null, isSending: false, isKept: true, shouldQueue: false };
+const writing = { id: null, problem: null, isKept: true, shouldQueue: false };
+const sending = new Set(); // sessions to which a prompt is on its way
+const unanswered = new Map(); // what was sent there last, if the server did not answer
 
 const isBusy = row => row.status === "running" || row.status === "open" || writing.shouldQueue;
 
 export function composer(row) {
-  if (!mayAct()) return h("p", { class: "composer reader" }, "This token may only read.");
-  if (writing.id !== talk.id) Object.assign(writing, { id: talk.id, problem: null, isSending: false, shouldQueue: false });
-  const busy = isBusy(row);
+  if (!mayAct()) return h("p", { class: "composer reader" }, whyNot());
+  if (writing.id !== talk.id) Object.assign(writing, { id: talk.id, problem: null, shouldQueue: false });
+  const busy = isBusy(row), isSending = sending.has(talk.id);
   return h("form", { class: "composer", onsubmit: event => (event.preventDefault(), send()), "aria-label": "Prompt" },
     writing.problem && h("p", { key: "problem", class: "problem", role: "alert" }, writing.problem),
     h("div", { class: "box" },
       h("textarea", {
-        id: "prompt", key: talk.id, rows: "1", dir: "auto", "aria-label": "Prompt", "aria-describedby": "keys", readonly: writing.isSending,
+        id: "prompt", key: talk.id, rows: "1", dir: "auto", "aria-label": "Prompt", "aria-describedby": "keys", readonly: isSending,
         placeholder: busy ? "Queue a prompt for when it has finished" : "Continue this session",
         made: element => restore(element, talk.id), oninput: event => typed(event.target), onkeydown: pressed,
       }),
-      h("button", { class: "primary", type: "submit", disabled: writing.isSending }, writing.isSending ? "Sending …" : busy ? "Queue" : "Send")),
+      h("button", { class: "primary", type: "submit", disabled: isSending }, isSending ? "Sending …" : busy ? "Queue" : "Send")),
     h("p", { key: "keys", class: "keys", id: "keys" }, writing.isKept
-      ? busy ? `It is working: your prompt runs next.${row.queued ? ` ${row.queued} queued already.` : ""}` : row.queued ? `${row.queued} queued.` : "Enter sends, Shift+Enter begins a new line"
+      ? busy ? `It is working: your prompt runs ${row.queued ? `after ${row.queued} queued already` : "next"}.` : row.queued ? `${row.queued} queued.` : isTouch() ? "" : "Enter sends, Shift+Enter begins a new line"
       : "This browser cannot keep drafts: copy what matters before you leave."));
 }
 
@@ -44,43 +46,69 @@ function typed(element) {
   changed();
 }
 
-export const isTouch = () => matchMedia("(pointer: coarse)").matches;
-
 function pressed(event) {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.altKey || isTouch()) return;
+  if (!isEnter(event) || isTouch()) return;
   event.preventDefault();
   send();
 }
 
 async function send() {
-  const element = document.getElementById("prompt"), { id } = talk, row = current();
-  const prompt = element.value;
-  if (!prompt.trim() || writing.isSending || !row) return;
+  const { id } = talk, row = current(), prompt = field().value;
+  if (!prompt.trim() || sending.has(id) || !row) return;
   const shouldQueue = isBusy(row);
-  Object.assign(writing, { isSending: true, problem: null });
+  sending.add(id);
+  writing.problem = null;
   changed();
   try {
+    if (await hasArrived(id, prompt)) return sent(id, prompt);
+    unanswered.set(id, { prompt, turn: lastTurn(), queued: shouldQueue ? row.queued ?? 0 : null });
     if (shouldQueue) await ask("POST", `/sessions/${id}/queue`, { prompt });
     else await ask("POST", `/sessions/${id}/turns`, { prompt, after_turn: lastTurn() });
-    drafts.clear(id, prompt);
+    sent(id, prompt);
     if (shouldQueue) {
       row.queued = (row.queued ?? 0) + 1; // the stream says so with the next thing that happens there
       toast("Queued: it runs when this turn has finished.");
     } else say("Sent.");
-    if (writing.id === id) {
-      element.value = "";
-      grow(element);
-      Object.assign(writing, { shouldQueue: false });
-      talk.isAtEnd = true;
-    }
   } catch (error) {
-    if (writing.id === id) await explain(error);
-    else toast(`Not sent: ${error.words}`, { isError: true });
+    if (error.status) unanswered.delete(id);
+    if (talk.id === id) await explain(error);
+    else toast(`Not sent: ${error.words ?? error}`, { isError: true });
   } finally {
-    if (writing.id === id) writing.isSending = false;
+    sending.delete(id);
     changed();
   }
 }
+
+const field = () => document.querySelector(".composer textarea");
+
+function sent(id, prompt) {
+  unanswered.delete(id);
+  drafts.clear(id, prompt);
+  if (talk.id !== id) return;
+  const element = field();
+  if (element) {
+    element.value = "";
+    grow(element);
+  }
+  writing.shouldQueue = false;
+  talk.isAtEnd = true;
+}
+
+/** Say whether a prompt whose answer was lost has reached the session all the same: it must not run twice. */
+async function hasArrived(id, prompt) {
+  const last = unanswered.get(id);
+  if (last?.prompt !== prompt) return false;
+  if (!(await refresh())) throw new Failure(0);
+  if (talk.messages.some(item => item.role === "user" && item.turn > last.turn && isSame(item, prompt))) return true;
+  if (last.queued === null) return false;
+  const { queued } = await ask("GET", `/sessions/${id}`), row = current();
+  if (row) row.queued = queued;
+  if ((queued ?? 0) <= last.queued) return false;
+  unanswered.delete(id);
+  throw new Error("one was queued when there was no answer, most likely this one. Send it again to have it run twice.");
+}
+
+const isSame = (item, prompt) => (item.is_cut ? prompt.startsWith(item.text) : prompt.trim() === item.text.trim());
 
 async function explain(error) {
   if (error.status === 412) {
@@ -90,5 +118,7 @@ async function explain(error) {
   } else if (error.status === 409) {
     writing.shouldQueue = true;
     writing.problem = `${error.message} You can queue your prompt instead.`;
-  } else writing.problem = `Not sent: ${error.words ?? error}`;
+  } else if (error.status === 0) {
+    writing.problem = "No answer: the server cannot be reached. Your text is kept, and will not be sent twice.";
+  } else writing.problem = `Not sent: ${error.words ?? error.message}`;
 }

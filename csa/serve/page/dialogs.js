@@ -1,10 +1,9 @@
 // The menu, the dialogs, the diff, and the view in which a session is begun.
-import { h } from "./dom.js";
-import { isTouch } from "./composer.js";
+import { h, isEnter, isTouch } from "./dom.js";
 import { ask, drafts, kept } from "./net.js";
-import { act, changed, go, mayAct, placeOf, projects, state, toast } from "./state.js";
+import { act, changed, go, mayAct, placeOf, projects, state, toast, whyNot } from "./state.js";
 import { current, remove, talk, title } from "./talk.js";
-import { plural } from "./words.js";
+import { newId, plural } from "./words.js";
 
 const MOST_LINES = 3000;
 
@@ -189,7 +188,7 @@ function parts(lines) {
 
 // A new session
 
-export const begin = { projects: null, tools: null, isSending: false, problem: null };
+export const begin = { projects: null, tools: null, isSending: false, problem: null, id: null, body: null };
 
 export async function loadChoices() {
   Object.assign(begin, { problem: null });
@@ -200,8 +199,8 @@ export async function loadChoices() {
 }
 
 export function beginView() {
-  if (!mayAct()) return h("main", { class: "talk", id: "main", tabindex: "-1" }, h("p", { class: "none" }, "This token may only read."));
-  const places = begin.projects ?? projects();
+  if (!mayAct()) return h("main", { class: "talk", id: "main", tabindex: "-1" }, h("p", { class: "none" }, whyNot()));
+  const places = begin.projects ?? projects(), isKnown = begin.projects !== null;
   const chosen = kept.get("project");
   return h("main", { class: "talk", id: "main", tabindex: "-1" },
     h("header", { class: "bar" }, h("a", { class: "button quiet back", href: "#/", "aria-label": "All sessions" }, "‹"), h("div", { class: "names" }, h("h1", {}, "New session"))),
@@ -209,11 +208,11 @@ export function beginView() {
       begin.problem && h("p", { class: "problem", role: "alert" }, begin.problem),
       field("What is the agent to do?", draft("textarea", "new", {
         name: "prompt", rows: "6", dir: "auto", required: true, id: "prompt",
-        onkeydown: event => event.key === "Enter" && !event.shiftKey && !event.isComposing && !isTouch() && (event.preventDefault(), event.target.form.requestSubmit()),
+        onkeydown: event => isEnter(event) && !isTouch() && (event.preventDefault(), event.target.form.requestSubmit()),
       })),
       h("div", { class: "choices" },
-        field("Project", places.length
-          ? h("select", { name: "directory" }, places.map(place => h("option", { key: place, value: place, selected: place === chosen }, placeOf(place))))
+        field("Project", places.length || !isKnown
+          ? h("select", { name: "directory", required: true }, places.map(place => h("option", { key: place, value: place, selected: place === chosen }, placeOf(place))))
           : h("input", { name: "directory", required: true, placeholder: "/path/of/project" })),
         field("Tool", h("select", { name: "tool" }, h("option", { value: "auto" }, "automatic"),
           (begin.tools ?? []).filter(tool => tool.installed ?? tool.version).map(tool => h("option", { key: nameTool(tool), value: nameTool(tool) }, nameTool(tool))))),
@@ -234,13 +233,17 @@ async function start(event) {
   if (body.ask) body.ask = true;
   Object.assign(begin, { isSending: true, problem: null });
   changed();
+  const said = JSON.stringify(body);
+  if (begin.body !== said) Object.assign(begin, { body: said, id: newId() }); // else it is the one whose answer was lost
   try {
-    const begun = await ask("POST", "/sessions", body);
+    const begun = await ask("POST", "/sessions", { ...body, session_id: begin.id });
+    begin.body = null;
     drafts.clear("new", body.prompt);
     kept.set("project", body.directory);
-    go(`/s/${begun.session_id}`);
+    if (state.route.view === "new") go(`/s/${begun.session_id}`);
+    else toast("Started.", { action: { words: "Show", run: () => go(`/s/${begun.session_id}`) } });
   } catch (error) {
-    begin.problem = `Not started: ${error.words ?? error}`;
+    begin.problem = error.status === 0 ? "No answer: the server cannot be reached. Start it again: it will not run twice." : `Not started: ${error.words ?? error}`;
   } finally {
     begin.isSending = false;
     changed();

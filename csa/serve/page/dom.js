@@ -86,3 +86,8 @@ function set(element, name, value, before) {
 function setMarkup(element, html) {
   element.innerHTML = html ?? "";
 }
+
+export const isTouch = () => matchMedia("(pointer: coarse)").matches;
+
+/** Say whether a key is an Enter that means "go", not the end of a word in an input method (which Safari says with 229). */
+export const isEnter = event => event.key === "Enter" && !event.shiftKey && !event.altKey && !event.isComposing && event.keyCode !== 229;

@@ -1,7 +1,7 @@
 // One message of a conversation, and what is around it.
 import { h } from "./dom.js";
 import { mayAct } from "./state.js";
-import { clock, elapsed, inWords, kinds, look, nameOf, size, spent } from "./words.js";
+import { clock, elapsed, inWords, kinds, look, nameOf, shorten, size, spent } from "./words.js";
 
 const MARKS = { completed: ["✓", "good"], failed: ["✗", "bad"], denied: ["⊘", "warn"], in_progress: ["…", "busy"] };
 
@@ -55,7 +55,7 @@ function one(call, shown, item, acts) {
   return h("li", { class: "call" }, h("details", {},
     h("summary", { class: "head" }, line),
     isLong && h("pre", { class: "title", tabindex: "0" }, shown.title),
-    shown.content && h("pre", { tabindex: "0" }, shown.content),
+    shown.content && h("pre", { tabindex: "0" }, call.kind === "edit" ? acts.shorten(shown.content) : shown.content),
     shown === call && call.length > call.content.length &&
       h("button", { class: "more", onclick: () => acts.whole(item.seq) }, `Show all of it (${size(call.length)})`)));
 }
@@ -90,5 +90,5 @@ export function subAgent(row) {
         isBusy && row.started_at ? [" · ", h("span", { key: "clock", "data-since": row.started_at })] : row.duration_s ? ` · ${elapsed(row.duration_s)}` : "",
         spent(row.usage) && ` · ${spent(row.usage)}`),
       h("span", { class: "doing" }, h("span", { class: `word ${look(row)}` }, row.asking ? "asks" : inWords(row.status)),
-        isBusy ? ` · ${row.doing || "starting"}` : row.description && row.name ? ` · ${row.description}` : "")));
+        isBusy ? ` · ${shorten(row.doing || "starting", row.project)}` : row.description && row.name ? ` · ${row.description}` : "")));
 }

@@ -36,6 +36,9 @@ export function changed() {
 
 export const mayAct = () => state.access === "act";
 
+/** Say why nothing can be done here: what the token allows is known only when the server has said it. */
+export const whyNot = () => (state.access === null ? "Asking what this token allows …" : "This token may only read.");
+
 const keyOf = row => `${row.project}\n${row.session_id}`;
 
 export function takeRows(name, data) {
@@ -48,7 +51,7 @@ export function takeRows(name, data) {
 }
 
 let cached = null;
-/** Return the session by id, and the children of each. */
+/** Return the session by id, the children of each, and the projects. */
 function index() {
   if (cached) return cached;
   const byId = new Map(), children = new Map();
@@ -58,7 +61,7 @@ function index() {
     if (parent) children.set(parent, [...(children.get(parent) ?? []), row]);
   }
   for (const list of children.values()) list.sort((a, b) => (a.session_id < b.session_id ? -1 : 1));
-  return (cached = { byId, children });
+  return (cached = { byId, children, projects: [...new Set([...byId.values()].map(row => row.project))].sort() });
 }
 
 export const rowOf = id => index().byId.get(id);
@@ -81,7 +84,7 @@ export function roots() {
 
 const max = (a, b) => (a > b ? a : b);
 
-export const projects = () => [...new Set([...state.rows.values()].map(row => row.project))].sort();
+export const projects = () => index().projects;
 
 /** Return the shortest end of a project's path that only it has. */
 export function placeOf(project) {
@@ -121,7 +124,7 @@ export function dismiss(item) {
 
 /** Say something to screen readers. */
 export function say(words) {
-  state.said = words;
+  state.said = words === state.said ? `${words}\u00a0` : words; // else nobody would hear it again
   changed();
 }
 

@@ -5,17 +5,18 @@ import { openDialog } from "./dialogs.js";
 import { message, subAgent } from "./message.js";
 import { ask, follow } from "./net.js";
 import { act, changed, childrenOf, mayAct, placeOf, rowOf, say, state, toast } from "./state.js";
-import { inWords, look, madeAt, nameOf, plural, spent, statusOf } from "./words.js";
+import { inWords, look, madeAt, nameOf, plural, shorten, spent, statusOf } from "./words.js";
 
 const REFRESH_MS = 150;
 const NEAR = 60, EARLY = 800; // pixels from the end, and from the beginning
+const MOST_MESSAGES = 600, KEPT = 300; // that stay while there are new ones
 
 export const talk = fresh(null);
 let stream = null, timer = null, isAsking = false, isStale = false, versions = 0, scroller = null;
 
 function fresh(id) {
   return {
-    id, card: null, messages: [], older: null, isLoaded: false, isLoadingOlder: false, problem: null, isGone: false,
+    id, card: null, messages: [], older: null, isLoaded: false, isLoadingOlder: false, problem: null, isGone: false, refused: null,
     whole: new Map(), isAtEnd: true, isNew: false, fromEnd: null, link: "waiting",
   };
 }
@@ -40,12 +41,20 @@ export async function openTalk(id) {
     take(page);
     talk.isLoaded = true;
     const after = talk.messages.at(-1)?.seq ?? -1;
-    stream = follow(`/sessions/${enc(talk.id)}/events?after=${after}`, refreshSoon, link => ((talk.link = link), changed()));
+    stream = follow(`/sessions/${enc(talk.id)}/events?after=${after}`, refreshSoon, whenLinked);
   } catch (error) {
     if (talk.id !== id) return;
     talk.problem = error;
-    if (error.status === 0) timer = setTimeout(() => talk.id === id && openTalk(id), 3000);
+    if (isPassing(error)) timer = setTimeout(() => talk.id === id && openTalk(id), 3000);
   }
+  changed();
+}
+
+const isPassing = ({ status }) => status === 0 || status === 429 || status >= 500;
+
+function whenLinked(link) {
+  talk.link = link;
+  if (link === "gone") refreshSoon(); // which says why
   changed();
 }
 
@@ -84,6 +93,7 @@ function unsettled() {
   return open && !talk.messages.some(item => item.end && item.seq > open.seq) ? open.seq : last.seq;
 }
 
+/** Read what is new; returns true when that was done. */
 export async function refresh() {
   timer = null;
   const { id } = talk;
@@ -92,7 +102,7 @@ export async function refresh() {
   try {
     const since = talk.messages.length ? unsettled() : null;
     const page = await ask("GET", `/sessions/${enc(id)}/conversation${since === null ? "" : `?since=${since}`}`);
-    if (talk.id !== id) return;
+    if (talk.id !== id) return false;
     if (since === null || page.older !== null) take(since === null ? page : await ask("GET", `/sessions/${enc(id)}/conversation`));
     else {
       const known = new Map(talk.messages.map(item => [item.seq, item]));
@@ -100,16 +110,30 @@ export async function refresh() {
         ...talk.messages.filter(item => item.seq < since),
         ...page.messages.map(item => keep(known.get(item.seq), item)),
       ];
-      if (!talk.isAtEnd) talk.isNew = true;
+      if (talk.isAtEnd) forgetOld();
+      else talk.isNew = true;
     }
     changed();
+    return true;
   } catch (error) {
+    if (talk.id !== id) return false;
     if (error.status === 404) talk.isGone = true;
+    else if (error.status === 403) talk.refused = error.message;
     else isStale = true;
+    changed();
+    return false;
   } finally {
     isAsking = false;
-    if (isStale && talk.id === id) timer ??= setTimeout(refresh, 10 * REFRESH_MS);
+    if (isStale && talk.id !== null) timer ??= setTimeout(refresh, talk.id === id ? 10 * REFRESH_MS : REFRESH_MS);
   }
+}
+
+/** Let go of what is far above, which can be loaded again: a conversation may go on for hours. */
+function forgetOld() {
+  if (talk.messages.length <= MOST_MESSAGES) return;
+  const gone = talk.messages.splice(0, talk.messages.length - KEPT);
+  for (const item of gone) talk.whole.delete(item.seq);
+  talk.older = talk.messages[0].seq;
 }
 
 async function loadOlder() {
@@ -132,7 +156,7 @@ async function loadOlder() {
 export const lastTurn = () => talk.messages.reduce((last, item) => Math.max(last, item.turn), 0);
 
 const ACTS = {
-  shorten: path => path.replaceAll(`${current()?.project ?? ""}/`, ""),
+  shorten: words => shorten(words, current()?.project),
   async whole(seq) {
     const { id } = talk;
     const page = await act("GET", `/sessions/${enc(id)}/conversation?whole=${seq}`);
@@ -155,7 +179,7 @@ export async function remove(isForced) {
   const done = await act("DELETE", `/sessions/${enc(id)}${isForced ? "?force=true" : ""}`);
   if (!done) return;
   toast(`Deleted ${name}.`, { action: { words: "Undo", run: () => restore(id, name) } });
-  location.hash = "#/";
+  if (talk.id === id) location.hash = "#/";
 }
 
 export async function restore(id, name) {
@@ -182,7 +206,7 @@ export function talkView() {
         talk.isLoaded ? h("ol", { class: "messages" }, items(row)) : waiting(),
         talk.isLoaded && live(row))),
     talk.isNew && !talk.isAtEnd && h("button", { class: "newest", onclick: () => ((talk.isAtEnd = true), (talk.isNew = false), changed()) }, "New messages ↓"),
-    talk.isLoaded && !talk.isGone && composer(row));
+    talk.isLoaded && !talk.isGone && !talk.refused && composer(row));
 }
 
 function head(row) {
@@ -190,7 +214,7 @@ function head(row) {
   return h("header", { class: "bar" },
     h("a", { class: "button quiet back", href: "#/", "aria-label": "All sessions" }, "‹"),
     h("div", { class: "names" },
-      h("h1", { dir: "auto", title: row ? nameOf(row) : null }, row ? nameOf(row) : talk.problem ? "Not found" : "…"),
+      h("h1", { dir: "auto", title: row ? nameOf(row) : null }, row ? nameOf(row) : talk.problem?.status === 404 ? "Not found" : "…"),
       row && h("p", { class: "facts" },
         h("span", { class: `word ${look(row)}` }, row.asking ? "asks" : inWords(statusOf(row))),
         [` · ${row.tool ?? "no tool yet"}`, row.turn ?? row.turns ? plural(row.turn ?? row.turns, "turn") : "", spent(row.usage), placeOf(row.project ?? "")].filter(Boolean).join(" · "))),
@@ -201,6 +225,7 @@ function head(row) {
 
 function notice() {
   const row = current();
+  if (talk.refused) return h("div", { key: "refused", class: "notice", role: "status" }, talk.refused);
   if (talk.isGone || (talk.isLoaded && state.isComplete && !rowOf(talk.id) && state.link === "live")) {
     return h("div", { key: "gone", class: "notice", role: "status" }, "This session was deleted.",
       mayAct() && h("button", { onclick: () => restore(talk.id, title()) }, "Restore"));
@@ -233,7 +258,7 @@ function items() {
 
 function live(row) {
   if (row.status !== "running") return null;
-  return h("p", { class: "now" }, h("span", { class: "dot busy", "aria-hidden": "true" }), h("span", { class: "line", dir: "auto" }, row.doing || "starting"),
+  return h("p", { class: "now" }, h("span", { class: "dot busy", "aria-hidden": "true" }), h("span", { class: "line", dir: "auto" }, shorten(row.doing || "starting", row.project)),
     row.started_at && h("span", { class: "when", "data-since": row.started_at }));
 }
 

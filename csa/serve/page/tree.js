@@ -1,7 +1,7 @@
 // The sessions at the left, as a tree that is kept up to date.
-import { h } from "./dom.js";
+import { h, isEnter } from "./dom.js";
 import { changed, childrenOf, fold, go, matches, mayAct, placeOf, projects, roots, state } from "./state.js";
-import { age, inWords, look, madeAt, nameOf, spent, statusOf } from "./words.js";
+import { age, inWords, look, madeAt, nameOf, shorten, spent, statusOf } from "./words.js";
 
 const DEEPEST = 8;
 
@@ -19,7 +19,7 @@ export function tree() {
       h("input", {
         type: "search", id: "filter", placeholder: "Filter sessions", "aria-label": "Filter sessions", autocomplete: "off",
         spellcheck: "false", value: state.filter, oninput: event => filter(event.target.value),
-        onkeydown: event => event.key === "Enter" && tops[0] && go(`/s/${firstMatch(tops[0]).session_id}`),
+        onkeydown: event => isEnter(event) && tops[0] && go(`/s/${firstMatch(tops[0]).session_id}`),
       }),
       places.length > 1 && h("select", { "aria-label": "Project", onchange: event => ((state.project = event.target.value), changed()) },
         h("option", { value: "" }, "All projects"),
@@ -77,7 +77,7 @@ function node({ row, kids }, depth) {
 
 function doing(row) {
   if (row.status !== "running") return state.project || projects().length < 2 || row.parent_session_id ? "" : ` · ${placeOf(row.project)}`;
-  return ` · ${row.doing || "starting"}`;
+  return ` · ${shorten(row.doing || "starting", row.project)}`;
 }
 
 function when(row) {

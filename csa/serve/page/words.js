@@ -42,12 +42,30 @@ export const look = row => (row.asking ? "warn" : LOOKS[statusOf(row)] ?? "calm"
 export const statusOf = row => (row.phase === "closed" && row.status !== "running" ? "closed" : row.status);
 export const inWords = status => String(status).replaceAll("_", " ");
 
-export const nameOf = row => row.name || row.description || row.prefix || row.session_id;
+const TURNS = /[\u202a-\u202e\u2066-\u2069]/g; // which would have the words around a name read backwards
+export const nameOf = row => (row.name || row.description || row.prefix || row.session_id).replace(TURNS, "");
+
+/** Return a text with the paths in a project as they are from there. */
+export function shorten(words, project) {
+  const place = `${project}/`.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  return project ? words.replace(new RegExp(`(?<![\\w./-])${place}`, "g"), "") : words;
+}
+
 export const kinds = { execute: "$", read: "read", edit: "edit", search: "search", fetch: "fetch", delete: "delete" };
 
 const DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 /** Return when a session was made, which its id says, in milliseconds. */
 export const madeAt = id => [...id.slice(0, 10)].reduce((sum, digit) => sum * 32 + DIGITS.indexOf(digit), 0);
+
+/** Return the id of a session that is made now. */
+export function newId() {
+  let moment = now(), id = "";
+  for (let n = 0; n < 10; n++) {
+    id = DIGITS[moment % 32] + id;
+    moment = Math.floor(moment / 32);
+  }
+  return id + [...crypto.getRandomValues(new Uint8Array(16))].map(byte => DIGITS[byte % 32]).join("");
+}
 
 const sameDay = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 const otherDay = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
