@@ -201,7 +201,9 @@ def test_a_client_that_does_not_read_does_not_hang_the_end(monkeypatch: pytest.M
         assert time.monotonic() - before < WAIT_S / 2
 
 
-def test_what_a_client_has_asked_that_does_not_read_is_left_undone_when_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_client_has_asked_that_does_not_read_is_left_undone_when_it_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """All that was read in one piece, before the client was found not to read: it may be thousands of requests."""
     monkeypatch.setattr(jsonrpc, "_LAST_WRITE_S", 0.05)
     done: list[int] = []

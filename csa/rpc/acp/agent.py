@@ -169,7 +169,7 @@ class Agent:
         return Later(lambda: self._forget(opened))
 
     def delete(self, params: Json, _: Call) -> Later:
-        """Move a session to the trash; one that has not begun is forgotten. What runs elsewhere, or is pinned, stays."""
+        """Move a session to the trash; one that has not begun is forgotten. What runs elsewhere or is pinned stays."""
         name = _id_of(params)
         opened = self._opened.get(name)
         client = opened.client if opened else self._make_client(os.getcwd())
