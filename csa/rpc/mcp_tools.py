@@ -239,9 +239,13 @@ def _fitting(text: str, found: Json, most: int) -> Json:
     rest = {key: value for key, value in found.items() if key not in {"text", "output"}}
     room = most - len(json.dumps(rest, ensure_ascii=False).encode("utf-8", "replace")) - 200
     value = json.dumps(found.get("output"), ensure_ascii=False) if found.get("output") is not None else ""
-    part, following = _part(text, 0, max(_LEAST_BYTES // 2, room - len(value.encode("utf-8", "replace"))))
+    least = _LEAST_BYTES // 2
+    part, following = _part(text, 0, max(least, room - len(value.encode("utf-8", "replace"))))
     if following is None:
         return {"text": part}
+    part, following = _part(text, 0, max(least, room))
+    if following is None:
+        return {"text": part, "output": None}
     hint = f'the answer goes on: call show with session "{found["session_id"]}" and offset {following}'
     return {"text": part, "next": following, "output": None, "hint": hint}
 

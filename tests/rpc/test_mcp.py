@@ -321,6 +321,24 @@ def test_a_long_answer_comes_in_parts(place: Place) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize(("items", "is_whole"), [(300, True), (700, True), (1500, False)])
+def test_a_value_that_has_no_room_beside_its_text_gives_it_its_place(
+    place: Place, items: int, *, is_whole: bool
+) -> None:
+    """Of a large answer that conforms to a schema, the result has the text alone, as far as that goes."""
+    value = {"a": ["ü" * 40] * items}
+    place.play(["answer", value])
+    with connected(place) as client:
+        found = client.call("run", prompt="go", tool="claude-code", schema={"type": "object"})
+        assert ("output" in found) == (items == 300)
+        assert ("next" not in found) == is_whole
+        if is_whole:
+            assert json.loads(found["text"]) == value
+        else:
+            assert len(json.dumps(found, ensure_ascii=False).encode()) > MOST_BYTES * 0.8
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("end", ["stdin", "TERM", "KILL"])
 def test_the_clients_end_is_that_of_what_it_has_started(place: Place, end: str) -> None:
     """Attached turns end as cancelled, however csa mcp ends; detached ones go on."""
