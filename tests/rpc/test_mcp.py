@@ -257,6 +257,30 @@ def test_a_busy_session_comes_with_a_hint(place: Place) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("detach", [False, True])
+def test_run_returns_the_answer_to_its_own_prompt(place: Place, *, detach: bool) -> None:
+    """Also if a queued prompt's turn follows at once; it is not waited for."""
+    last = place.tmp / "last"
+    place.script(
+        {"match": "first", "do": [*place.hold(), ["say", "one"]]},
+        {"match": "second", "do": [["wait-file", str(last), 60], ["say", "two"]]},
+    )
+    with connected(place) as client:
+        arguments = {"prompt": "first", "tool": "codex", "name": "job", "detach": detach}
+        ident = client.send("tools/call", {"name": "run", "arguments": arguments})
+        place.wait_ready()
+        assert place.run("run", "--queue", "--session", "job", "second").code == 0
+        place.release()
+        said = client.read()
+        assert said["id"] == ident
+        found = said["result"]["structuredContent"]
+        assert (found["turn"], found["status"], found["text"], found["name"]) == (1, "succeeded", "one", "job")
+        last.touch()
+        (waited,) = client.call("wait", sessions=["job"])["sessions"]
+        assert (waited["turn"], waited["text"]) == (2, "two")
+
+
+@pytest.mark.thorough
 def test_wait_for_any(place: Place) -> None:
     """With `any` the first that ends is enough; the others are still running."""
     place.script(
