@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any
 
 from csa.errors import BusyError, CsaError, NotFoundError, StateError, UsageError
@@ -291,7 +291,18 @@ def _result(session: Session, ending: WaitResult) -> Json:
 
 
 def _fitted(found: Json, most: int) -> Json:
-    return _without_nothing({**found, **_fitting(str(found.get("text", "")), found, most)})
+    """Return an answer without what is empty, and not longer than that: of many files some are named."""
+    files = found.get("artifacts") or []
+    shown = {**found, "artifacts": _first(files, most // 4), "denied": _first(found.get("denied") or [], most // 4)}
+    if len(shown["artifacts"]) < len(files):
+        shown["hint"] = f"there are {len(files)} files: csa artifacts {found['session_id']}"
+    return _without_nothing({**shown, **_fitting(str(found.get("text", "")), shown, most)})
+
+
+def _first(texts: Sequence[str], most: int) -> list[str]:
+    """Return as many of the texts as take at most so many bytes."""
+    ends = accumulate(len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")) + 2 for text in texts)
+    return [text for text, end in zip(texts, ends, strict=True) if end <= most]
 
 
 def _fitting(text: str, found: Json, most: int) -> Json:

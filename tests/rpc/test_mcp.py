@@ -345,6 +345,25 @@ def test_a_long_answer_comes_in_parts(place: Place) -> None:
 
 
 @pytest.mark.thorough
+def test_of_very_many_files_some_are_named(place: Place) -> None:
+    """The result still fits, and says how to see all; resources can be read that are not listed."""
+    make = 'for i in $(seq 1500); do : > "$CSA_OUTPUT_DIR/a-rather-long-name-of-a-file-$i"; done'
+    place.play(["run", make], ["say", "x" * 100_000])
+    with connected(place) as client:
+        result = client.ask("tools/call", {"name": "run", "arguments": {"prompt": "go", "tool": "codex"}})
+        assert len(result["content"][0]["text"].encode()) <= MOST_BYTES
+        found = result["structuredContent"]
+        assert 50 < len(found["artifacts"]) < 1500
+        assert found["next"]
+        place.play(["run", make], ["say", "done"])
+        assert "1500 files" in client.call("run", prompt="go", session=found["session_id"])["hint"]
+        listed = client.ask("resources/list")["resources"]
+        assert len([each for each in listed if "/artifacts/" in each["uri"]]) == 50
+        uri = listed[2]["uri"].rpartition("-")[0] + "-1499"
+        assert client.ask("resources/read", {"uri": uri})["contents"][0]["text"] == ""
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize(("items", "is_whole"), [(300, True), (700, True), (1500, False)])
 def test_a_value_that_has_no_room_beside_its_text_gives_it_its_place(
     place: Place, items: int, *, is_whole: bool
