@@ -102,7 +102,7 @@ def _announcer(lock: Lock, url: str, path: Path | None, tokens: Tokens, *, opens
     from csa.serve import endpoint  # noqa: PLC0415  # loaded
 
     def announce() -> None:
-        endpoint.announce(lock, url, str(path) if path else None)
+        endpoint.announce(tokens.directory.parent, lock, url, str(path) if path else None)
         address = _with_token(url, tokens)
         print(path or address, flush=True)
         tell("csa", f"serving on {path or url}; Ctrl-C ends it")

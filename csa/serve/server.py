@@ -129,7 +129,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         try:
             self._on_listening()
-        except OSError:  # nobody can be told where it is
+        except (CsaError, OSError):  # nobody can be told where it is
             await self.shutdown(sockets)
             raise
 

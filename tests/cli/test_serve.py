@@ -138,6 +138,8 @@ def test_who_and_what_is_refused(server: Server) -> None:
         assert "set-cookie" not in answer.headers
     assert not wrong
     assert server.get("/sessions") == []
+    allowed = server.ask("OPTIONS", "/sessions/x").headers["allow"]
+    assert {method.strip() for method in allowed.split(",")} == {"GET", "HEAD", "PATCH", "DELETE"}
 
 
 @pytest.mark.thorough
