@@ -20,6 +20,7 @@ from csa.cli.views.live import Line
 from csa.cli.views.signs import Signs
 from csa.errors import CsaError, SettledError, UsageError
 from csa.model.permission import Permission
+from csa.runner.sessions.answering import refuse_agents
 from csa.runner.sessions.merging import merge_sessions
 from csa.runner.turns.ahead import load_at_once
 from csa.runner.turns.asking import put_answer
@@ -319,6 +320,7 @@ class TerminalChat:
         paths = self._chat.paths
         if not (self._view and self._view.asks and self._token and paths):
             raise UsageError("Nothing is asked.")
+        refuse_agents(self._chat.client.session(self.called))
         if not put_answer(paths, self._token, self._view.asks.pop(0), allow=allow, by="user chat"):
             raise SettledError("That was answered already.")
 

@@ -65,6 +65,8 @@ def execute_run(arguments: argparse.Namespace) -> int:
     from csa.store.project import find_project  # noqa: PLC0415  # as above
     from csa.store.sessions import Store  # noqa: PLC0415  # as above
 
+    if arguments.tls_cert:
+        server.check_certificate(arguments.tls_cert, arguments.tls_key)
     root = client.store.root
     projects = {find_project(_directory(name)) for name in arguments.project}
     lock = endpoint.take(root)
@@ -100,7 +102,7 @@ def _announcer(lock: Lock, url: str, path: Path | None, tokens: Tokens, *, opens
     from csa.serve import endpoint  # noqa: PLC0415  # loaded
 
     def announce() -> None:
-        endpoint.announce(lock, url, str(path) if path else None)
+        endpoint.announce(tokens.directory.parent, lock, url, str(path) if path else None)
         address = _with_token(url, tokens)
         print(path or address, flush=True)
         tell("csa", f"serving on {path or url}; Ctrl-C ends it")

@@ -10,6 +10,7 @@ from csa.procfs import ProcessId, all_pids, command_of, environment_of, identify
 from csa.structs import Struct
 
 KEEP_VARIABLE = "CSA_KEEP_BACKGROUND"  # set for a turn whose leftovers must live on
+SUPERVISOR = ("-P", "-m", "csa.runner.supervisor")  # how the process of a detached turn is started
 
 
 class SessionProcess(Struct):
@@ -19,6 +20,7 @@ class SessionProcess(Struct):
     session_dir: Path
     command: str
     is_kept: bool = False  # it was started in a turn with --keep-background
+    is_supervisor: bool = False  # which may wait for its turn, or run --on-finish, while the session is free
 
     @property
     def pid(self) -> int:
@@ -30,4 +32,6 @@ def session_processes() -> Iterator[SessionProcess]:
     for pid in all_pids():
         process, variables = identify(pid), environment_of(pid)
         if process is not None and pid != os.getpid() and (directory := variables.get("CSA_SESSION_DIR")) is not None:
-            yield SessionProcess(process, Path(directory), command_of(pid), KEEP_VARIABLE in variables)
+            command = command_of(pid)
+            is_supervisor = command.endswith(" ".join(SUPERVISOR))
+            yield SessionProcess(process, Path(directory), command, KEEP_VARIABLE in variables, is_supervisor)

@@ -50,12 +50,25 @@ def with_surroundings(environ: Mapping[str, str]) -> dict[str, str]:
 def identity_of(pid: int) -> dict[str, str]:
     """Return the variables that say to which session another process belongs: its own, else its nearest ancestor's.
 
-    Its own are returned as they are, and must lead to a record; empty if it belongs to none.
+    Its own are returned as they are, and must lead to a record; empty if it belongs to none. Where somebody
+    has killed its guardian, it is a child of the process that runs the turn, whose open lock names the session.
     """
     variables = environment_of(pid)
     if own := {name: variables[name] for name in IDENTITY_VARIABLES if name in variables}:
         return own
-    return next(_identities(ancestors_of(pid)), {})
+    above = ancestors_of(pid)
+    return next(_identities(above), {}) or next(filter(None, map(_supervised, above)), {})
+
+
+def _supervised(pid: int) -> dict[str, str]:
+    """Return the variables of the session whose turn a process runs; empty if it runs none."""
+    from csa.process.guardian import session_lock_of  # noqa: PLC0415  # few processes ask for others
+
+    lock = session_lock_of(pid)
+    if lock is None:
+        return {}
+    directory = make_path(lock).parent.parent
+    return {"CSA_SESSION_ID": directory.name, "CSA_SESSION_DIR": str(directory)}
 
 
 def _identities(pids: Iterable[int]) -> Iterator[dict[str, str]]:

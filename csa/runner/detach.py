@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from csa import errors
 from csa.errors import BusyError, CsaError, FullError, RefusedError, UsageError
 from csa.model.permission import Permission
+from csa.process.session_processes import SUPERVISOR
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import Context
 from csa.runner.environment import outer_sandbox
@@ -232,7 +233,7 @@ def read_answer(process: subprocess.Popen[bytes]) -> dict[str, Any]:
 def spawn_supervisor(environ: dict[str, str], output: int, errors: int | None = None) -> subprocess.Popen[bytes]:
     """Start a process that waits for an order on its stdin."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "csa.runner.supervisor"],
+        [sys.executable, *SUPERVISOR],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=errors,

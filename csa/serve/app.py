@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -52,7 +52,13 @@ class Api:
         self._loading = anyio.Lock()
         self._mcp: Application | None = None
         self._limiters = {kind: anyio.CapacityLimiter(n) for kind, n in _AT_ONCE.items()}
-        routes = [StarletteRoute(route.place, partial(self._answer, route), methods=[route.method]) for route in ROUTES]
+        places: dict[str, dict[str, Route]] = {}
+        for route in ROUTES:
+            places.setdefault(route.place, {})[route.method] = route
+        routes = [
+            StarletteRoute(place, partial(self._answer_by, known), methods=list(known))
+            for place, known in places.items()
+        ]
         load()
         routes += [StarletteRoute(path, _asset) for path in ("/", "/page/{version}/{name}")]
         routes.append(StarletteRoute(MCP, Mcp(self), methods=["GET", "POST", "DELETE"]))
@@ -91,6 +97,10 @@ class Api:
         async with serving(self.served) as application:
             task_status.started(application)
             await anyio.sleep_forever()
+
+    async def _answer_by(self, known: Mapping[str, Route], request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await self._answer(known[method], request)
 
     async def _answer(self, route: Route, request: Request) -> Response:
         if route.access == ACT and request.scope["csa.access"] != ACT:

@@ -23,6 +23,7 @@ from csa.model.config import AUTO
 from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.schemas.chat_api import NEW_CHAT, SESSION
+from csa.model.schemas.route import ACT
 from csa.model.state import SessionState, format_time
 from csa.model.wording import describe
 from csa.runner.client import Csa
@@ -227,10 +228,13 @@ def _keep_user_state(served: Served, asked: Asked, typed: str) -> None:
         return
     try:
         state = json.loads(content)
+        json.dumps(state, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"user_state is not JSON: {error}.") from error
     if not isinstance(state, dict) or len(content) > _LARGEST_STATE:
         raise UsageError(f"user_state is not a JSON object of at most {_LARGEST_STATE >> 10} KiB.")
+    if asked.access != ACT:  # others would see it
+        return
     served.user_states.pop(typed, None)
     served.user_states[typed] = state
     while len(served.user_states) > _MOST_STATES:

@@ -138,6 +138,8 @@ def test_who_and_what_is_refused(server: Server) -> None:
         assert "set-cookie" not in answer.headers
     assert not wrong
     assert server.get("/sessions") == []
+    allowed = server.ask("OPTIONS", "/sessions/x").headers["allow"]
+    assert {method.strip() for method in allowed.split(",")} == {"GET", "HEAD", "PATCH", "DELETE"}
 
 
 @pytest.mark.thorough
@@ -358,6 +360,37 @@ def test_a_unix_socket_is_the_users_own(place: Place) -> None:
     running.signal(signal.SIGTERM)
     assert running.wait().code == 0
     assert not path.exists()
+
+
+@pytest.mark.thorough
+def test_where_it_cannot_listen(place: Place) -> None:
+    """Each says what is wrong and what to do; nobody is asked for a passphrase."""
+    file, own, other = place.tmp / "file", place.tmp / "own.sock", place.tmp / "dangling"
+    file.write_text("x")
+    other.symlink_to(place.tmp / "nowhere")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(own))
+        listening.listen()
+        for taken in (file, own, other, place.tmp, place.tmp / "a" / "b", place.tmp / ("x" * 110)):
+            done = place.run("serve", "--socket", str(taken))
+            assert (done.code, str(taken) in done.err, "hint: --socket" in done.err) == (1, True, True), done
+    done = place.run("serve", "--host", "192.0.2.1", "--insecure-http")
+    assert (done.code, "hint: --host" in done.err) == (1, True), done
+    done = place.run("serve", "--tls-cert", str(file), "--tls-key", str(file))
+    assert (done.code, "error: --tls-cert" in done.err) == (2, True), done
+    assert (file.read_text(), other.is_symlink()) == ("x", True)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_ends_in_order_also_when_told_twice(place: Place, server: Server, number: signal.Signals) -> None:
+    """Somebody is connected, and impatient: no traceback."""
+    with server.stream("/events") as events:
+        next(events)
+        for _ in range(3):
+            server.running.signal(number)
+        done = server.running.wait()
+    assert (done.code, "Traceback" in done.err) == (0, False), done
 
 
 @pytest.mark.thorough

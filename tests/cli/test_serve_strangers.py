@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,13 +15,14 @@ import uvicorn
 from starlette.requests import Request
 from uvicorn.server import ServerState
 
+from csa.errors import CsaError, StateError
 from csa.model.schemas.api import ROUTES
 from csa.model.schemas.route import ACT, MCP, READ, Route
 from csa.serve import app, server
 from csa.serve.app import Api
 from csa.serve.guard import TOKEN
-from csa.serve.problems import RequestError
-from csa.serve.tokens import Token
+from csa.serve.problems import RequestError, failure_of, status_of
+from csa.serve.tokens import Token, Tokens
 from tests.serving import Server, serving
 from tests.support import Place
 
@@ -219,3 +222,19 @@ def test_mcp_ends_when_its_token_is_revoked(monkeypatch: pytest.MonkeyPatch) -> 
 
     asyncio.run(asyncio.wait_for(app.Mcp(Speaking())({TOKEN: _READER}, None, None), 10))  # type: ignore[arg-type]
     assert known == []
+
+
+def test_a_full_disk_has_a_status_of_its_own() -> None:
+    """Also where csa says in its own words what could not be written."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    told = CsaError("The session cannot be written.")
+    told.__cause__ = full
+    assert (status_of(told), status_of(failure_of(full))) == (507, 507)
+    assert status_of(CsaError("Something else.")) == 500
+
+
+def test_tokens_that_cannot_be_written(tmp_path: Path) -> None:
+    """The error names their place; it is not the output that failed."""
+    (tmp_path / ".serve").write_text("x")
+    with pytest.raises(StateError, match=r"\.serve: cannot be made"):
+        Tokens(tmp_path).add("phone", READ)

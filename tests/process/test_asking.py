@@ -228,6 +228,85 @@ def test_an_agent_cannot_answer(asker: Place) -> None:
     asker.run("wait", session_id)
 
 
+_WITHOUT_GUARDIAN = """
+import json, os, signal, socket, sys, time
+runtime, ask, guardian = sys.argv[1], sys.argv[2], sys.argv[-1]
+def parent(pid):
+    return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1]
+if guardian == ask:
+    above = [str(os.getppid())]
+    while "import guardian" not in open(f"/proc/{above[-1]}/cmdline").read():
+        above.append(parent(above[-1]))
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execve(sys.executable, [sys.executable, *sys.argv, above[-1]], {})
+        os._exit(0)
+    time.sleep(60)
+while os.getppid() != int(guardian):
+    time.sleep(0.01)
+os.chdir(runtime)
+os.kill(int(guardian), signal.SIGKILL)
+while os.getppid() == int(guardian):
+    pass
+connection = socket.socket(socket.AF_UNIX)
+connection.connect("asks.sock")
+connection.sendall(json.dumps({"ask": ask, "allow": True, "via": "answer"}).encode() + b"\\n")
+time.sleep(60)
+"""
+
+
+@pytest.mark.thorough
+def test_an_agent_without_its_guardian(asker: Place) -> None:
+    """Nor can it where nothing but the process that runs its turn is above it, because it has killed the guardian."""
+    session_id = begin(asker)
+    (ask,) = client_of(asker).asks()
+    (asker.tmp / "escape.py").write_text(_WITHOUT_GUARDIAN)
+    words = f"{asker.session(session_id)}/runtime {ask.ask}"
+    asker.play(["run", f"python3 {asker.tmp}/escape.py {words}"], ["say", "done"])
+    for _ in range(5):  # it may be ended before it has said anything
+        asker.run("run", "--tool", "codex", "--permission", "full", "allow it")
+        assert len(decisions(asker, session_id)) == 1
+    assert [each.ask for each in client_of(asker).asks()] == [ask.ask]
+    assert asker.run("answer", "--deny").code == 0
+    asker.run("wait", session_id)
+
+
+_CHAT = """
+import os, pty, select, sys
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], [sys.argv[1], "chat", "--tool", "goose", "--ask"])
+said = b""
+def expect(words):
+    global said
+    while words not in said:
+        assert select.select([fd], [], [], 15)[0], said
+        said += os.read(fd, 4096)
+    said = b""
+expect(b"goose>")
+os.write(fd, b"inner\\r")
+expect(b"/allow or /deny")
+os.write(fd, b"/allow\\r")
+expect(b"cannot answer")
+"""
+
+
+@pytest.mark.thorough
+def test_an_agent_in_a_chat(asker: Place) -> None:
+    """An agent that gives itself a terminal, and what it starts there `--ask`, cannot allow that anything either."""
+    (asker.tmp / "chat.py").write_text(_CHAT)
+    chat = f"python3 {asker.tmp}/chat.py {CSA} > {asker.tmp}/out 2>&1"
+    asker.script(
+        {"match": "inner", "do": [ASKS, ["say", "tried"]]},
+        {"match": "outer", "do": [["run", f"TERM=xterm {chat}"], ["say", "done"]]},
+    )
+    asker.codex("outer")
+    assert (asker.tmp / "out").read_text() == ""
+    (inner,) = (each for each in asker.ids() if decisions(asker, each))
+    assert "allowed" not in [each["status"] for each in decisions(asker, inner)]
+
+
 @pytest.mark.thorough
 def test_its_own_user_at_the_socket(asked: tuple[Place, str]) -> None:
     """What is not a request is refused and decides nothing; who says nothing does not hold others up."""

@@ -14,7 +14,7 @@ from csa.procfs import identify
 from csa.runner.turns.leftovers import find_leftovers, reap
 from csa.store.heartbeat import journalled_processes
 from csa.store.locks import is_locked
-from tests.support import Place, Running, children_of, is_running, wait_for
+from tests.support import CSA, Place, Running, children_of, is_running, wait_for
 
 
 def start_with_survivor(place: Place, command: str) -> tuple[Running, int]:
@@ -146,3 +146,34 @@ def test_a_turn_that_is_cancelled_keeps_nothing(place: Place) -> None:
     running.signal(signal.SIGTERM)
     assert running.wait().code == 143
     assert place.processes() == {}
+
+
+@pytest.mark.thorough
+def test_what_a_supervisor_does_after_its_turn_is_none(place: Place) -> None:
+    """The command of --on-finish runs when the session is free, and neither clean-up nor the next turn ends it."""
+    place.play(["say", "done"])
+    begun, ended = place.tmp / "begun", place.tmp / "ended"
+    follow_up = f"touch {begun}; while ! test -e {place.go}; do sleep 0.05; done; touch {ended}"
+    done = place.run("run", "--detach", "--quiet", "--tool", "codex", "--on-finish", follow_up, "go")
+    wait_for(begun.exists, "the command has begun")
+    assert place.run("gc", "--days", "30").out == ""
+    assert doctor_says(place).startswith("no processes")
+    place.codex("again", "--session", done.out.strip())
+    place.release()
+    wait_for(ended.exists, "the command has ended by itself")
+
+
+@pytest.mark.thorough
+def test_what_an_agents_detached_turn_does_then_is_none(place: Place) -> None:
+    """The same where an agent has started it, whose own session has ended by then."""
+    begun, ended = place.tmp / "begun", place.tmp / "ended"
+    follow_up = f"touch {begun}; while ! test -e {place.go}; do sleep 0.05; done; touch {ended}"
+    place.script(
+        {"match": "inner", "do": [["say", "done"]]},
+        {"match": "outer", "do": [["run", f"{CSA} run --detach --tool codex --on-finish '{follow_up}' inner"]]},
+    )
+    place.codex("outer", "--permission", "full")
+    wait_for(begun.exists, "the command has begun")
+    assert place.run("gc", "--days", "30").out == ""
+    place.release()
+    wait_for(ended.exists, "the command has ended by itself")

@@ -2,7 +2,8 @@
 
 The marks are the session's variables in a process's environment, and the journal of processes in its heartbeat. Both
 count only while the session's lock is free: a live session, including a turn whose guardian is still sweeping,
-is left alone. So are processes started with --keep-background, and all ancestors of this process.
+is left alone. So are processes started with --keep-background, supervisors, what those have started for --on-finish,
+and all ancestors of this process.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from csa.ids import is_session_id
 from csa.paths import SessionPaths
 from csa.process.guardian import GRACE_S
 from csa.process.session_processes import SessionProcess, session_processes
-from csa.procfs import ProcessId, command_of, is_running, own_ancestors, send_signal
+from csa.procfs import ProcessId, ancestors_of, command_of, is_running, own_ancestors, send_signal
 from csa.store.heartbeat import journalled_processes
 from csa.store.liveness import probe
 
@@ -26,10 +27,13 @@ REAP_LIMIT_S = 5.0
 
 def find_leftovers(root: Path, sessions: Iterable[SessionPaths] = ()) -> list[SessionProcess]:
     """Find leftovers of any session in the state root, and of `sessions` also by their journals. Only reads."""
-    spared, kept = {os.getpid(), *own_ancestors()}, set[ProcessId]()
+    spared, kept, supervisors = {os.getpid(), *own_ancestors()}, set[ProcessId](), set[int]()
     found: dict[ProcessId, SessionProcess] = {}
     for item in session_processes():
-        if item.is_kept:
+        if item.is_supervisor:
+            supervisors.add(item.pid)
+            kept.add(item.process)
+        elif item.is_kept:
             kept.add(item.process)
         elif item.pid not in spared and _is_session_of(root, item.session_dir):
             found[item.process] = item
@@ -38,13 +42,15 @@ def find_leftovers(root: Path, sessions: Iterable[SessionPaths] = ()) -> list[Se
             if process.pid not in spared and process not in kept:
                 found.setdefault(process, SessionProcess(process, paths.root, command_of(process.pid)))
     # A turn that ends in between takes its processes with it: only those that still exist were left.
-    return sorted((item for item in found.values() if _is_left(item)), key=lambda item: item.process)
+    left = (item for item in found.values() if _is_left(item) and supervisors.isdisjoint(ancestors_of(item.pid)))
+    return sorted(left, key=lambda item: item.process)
 
 
 def leftovers_of(held: SessionPaths) -> list[SessionProcess]:
     """Find leftovers of earlier turns of a session whose lock the caller holds, before it starts anything."""
     spared = {os.getpid(), *own_ancestors()}
-    marked = {item.process: item.is_kept for item in session_processes() if item.session_dir == held.root}
+    ours = [item for item in session_processes() if item.session_dir == held.root or item.is_supervisor]
+    marked = {item.process: item.is_kept or item.is_supervisor for item in ours}
     wanted = [process for process, kept in marked.items() if not kept]
     wanted += [process for process in journalled_processes(held) if process not in marked]
     return [
