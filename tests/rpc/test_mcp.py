@@ -257,6 +257,30 @@ def test_a_busy_session_comes_with_a_hint(place: Place) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("detach", [False, True])
+def test_run_returns_the_answer_to_its_own_prompt(place: Place, *, detach: bool) -> None:
+    """Also if a queued prompt's turn follows at once; it is not waited for."""
+    last = place.tmp / "last"
+    place.script(
+        {"match": "first", "do": [*place.hold(), ["say", "one"]]},
+        {"match": "second", "do": [["wait-file", str(last), 60], ["say", "two"]]},
+    )
+    with connected(place) as client:
+        arguments = {"prompt": "first", "tool": "codex", "name": "job", "detach": detach}
+        ident = client.send("tools/call", {"name": "run", "arguments": arguments})
+        place.wait_ready()
+        assert place.run("run", "--queue", "--session", "job", "second").code == 0
+        place.release()
+        said = client.read()
+        assert said["id"] == ident
+        found = said["result"]["structuredContent"]
+        assert (found["turn"], found["status"], found["text"], found["name"]) == (1, "succeeded", "one", "job")
+        last.touch()
+        (waited,) = client.call("wait", sessions=["job"])["sessions"]
+        assert (waited["turn"], waited["text"]) == (2, "two")
+
+
+@pytest.mark.thorough
 def test_wait_for_any(place: Place) -> None:
     """With `any` the first that ends is enough; the others are still running."""
     place.script(
@@ -318,6 +342,25 @@ def test_a_long_answer_comes_in_parts(place: Place) -> None:
             following = shown["next"]
         assert len(parts) > 3
         assert "".join(parts) == answer
+
+
+@pytest.mark.thorough
+def test_of_very_many_files_some_are_named(place: Place) -> None:
+    """The result still fits, and says how to see all; resources can be read that are not listed."""
+    make = 'for i in $(seq 1500); do : > "$CSA_OUTPUT_DIR/a-rather-long-name-of-a-file-$i"; done'
+    place.play(["run", make], ["say", "x" * 100_000])
+    with connected(place) as client:
+        result = client.ask("tools/call", {"name": "run", "arguments": {"prompt": "go", "tool": "codex"}})
+        assert len(result["content"][0]["text"].encode()) <= MOST_BYTES
+        found = result["structuredContent"]
+        assert 50 < len(found["artifacts"]) < 1500
+        assert found["next"]
+        place.play(["run", make], ["say", "done"])
+        assert "1500 files" in client.call("run", prompt="go", session=found["session_id"])["hint"]
+        listed = client.ask("resources/list")["resources"]
+        assert len([each for each in listed if "/artifacts/" in each["uri"]]) == 50
+        uri = listed[2]["uri"].rpartition("-")[0] + "-1499"
+        assert client.ask("resources/read", {"uri": uri})["contents"][0]["text"] == ""
 
 
 @pytest.mark.thorough
