@@ -98,7 +98,7 @@ class Api:
             ) from None
         async with serving(self.served) as application:
             task_status.started(application)
-            await anyio.sleep_forever()
+            await self.ending.wait()  # its own ending takes a second
 
     async def _answer_by(self, known: Mapping[str, Route], request: Request) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
@@ -175,23 +175,37 @@ async def _asset(request: Request) -> Response:
 
 
 class Mcp:
-    """What is at /mcp; like all that goes on for long, it ends when its token is revoked."""
+    """What is at /mcp; like all that goes on for long, it ends when its token is revoked, and when the server does."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         application = await self._api.mcp()
+        has_begun = is_complete = False
+
+        async def noting(message: Any) -> None:
+            nonlocal has_begun, is_complete
+            has_begun = True
+            is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
         with anyio.CancelScope() as answering:
-            watching = asyncio.create_task(self._end_when_revoked(scope[TOKEN], answering))
+            watching = asyncio.create_task(self._end_in_time(scope[TOKEN], answering))
             try:
-                await application(scope, receive, send)
+                await application(scope, receive, noting)
             finally:
                 watching.cancel()
+        if not has_begun:
+            raise RequestError(503, "error", "csa serve has ended.", hint="ask again")
+        if not is_complete:
+            with anyio.move_on_after(0.1):
+                await send({"type": "http.response.body", "body": b""})
 
-    async def _end_when_revoked(self, token: Token, answering: anyio.CancelScope) -> None:
-        while self._api.guard.still_knows(token):  # noqa: ASYNC110  # nothing tells us
-            await asyncio.sleep(PING_S)
+    async def _end_in_time(self, token: Token, answering: anyio.CancelScope) -> None:
+        while self._api.guard.still_knows(token) and not self._api.ending.is_set():
+            with anyio.move_on_after(PING_S):
+                await self._api.ending.wait()
         answering.cancel()
 
 

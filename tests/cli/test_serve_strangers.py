@@ -236,10 +236,13 @@ def test_what_is_no_http_is_no_news(path: bytes, caplog: pytest.LogCaptureFixtur
     assert caplog.text == ""
 
 
-def test_mcp_ends_when_its_token_is_revoked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the streams of csa's own do."""
-    monkeypatch.setattr(app, "PING_S", 0.01)
-    known = [True, True, False]
+@pytest.mark.parametrize("is_ending", [False, True])
+def test_mcp_ends_when_its_token_is_revoked_or_the_server_ends(
+    monkeypatch: pytest.MonkeyPatch, *, is_ending: bool
+) -> None:
+    """As the streams of csa's own do; the answer is complete then."""
+    monkeypatch.setattr(app, "PING_S", 60 if is_ending else 0.01)
+    known = [True, True, is_ending]
 
     class Revoking:
         def still_knows(self, _: Token) -> bool:
@@ -247,15 +250,25 @@ def test_mcp_ends_when_its_token_is_revoked(monkeypatch: pytest.MonkeyPatch) -> 
 
     class Speaking:
         guard = Revoking()
+        ending = asyncio.Event()
 
         async def mcp(self) -> Any:
-            async def speak(*_: object) -> None:
+            async def speak(_: object, __: object, send: Any) -> None:
+                await send({"type": "http.response.start", "status": 200})
+                if is_ending:
+                    self.ending.set()
                 await asyncio.Event().wait()
 
             return speak
 
-    asyncio.run(asyncio.wait_for(app.Mcp(Speaking())({TOKEN: _READER}, None, None), 10))  # type: ignore[arg-type]
-    assert known == []
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    speaking = app.Mcp(Speaking())({TOKEN: _READER}, None, send)  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(speaking, 10))
+    assert sent == ["http.response.start", "http.response.body"]
 
 
 def test_a_full_disk_has_a_status_of_its_own() -> None:
