@@ -16,7 +16,7 @@ let stream = null, timer = null, isAsking = false, isStale = false, versions = 0
 
 function fresh(id) {
   return {
-    id, card: null, messages: [], older: null, isLoaded: false, isLoadingOlder: false, problem: null, isGone: false, refused: null,
+    id, card: null, messages: [], older: null, isLoaded: false, isLoadingOlder: false, problem: null, isGone: false, refused: null, unsent: null, busyRow: null,
     whole: new Map(), isAtEnd: true, isNew: false, fromEnd: null, link: "waiting",
   };
 }
