@@ -85,7 +85,7 @@ def execute_run(arguments: argparse.Namespace) -> int:
         fleet = Fleet(str(root), served=is_served)
         command, directory = own_command(), client.context.directory_pathname
         served = Served(str(root), fleet, os.environ, command=command, directory=directory)
-        hosts = frozenset(name.lower() for name in (*_LOCAL_NAMES, arguments.host, *arguments.allow_host))
+        hosts = frozenset(name.lower() for name in (*_LOCAL_NAMES, _in_url(arguments.host), *arguments.allow_host))
         return Api(served, tokens, hosts, read_only=arguments.read_only)
 
     certificate = (arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None
@@ -126,8 +126,12 @@ def _open(address: str, way_in: Path) -> None:
     threading.Thread(target=webbrowser.open, args=(way_in.as_uri(),), daemon=True).start()
 
 
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def _url(arguments: argparse.Namespace, port: int) -> str:
-    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    host = _in_url(arguments.host)
     if arguments.socket:
         return "http://localhost"
     return f"http{'s' if arguments.tls_cert else ''}://{host}:{port}"

@@ -23,6 +23,7 @@ from starlette.routing import Router
 from csa.errors import CsaError
 from csa.model.schemas.api import ROUTES
 from csa.model.schemas.route import ACT, MCP, Route
+from csa.runner.turns.ahead import load_at_once
 from csa.serve.assets import find_asset, load
 from csa.serve.attachments import Attachment
 from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
@@ -71,6 +72,7 @@ class Api:
             self.channels = Channels(tasks)
             self._tasks = tasks
             tasks.start_soon(self.watch.run)
+            tasks.start_soon(anyio.to_thread.run_sync, _load_rest)
             yield
             tasks.cancel_scope.cancel()
 
@@ -156,6 +158,13 @@ class Api:
             channel.clients -= 1
             raise
         return _Itself(EventStream(channel, start, channel.pull, **go_on))
+
+
+def _load_rest() -> None:
+    """Load what routes import when they are asked for, since csa may be upgraded, or moved, while it serves."""
+    load_at_once(
+        "csa.serve.conversation", packages=("csa.runner", "csa.runner.sessions", "csa.runner.doctor", "csa.process")
+    )
 
 
 async def _asset(request: Request) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from csa.errors import CsaError, StateError
 from csa.model.schemas.api import ROUTES
+from csa.model.schemas.chat_api import SESSION
 from csa.model.schemas.route import ACT, MCP, READ, Route
 from csa.serve import app, server
 from csa.serve.app import Api
@@ -65,6 +66,39 @@ def _expect_refusals(server: Server, token: str) -> None:
     assert {place for place, status in got.items() if status != 403} == set()
     hello = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     assert server.ask("PUT", MCP, hello, headers=with_it).status == 405
+
+
+@pytest.mark.thorough
+def test_no_route_answers_for_a_project_that_is_not_served(place: Place) -> None:
+    """Whatever names a session: in the path or the header, as an answer or a stream."""
+    session_id = place.codex().session_id
+    other = place.tmp / "other"
+    other.mkdir()
+    got = {}
+    with serving(place, "--project", str(other)) as server:
+        for route in ROUTES:
+            header = {SESSION: session_id} if SESSION in route.headers else {}
+            if not header and "{id}" not in route.path:
+                continue
+            path = route.place.replace("{id}", session_id).replace("{name:path}", "x")
+            asked = "&".join(f"{name}=x" for name in route.needs & route.query.keys())
+            body = (
+                {name: _something(route.body["properties"][name]) for name in route.body["required"]}
+                if route.body
+                else None
+            )
+            for accepted in ("application/json", "text/event-stream"):
+                headers = {**header, "Accept": accepted}
+                answer = server.ask(route.method, f"{path}?{asked}", body, headers=headers)
+                got[route.name, accepted] = answer.status, answer.content[:99]
+        assert [each for each in got.items() if each[1][0] != 403 and each[0][0] != "threads"] == []
+        assert server.ask("GET", "/api/sessions").json == []
+        assert "Traceback" not in server.running.err
+    assert place.state(session_id)["turns"] == 1
+
+
+def _something(schema: Mapping[str, Any]) -> Any:
+    return True if schema["type"] == "boolean" else "x"
 
 
 @pytest.mark.thorough
