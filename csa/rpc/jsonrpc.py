@@ -164,8 +164,10 @@ class Connection:
             self.signal = self.signal or number
             self.close()
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        for number in numbers:
             signal.signal(number, note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # a client may have blocked them
 
     def run(self, grace_s: float = 5.0) -> None:
         """Read and answer until the client has gone or `close`; then cancel what runs, and wait so long for it."""
@@ -195,7 +197,10 @@ class Connection:
         while not self.is_closed:
             ready = dict(poll.poll())
             if self._reading in ready:
-                piece = os.read(self._reading, _CHUNK)
+                try:
+                    piece = os.read(self._reading, _CHUNK)
+                except OSError:  # a socket whose client has left answers unread; a terminal that was closed
+                    piece = b""
                 if not piece:
                     lines.end()
                     return

@@ -11,7 +11,7 @@ import pytest
 
 from tests.pages import open_page, send, until
 from tests.serving import Server, serving
-from tests.support import Place
+from tests.support import Place, kill_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -327,6 +327,28 @@ def test_what_a_refusal_said_holds_until_the_session_changes(
         page.get_by_role("alert").get_by_text(f"Not sent: Refused {status}. Wait.").wait_for()
         assert typed(page) == "typed"
         page.unroute("**/turns")
+    page.route("**/turns", refusing(502, "Bad gateway"))
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("alert").get_by_text("No answer").wait_for()  # it may have arrived
+    page.unroute("**/turns")
+    place.run("close", session_id)
+    page.locator("#keys", has_text="--reopen").wait_for()
+    assert typed(page) == "typed"
+
+
+def test_a_turn_whose_process_is_gone(place: Place, clean: BrowserContext) -> None:
+    """It is said to be lost, and what to do, not to be running."""
+    place.play(["say", "on it"], *place.hold())
+    with serving(place) as server:
+        session_id = server.start()
+        place.wait_ready()
+        page = open_page(clean, server, f"/s/{session_id}")
+        page.locator(".now").wait_for()
+        server_pid = server.running.pid
+        kill_all({pid: words for pid, words in place.processes().items() if pid != server_pid})
+        page.get_by_role("region", name="How the turn ended").get_by_text("lost").wait_for()
+        page.locator(".now").wait_for(state="detached")
+        page.get_by_role("button", name="Send").wait_for()
 
 
 def test_a_long_diff(place: Place, clean: BrowserContext) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -216,6 +219,19 @@ def test_what_a_client_has_asked_that_does_not_read_is_left_undone_when_it_goes(
         client.send(*({"jsonrpc": "2.0", "id": number, "method": "much"} for number in range(200)))
         client.leave()
     assert len(done) < 5
+
+
+def test_a_client_on_one_socket_that_leaves_answers_unread_has_gone() -> None:
+    """Some start servers on one socket for both ways; reading then fails with ECONNRESET."""
+    theirs, ours = socket.socketpair()
+    with theirs, ours, ours.dup() as again:
+        connection = Connection(ours.fileno(), again.fileno(), {"echo": echo})
+        theirs.send(b'{"jsonrpc":"2.0","id":1,"method":"echo"}\n')
+        with ThreadPoolExecutor() as pool:
+            ended = pool.submit(connection.run)
+            assert select.select([theirs], [], [], WAIT_S)[0]
+            theirs.close()
+            ended.result(WAIT_S)
 
 
 def test_what_waits_to_be_written_is_written_after_the_client_has_closed_its_side() -> None:

@@ -37,6 +37,13 @@ with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=environ) as server:
 """
 
 
+_BLOCKING = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 class Client:
     """A client that has started `csa mcp`, and writes what it likes."""
 
@@ -410,6 +417,20 @@ def test_the_clients_end_is_that_of_what_it_has_started(place: Place, end: str) 
     place.release()
     assert wait_for_end(place, detached) == "succeeded"
     place.wait_until_empty(within_s=5)
+
+
+@pytest.mark.thorough
+def test_a_client_that_blocks_signals_can_end_it_with_one(place: Place) -> None:
+    """A mask is inherited; and stdin stays open."""
+    argv = [sys.executable, "-c", _BLOCKING, CSA, "mcp"]
+    with subprocess.Popen(argv, env=place.environment(None), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n')
+        server.stdin.flush()
+        assert server.stdout.readline()
+        server.terminate()
+        assert server.wait(PATIENCE_S) == 128 + signal.SIGTERM
 
 
 @pytest.mark.thorough

@@ -18,12 +18,13 @@ export function composer(row) {
     h("div", { class: "box" },
       h("textarea", {
         id: "prompt", key: talk.id, rows: "1", dir: "auto", "aria-label": "Prompt", "aria-describedby": "keys", readonly: isSending,
-        placeholder: busy ? "Queue a prompt for when it has finished" : "Continue this session",
+        placeholder: row.phase === "closed" ? "This session is closed" : busy ? "Queue a prompt for when it has finished" : "Continue this session",
         made: element => restore(element, talk.id), oninput: event => typed(event.target), onkeydown: pressed,
       }),
       h("button", { class: "primary", type: "submit", disabled: isSending }, isSending ? "Sending …" : busy ? "Queue" : "Send")),
     h("p", { key: "keys", class: "keys", id: "keys" }, isKept
-      ? busy ? `It is working: your prompt runs ${row.queued ? `after ${row.queued} queued already` : "next"}.` : row.queued ? `${row.queued} queued.` : isTouch() ? "" : "Enter sends, Shift+Enter begins a new line"
+      ? busy ? `It is working: your prompt runs ${row.queued ? `after ${row.queued} queued already` : "next"}.` : row.queued ? `${row.queued} queued.` : row.phase === "closed" ? `Nothing runs in it any more. Fork it, or: csa run --session ${row.session_id} --reopen "…"`
+        : isTouch() ? "" : "Enter sends, Shift+Enter begins a new line"
       : "This browser cannot keep drafts: copy what matters before you leave."));
 }
 
@@ -69,7 +70,7 @@ async function send() {
       toast("Queued: it runs when this turn has finished.");
     } else say("Sent.");
   } catch (error) {
-    if (error.status) unanswered.delete(id);
+    if (isAnswer(error)) unanswered.delete(id);
     if (talk.id === id) await explain(error);
     else toast(`Not sent: ${error.words ?? error}`, { isError: true });
   } finally {
@@ -77,6 +78,9 @@ async function send() {
     changed();
   }
 }
+
+/** Say whether csa itself has refused: a gateway in between does not know what has become of it. */
+const isAnswer = ({ status }) => status > 0 && ![502, 503, 504].includes(status);
 
 const field = () => document.querySelector(".composer textarea");
 
@@ -117,7 +121,7 @@ async function explain(error) {
   } else if (error.status === 409) {
     talk.busyRow = current();
     talk.unsent = `${error.message} You can queue your prompt instead.`;
-  } else if (error.status === 0) {
+  } else if (error.status !== undefined && !isAnswer(error)) {
     talk.unsent = "No answer: the server cannot be reached. Your text is kept, and will not be sent twice.";
   } else talk.unsent = `Not sent: ${error.words ?? error.message}`;
 }
