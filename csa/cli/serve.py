@@ -65,6 +65,8 @@ def execute_run(arguments: argparse.Namespace) -> int:
     from csa.store.project import find_project  # noqa: PLC0415  # as above
     from csa.store.sessions import Store  # noqa: PLC0415  # as above
 
+    if arguments.tls_cert:
+        server.check_certificate(arguments.tls_cert, arguments.tls_key)
     root = client.store.root
     projects = {find_project(_directory(name)) for name in arguments.project}
     lock = endpoint.take(root)
@@ -83,7 +85,7 @@ def execute_run(arguments: argparse.Namespace) -> int:
         fleet = Fleet(str(root), served=is_served)
         command, directory = own_command(), client.context.directory_pathname
         served = Served(str(root), fleet, os.environ, command=command, directory=directory)
-        hosts = frozenset(name.lower() for name in (*_LOCAL_NAMES, arguments.host, *arguments.allow_host))
+        hosts = frozenset(name.lower() for name in (*_LOCAL_NAMES, _in_url(arguments.host), *arguments.allow_host))
         return Api(served, tokens, hosts, read_only=arguments.read_only)
 
     certificate = (arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None
@@ -100,7 +102,7 @@ def _announcer(lock: Lock, url: str, path: Path | None, tokens: Tokens, *, opens
     from csa.serve import endpoint  # noqa: PLC0415  # loaded
 
     def announce() -> None:
-        endpoint.announce(lock, url, str(path) if path else None)
+        endpoint.announce(tokens.directory.parent, lock, url, str(path) if path else None)
         address = _with_token(url, tokens)
         print(path or address, flush=True)
         tell("csa", f"serving on {path or url}; Ctrl-C ends it")
@@ -124,8 +126,12 @@ def _open(address: str, way_in: Path) -> None:
     threading.Thread(target=webbrowser.open, args=(way_in.as_uri(),), daemon=True).start()
 
 
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def _url(arguments: argparse.Namespace, port: int) -> str:
-    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    host = _in_url(arguments.host)
     if arguments.socket:
         return "http://localhost"
     return f"http{'s' if arguments.tls_cert else ''}://{host}:{port}"

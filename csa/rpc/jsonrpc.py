@@ -8,6 +8,7 @@ loop's end nor csa's. There is no event loop library in it: that takes longer to
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from csa.errors import CsaError, NotFoundError, UsageError
 
@@ -163,8 +164,10 @@ class Connection:
             self.signal = self.signal or number
             self.close()
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        for number in numbers:
             signal.signal(number, note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # a client may have blocked them
 
     def run(self, grace_s: float = 5.0) -> None:
         """Read and answer until the client has gone or `close`; then cancel what runs, and wait so long for it."""
@@ -194,7 +197,10 @@ class Connection:
         while not self.is_closed:
             ready = dict(poll.poll())
             if self._reading in ready:
-                piece = os.read(self._reading, _CHUNK)
+                try:
+                    piece = os.read(self._reading, _CHUNK)
+                except OSError:  # a socket whose client has left answers unread; a terminal that was closed
+                    piece = b""
                 if not piece:
                     lines.end()
                     return
@@ -207,8 +213,10 @@ class Connection:
         self._send(_refusal(INVALID_REQUEST, f"Invalid request: a line is longer than {LONGEST_LINE >> 20} MiB"))
 
     def _take(self, line: bytes) -> None:
+        if self._is_broken:
+            return  # nobody would read the answers to what was read before that
         try:
-            message = json.loads(line, parse_constant=_refuse_constant)
+            message = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
         except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             self._send(_refusal(PARSE_ERROR, "Parse error: a line is not JSON"))
             return
@@ -449,8 +457,14 @@ def _key(ident: Any) -> str:
     return json.dumps(ident)
 
 
-def _refuse_constant(name: str) -> None:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _finite(digits: str) -> float:
+    """Return a number that an answer can repeat: 1e400 would be read as infinite, which JSON does not have."""
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse_constant(digits)
 
 
 def _error_of(error: Any) -> RpcError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -18,6 +19,7 @@ from csa.store.lines import read_page
 
 Json = dict[str, Any]
 _LISTED = 20  # sessions whose answers are listed
+_LISTED_FILES = 50  # of each
 _MOST_EVENTS = 1000
 _MOST_BYTES = 4 << 20
 
@@ -31,10 +33,10 @@ def list_resources(client: Csa) -> list[Json]:
         place, title = f"{SCHEME}/{row['session_id']}", row["name"] or row["description"] or row["session_id"]
         answer = {"uri": f"{place}/answer", "name": f"{row['session_id']}-answer", "title": f"{title}: answer"}
         found.append({**answer, "mimeType": "text/markdown"})
-        for artifact in find_artifacts(client.paths(row["session_id"])):
-            if not artifact.leads_out:
-                uri = f"{place}/artifacts/{quote(artifact.name)}"
-                found.append({"uri": uri, "name": artifact.name, "title": f"{title}: {artifact.name}"})
+        files = (each for each in find_artifacts(client.paths(row["session_id"])) if not each.leads_out)
+        for artifact in islice(files, _LISTED_FILES):
+            uri = f"{place}/artifacts/{quote(artifact.name)}"
+            found.append({"uri": uri, "name": artifact.name, "title": f"{title}: {artifact.name}"})
     return found
 
 

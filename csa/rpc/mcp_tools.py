@@ -10,6 +10,8 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate, takewhile
 from typing import Any
 
 from csa.errors import BusyError, CsaError, NotFoundError, StateError, UsageError
@@ -25,6 +27,7 @@ from csa.runner.sessions.auditing import note_read
 from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions
 from csa.runner.sessions.waiting import WaitResult, await_endings
 from csa.store.observer import Observer
+from csa.store.transcript import started_after
 from csa.structs import Struct
 
 Json = dict[str, Any]
@@ -36,6 +39,7 @@ _SAID = (
     *("prompt", "tool", "session", "name", "description", "model", "effort", "permission", "schema", "timeout_s"),
     "budget_tokens",
 )
+_RESULT = ("text", "output", "error", "denied", "artifacts", "duration_s", "usage")
 _SHORT = ("session_id", "name", "description", "project", "parent_session_id", "status")
 _LISTED = (*_SHORT, "tool", "turn", "started_at", "duration_s")
 
@@ -88,7 +92,12 @@ class Tools:
         is_detached = arguments.get("detach", False) or not self._attaches
         started = client.start(request) if is_detached else client.start_attached(request)
         session = client.session(started.session_id)
-        return _await([session], watch, arguments.get("wait_s"))[0]
+        own = _OwnTurns(session, started.turn, started.pid)
+        try:
+            (answer,) = _await([session], watch, arguments.get("wait_s"), check=own.check)
+        except _PassedError:
+            return own.answer()
+        return answer if answer["status"] == "running" or answer.get("turn") == own.last() else own.answer()
 
     def wait(self, arguments: Mapping[str, Any], watch: Watch) -> Json:
         client = self._client_for(None)
@@ -163,9 +172,19 @@ def _text(value: Json) -> Json:
     return {"type": "text", "text": json.dumps(value, ensure_ascii=False)}
 
 
-def _await(sessions: Sequence[Session], watch: Watch, wait_s: float | None, *, first_only: bool = False) -> list[Json]:
-    """Wait as long as is asked for, at most as long as the client does; return each session as it is then."""
-    progress = _Progress(sessions, watch)
+def _await(
+    sessions: Sequence[Session],
+    watch: Watch,
+    wait_s: float | None,
+    *,
+    first_only: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> list[Json]:
+    """Wait as long as is asked for, at most as long as the client does; return each session as it is then.
+
+    What `check` raises, which is called now and then, ends the waiting.
+    """
+    progress = _Progress(sessions, watch, check)
     limit = watch.longest_s if wait_s is None else min(wait_s, watch.longest_s)
     targets = list({session.paths.pathname: session.target for session in sessions}.values())
     found = {
@@ -179,11 +198,49 @@ def _await(sessions: Sequence[Session], watch: Watch, wait_s: float | None, *, f
     ]
 
 
+class _PassedError(Exception):
+    """The session has gone on to somebody else's prompt."""
+
+
+class _OwnTurns:
+    """The turns that answer a prompt: the one that it began, and those that its supervisor tried after that.
+
+    Another turn may follow at once, of a queued prompt or of another client's: its answer is another one.
+    """
+
+    def __init__(self, session: Session, first: int, supervisor: int) -> None:
+        self._session, self._first, self._supervisor = session, first, supervisor
+        self._seen = first
+
+    def check(self) -> None:
+        """Raise _PassedError if another prompt's turn runs."""
+        owner = self._session.liveness().owner
+        if owner and owner.turn and owner.turn > self._seen:
+            self._seen = owner.turn
+            if self.last() < owner.turn:
+                raise _PassedError
+
+    def last(self) -> int:
+        """Return the number of the last of them."""
+        later = started_after(self._session.files.transcript, self._first)
+        own = takewhile(lambda event: event.data.get("pid") == self._supervisor and not event.data.get("queued"), later)
+        return max((event.turn for event in own), default=self._first)
+
+    def answer(self) -> Json:
+        """Return what the last of them has answered."""
+        session, turn = self._session, self.last()
+        found = {"session_id": session.session_id, "name": session.record.name, "turn": turn, "status": "lost"}
+        with suppress(NotFoundError):  # its supervisor was killed
+            result = session.result(turn=turn).to_json()
+            found |= {key: result[key] for key in ("tool", "status", *_RESULT)}
+        return _fitted(found, MOST_BYTES)
+
+
 class _Progress:
     """Tells now and then what the agents do that are waited for."""
 
-    def __init__(self, sessions: Sequence[Session], watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, sessions: Sequence[Session], watch: Watch, check: Callable[[], None]) -> None:
+        self._watch, self._check = watch, check
         self._sessions = sessions
         self._observers: dict[str, Observer] = {}
         self._began = self._told = time.monotonic()
@@ -192,6 +249,7 @@ class _Progress:
         """Let time pass; UnwantedError when the call is cancelled meanwhile."""
         if self._watch.cancelled.wait(seconds):
             raise UnwantedError
+        self._check()
         now = time.monotonic()
         if self._watch.report and now - self._told >= _REPORT_S:
             self._told = now
@@ -221,8 +279,7 @@ def _answer(session: Session, ending: WaitResult | None, most: int, progress: _P
         return _without_nothing({**known, **turn, "status": "running", "doing": progress.doing(session), "hint": hint})
     told = ending.to_json()
     keys = ("tool", "turn", "status", "duration_s", "error", "queued")
-    found = {**known, **{key: told[key] for key in keys}, **_result(session, ending)}
-    return _without_nothing({**found, **_fitting(str(found.get("text", "")), found, most)})
+    return _fitted({**known, **{key: told[key] for key in keys}, **_result(session, ending)}, most)
 
 
 def _result(session: Session, ending: WaitResult) -> Json:
@@ -230,8 +287,22 @@ def _result(session: Session, ending: WaitResult) -> Json:
         result = session.result(turn=ending.turn or None).to_json()
     except (NotFoundError, StateError):  # the ending has why
         return {}
-    keys = ("text", "output", "error", "denied", "artifacts", "duration_s", "usage")
-    return {key: result[key] for key in keys}
+    return {key: result[key] for key in _RESULT}
+
+
+def _fitted(found: Json, most: int) -> Json:
+    """Return an answer without what is empty, and not longer than that: of many files some are named."""
+    files = found.get("artifacts") or []
+    shown = {**found, "artifacts": _first(files, most // 4), "denied": _first(found.get("denied") or [], most // 4)}
+    if len(shown["artifacts"]) < len(files):
+        shown["hint"] = f"there are {len(files)} files: csa artifacts {found['session_id']}"
+    return _without_nothing({**shown, **_fitting(str(found.get("text", "")), shown, most)})
+
+
+def _first(texts: Sequence[str], most: int) -> list[str]:
+    """Return as many of the texts as take at most so many bytes."""
+    ends = accumulate(len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")) + 2 for text in texts)
+    return [text for text, end in zip(texts, ends, strict=True) if end <= most]
 
 
 def _fitting(text: str, found: Json, most: int) -> Json:
@@ -239,9 +310,13 @@ def _fitting(text: str, found: Json, most: int) -> Json:
     rest = {key: value for key, value in found.items() if key not in {"text", "output"}}
     room = most - len(json.dumps(rest, ensure_ascii=False).encode("utf-8", "replace")) - 200
     value = json.dumps(found.get("output"), ensure_ascii=False) if found.get("output") is not None else ""
-    part, following = _part(text, 0, max(_LEAST_BYTES // 2, room - len(value.encode("utf-8", "replace"))))
+    least = _LEAST_BYTES // 2
+    part, following = _part(text, 0, max(least, room - len(value.encode("utf-8", "replace"))))
     if following is None:
         return {"text": part}
+    part, following = _part(text, 0, max(least, room))
+    if following is None:
+        return {"text": part, "output": None}
     hint = f'the answer goes on: call show with session "{found["session_id"]}" and offset {following}'
     return {"text": part, "next": following, "output": None, "hint": hint}
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from starlette.routing import Router
 from csa.errors import CsaError
 from csa.model.schemas.api import ROUTES
 from csa.model.schemas.route import ACT, MCP, Route
+from csa.runner.turns.ahead import load_at_once
 from csa.serve.assets import find_asset, load
 from csa.serve.attachments import Attachment
 from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
@@ -52,7 +53,13 @@ class Api:
         self._loading = anyio.Lock()
         self._mcp: Application | None = None
         self._limiters = {kind: anyio.CapacityLimiter(n) for kind, n in _AT_ONCE.items()}
-        routes = [StarletteRoute(route.place, partial(self._answer, route), methods=[route.method]) for route in ROUTES]
+        places: dict[str, dict[str, Route]] = {}
+        for route in ROUTES:
+            places.setdefault(route.place, {})[route.method] = route
+        routes = [
+            StarletteRoute(place, partial(self._answer_by, known), methods=list(known))
+            for place, known in places.items()
+        ]
         load()
         routes += [StarletteRoute(path, _asset) for path in ("/", "/page/{version}/{name}")]
         routes.append(StarletteRoute(MCP, Mcp(self), methods=["GET", "POST", "DELETE"]))
@@ -65,6 +72,7 @@ class Api:
             self.channels = Channels(tasks)
             self._tasks = tasks
             tasks.start_soon(self.watch.run)
+            tasks.start_soon(anyio.to_thread.run_sync, _load_rest)
             yield
             tasks.cancel_scope.cancel()
 
@@ -90,7 +98,11 @@ class Api:
             ) from None
         async with serving(self.served) as application:
             task_status.started(application)
-            await anyio.sleep_forever()
+            await self.ending.wait()  # its own ending takes a second
+
+    async def _answer_by(self, known: Mapping[str, Route], request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await self._answer(known[method], request)
 
     async def _answer(self, route: Route, request: Request) -> Response:
         if route.access == ACT and request.scope["csa.access"] != ACT:
@@ -148,6 +160,13 @@ class Api:
         return _Itself(EventStream(channel, start, channel.pull, **go_on))
 
 
+def _load_rest() -> None:
+    """Load what routes import when they are asked for, since csa may be upgraded, or moved, while it serves."""
+    load_at_once(
+        "csa.serve.conversation", packages=("csa.runner", "csa.runner.sessions", "csa.runner.doctor", "csa.process")
+    )
+
+
 async def _asset(request: Request) -> Response:
     found = find_asset(request.url.path)
     if request.headers.get("if-none-match") == found.headers["etag"]:
@@ -156,23 +175,37 @@ async def _asset(request: Request) -> Response:
 
 
 class Mcp:
-    """What is at /mcp; like all that goes on for long, it ends when its token is revoked."""
+    """What is at /mcp; like all that goes on for long, it ends when its token is revoked, and when the server does."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         application = await self._api.mcp()
+        has_begun = is_complete = False
+
+        async def noting(message: Any) -> None:
+            nonlocal has_begun, is_complete
+            has_begun = True
+            is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
         with anyio.CancelScope() as answering:
-            watching = asyncio.create_task(self._end_when_revoked(scope[TOKEN], answering))
+            watching = asyncio.create_task(self._end_in_time(scope[TOKEN], answering))
             try:
-                await application(scope, receive, send)
+                await application(scope, receive, noting)
             finally:
                 watching.cancel()
+        if not has_begun:
+            raise RequestError(503, "error", "csa serve has ended.", hint="ask again")
+        if not is_complete:
+            with anyio.move_on_after(0.1):
+                await send({"type": "http.response.body", "body": b""})
 
-    async def _end_when_revoked(self, token: Token, answering: anyio.CancelScope) -> None:
-        while self._api.guard.still_knows(token):  # noqa: ASYNC110  # nothing tells us
-            await asyncio.sleep(PING_S)
+    async def _end_in_time(self, token: Token, answering: anyio.CancelScope) -> None:
+        while self._api.guard.still_knows(token) and not self._api.ending.is_set():
+            with anyio.move_on_after(PING_S):
+                await self._api.ending.wait()
         answering.cancel()
 
 

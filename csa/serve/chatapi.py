@@ -23,6 +23,7 @@ from csa.model.config import AUTO
 from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.schemas.chat_api import NEW_CHAT, SESSION
+from csa.model.schemas.route import ACT
 from csa.model.state import SessionState, format_time
 from csa.model.wording import describe
 from csa.runner.client import Csa
@@ -54,8 +55,8 @@ _NOTICES = {"run_finished", "warning", "error", "retry", "handoff", "compaction"
 def say(served: Served, asked: Asked) -> Any:
     """Begin a turn, in a new session or the one there is; queue it if that is busy. Saying is not repeated by csa."""
     typed = _typed(asked)
-    _keep_user_state(served, asked, typed)
     found = _find(served, asked, typed, acts=True)
+    _keep_user_state(served, asked, typed)
     client = client_of(found) if found else served.client(served.home(), asked)
     request = _request(client, asked)
     try:
@@ -72,8 +73,8 @@ def say(served: Served, asked: Asked) -> Any:
 
 def show_state(served: Served, asked: Asked) -> Any:
     typed = _typed(asked)
-    _keep_user_state(served, asked, typed)
     found = _find(served, asked, typed, is_read=True)
+    _keep_user_state(served, asked, typed)
     return _state(served, typed, found)
 
 
@@ -125,7 +126,7 @@ def delete_thread(served: Served, asked: Asked) -> Any:
     except BusyError:
         client.kill(session.session_id)
         client.delete(session.session_id)
-    served.user_states.pop(shown, None)
+    served.user_states.pop(_name_of(shown) or shown, None)
     return {"session_id": shown, "deleted": True}
 
 
@@ -227,18 +228,22 @@ def _keep_user_state(served: Served, asked: Asked, typed: str) -> None:
         return
     try:
         state = json.loads(content)
+        json.dumps(state, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"user_state is not JSON: {error}.") from error
     if not isinstance(state, dict) or len(content) > _LARGEST_STATE:
         raise UsageError(f"user_state is not a JSON object of at most {_LARGEST_STATE >> 10} KiB.")
-    served.user_states.pop(typed, None)
-    served.user_states[typed] = state
+    if asked.access != ACT:  # others would see it
+        return
+    key = _name_of(typed) or typed
+    served.user_states.pop(key, None)
+    served.user_states[key] = state
     while len(served.user_states) > _MOST_STATES:
         served.user_states.pop(next(iter(served.user_states)), None)
 
 
 def _state(served: Served, typed: str, session: Session | None) -> dict[str, Any]:
-    user_state = served.user_states.get(typed)
+    user_state = served.user_states.get(_name_of(typed) or typed)
     if session is None:
         empty: dict[str, Any] = {"messages": [], "system_events": [], "title": None}
         return {**empty, "is_processing": False, "user_state": user_state}

@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from csa.errors import BusyError, CsaError, NotFoundError
+from csa.errors import BusyError, CsaError, NotFoundError, StateError
 from csa.paths import SERVE
 from csa.procfs import ProcessId, process_start_time, send_signal
 from csa.store.atomic import make_private_directory
@@ -41,11 +41,14 @@ def take(root: Path) -> Lock:
     return lock
 
 
-def announce(lock: Lock, url: str, socket: str | None) -> None:
-    """Say where we are."""
+def announce(root: Path, lock: Lock, url: str, socket: str | None) -> None:
+    """Say where we are; StateError if it cannot be written."""
     pid = os.getpid()
     known = Endpoint(url=url, socket=socket, pid=pid, start_time=process_start_time(pid) or 0)
-    lock.write(json.dumps(asdict(known)).encode())
+    try:
+        lock.write(json.dumps(asdict(known)).encode())
+    except OSError as error:
+        raise StateError.denied(root / SERVE / "lock", "cannot be written", error) from error
 
 
 def find(root: Path) -> Endpoint | None:

@@ -75,7 +75,8 @@ class Guard:
         if b"host" in doubled or not self._is_ours(host, scope):
             raise RequestError(421, "misdirected", "This Host is not served.", hint="csa serve --allow-host NAME")
         origin = headers.get(b"origin")
-        if b"origin" in doubled or (origin is not None and not _is_same(origin.decode("latin-1"), host)):
+        is_ours = origin is None or _is_same(origin.decode("latin-1"), host, scope["scheme"])
+        if b"origin" in doubled or not is_ours:
             raise RequestError(403, "origin", "Pages of another origin may not ask.")
         if scope["path"] == _OPEN[0] or scope["path"].startswith(_OPEN[1]):
             return
@@ -107,9 +108,9 @@ class Guard:
         server = scope.get("server") or ("", None)
         try:
             address = ipaddress.ip_address(name.strip("[]"))
-            return str(address) == str(ipaddress.ip_address(str(server[0]).partition("%")[0])) and (
-                not port or int(port) == server[1]
-            )
+            own = ipaddress.ip_address(str(server[0]).partition("%")[0])
+            known = {own, getattr(own, "ipv4_mapped", None)}  # a socket for both kinds has IPv4 addresses as IPv6
+            return address in known and (not port or int(port) == server[1])
         except ValueError:
             return False
 
@@ -135,9 +136,10 @@ def _secret(headers: Mapping[bytes, bytes]) -> bytes:
     return words[1] if len(words) == 2 and words[0].lower() == b"bearer" else b""  # noqa: PLR2004
 
 
-def _is_same(origin: str, host: str) -> bool:
-    scheme, _, place = origin.partition("://")
-    return scheme in {"http", "https"} and place.lower() == host.lower()
+def _is_same(origin: str, host: str, scheme: str) -> bool:
+    """Say whether an origin is ours: with TLS of our own only its https, else also that of a proxy with TLS."""
+    own, _, place = origin.partition("://")
+    return own in {scheme, "https"} and place.lower() == host.lower()
 
 
 def _with_headers(send: Send) -> Send:

@@ -48,14 +48,18 @@ _STATUSES: Mapping[str, int] = {
     "full": 429,
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_INSUFFICIENT_STORAGE = 507
 
 
 def status_of(error: CsaError) -> int:
     """Return the HTTP status of a failure."""
-    return error.status if isinstance(error, RequestError) else _STATUSES.get(error.code, 500)
+    if isinstance(error, RequestError):
+        return error.status
+    is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
+    return _INSUFFICIENT_STORAGE if is_full else _STATUSES.get(error.code, 500)
 
 
 def failure_of(error: OSError) -> CsaError:
     """Return the failure for an error of the system."""
     words = f"{error.filename or 'a file cannot be read or written'}: {error.strerror or error}."
-    return RequestError(507 if error.errno in _FULL else 500, "error", words)
+    return RequestError(_INSUFFICIENT_STORAGE if error.errno in _FULL else 500, "error", words)

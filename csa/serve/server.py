@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -33,6 +34,7 @@ HEAD_WITHIN_S = 10.0
 TAKEN_WITHIN_S = 60.0  # an answer to who has no token
 _MOST_CONNECTIONS = 512
 _RESERVED_DESCRIPTORS = 256
+_LONGEST_SOCKET = 107
 _CREDENTIALS = "3i"  # pid, uid, gid
 
 
@@ -127,7 +129,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         try:
             self._on_listening()
-        except OSError:  # nobody can be told where it is
+        except (CsaError, OSError):  # nobody can be told where it is
             await self.shutdown(sockets)
             raise
 
@@ -141,8 +143,12 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:
-                loop.add_signal_handler(number, self.handle_exit, number, None)
+                loop.add_signal_handler(number, self._end)
         yield
+
+    def _end(self) -> None:
+        """End in time and in order, also when asked again."""
+        self.should_exit = True
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -151,16 +157,16 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family[0], socket.SOCK_STREAM)
     except OSError as error:
-        raise UsageError(f"--host: {host}: {error.strerror}.") from error
+        raise UsageError(f"--host: '{host}': {error.strerror}.") from error
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(family[4])
         found.listen(256)
     except OSError as error:
         found.close()
-        raise CsaError(
-            f"csa cannot listen on {host}, port {port}: {error.strerror}.", hint="--port 0 takes a free one"
-        ) from error
+        is_ours = error.errno != errno.EADDRNOTAVAIL
+        hint = "--port 0 takes a free one" if is_ours else "--host takes an address of this machine"
+        raise CsaError(f"csa cannot listen on {host}, port {port}: {error.strerror}.", hint=hint) from error
     return found
 
 
@@ -179,8 +185,20 @@ def listen_on_path(path: Path) -> socket.socket:
         found.listen(256)
     except OSError as error:
         found.close()
-        raise CsaError(f"csa cannot listen on {path}: {error.strerror or error}.") from error
+        hint = f"--socket takes a place that is free, in at most {_LONGEST_SOCKET} bytes"
+        raise CsaError(f"csa cannot listen on {path}: {error.strerror or error}.", hint=hint) from error
     return found
+
+
+def check_certificate(certificate: str, key: str) -> None:
+    """Raise UsageError for files that cannot be used for TLS; nobody is asked for a passphrase."""
+    import ssl  # noqa: PLC0415  # only TLS needs it
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError as error:  # of ssl, too
+        hint = "PEM files, the key without a passphrase"
+        raise UsageError(f"--tls-cert, --tls-key: {error.strerror or error}.", hint=hint) from error
 
 
 def _is_answered(path: Path) -> bool:

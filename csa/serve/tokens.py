@@ -101,7 +101,10 @@ class Tokens:
             tokens[:] = kept
 
     def _change(self) -> _Change:
-        make_private_directory(self.directory)
+        try:
+            make_private_directory(self.directory)
+        except OSError as error:
+            raise StateError.denied(self.directory, "cannot be made", error) from error
         return _Change(self, self._path)
 
 
@@ -125,7 +128,10 @@ class _Change:
         with self._lock:
             if kind is None:
                 content = {"tokens": [vars_of(token) for token in self._changed]}
-                write_atomically(self._path, json.dumps(content, indent=1).encode())
+                try:
+                    write_atomically(self._path, json.dumps(content, indent=1).encode())
+                except OSError as error:
+                    raise StateError.denied(self._path, "cannot be written", error) from error
 
 
 def vars_of(token: Token) -> dict[str, Any]:

@@ -79,6 +79,17 @@ def last_started(transcript: Path | str) -> Event | None:
     return None
 
 
+def started_after(transcript: Path | str, turn: int) -> list[Event]:
+    """Return the `run_started` of the turns after this one, in their order; other lines are not parsed."""
+    found: list[Event] = []
+    for line in _lines_backwards(transcript):
+        if _STARTED in line[:HEAD_BYTES] and (event := parse_line(line)) and event.type == "run_started":
+            if event.turn <= turn:
+                break
+            found.append(event)
+    return found[::-1]
+
+
 def started_of_entry(transcript: Path | str, entry_id: str) -> Event | None:
     """Return the `run_started` of the turn that a queued prompt has become; None if there is none."""
     events = (parse_line(line) for line in _lines_backwards(transcript) if entry_id.encode() in line)

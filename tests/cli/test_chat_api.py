@@ -130,6 +130,9 @@ def test_who_may_use_the_chat_api(place: Place) -> None:
             assert server.ask(method, f"{where}&token={server.token}", headers={"Authorization": None}).status == 401
         read = {"Authorization": f"Bearer {reader}", "X-Session-Id": session}
         assert server.ask("GET", path, headers=read).json["messages"] == []
+        for word, headers in (("mine", {}), ("another's", read)):
+            server.ask("GET", f"{path}&user_state=%7B%22word%22:%22{word}%22%7D", headers=headers)
+        assert server.ask("GET", path, headers=read).json["user_state"] == {"word": "mine"}
         for method, where in (("POST", "/api/chat?message=x"), ("POST", "/api/sessions"), ("POST", "/api/interrupt")):
             assert server.ask(method, where, headers=read).status == 403
         assert server.ask("GET", path, headers={"Origin": "https://evil.example"}).status == 403
@@ -141,6 +144,9 @@ REFUSED: tuple[tuple[str, str, dict[str, str], int], ...] = (
     ("GET", "/api/state", {}, 400),
     ("GET", "/api/state", {"X-Session-Id": "nobody"}, 404),
     ("GET", "/api/state?user_state=%5B", {"X-Session-Id": str(uuid.UUID(int=1))}, 400),
+    ("GET", "/api/state?user_state=%7B%22a%22:NaN%7D", {"X-Session-Id": str(uuid.UUID(int=1))}, 400),
+    ("GET", "/api/state?user_state=%7B%22a%22:1e999%7D", {"X-Session-Id": str(uuid.UUID(int=1))}, 400),
+    ("GET", "/api/updates", {}, 400),
     ("GET", "/api/state?user_state=1", {"X-Session-Id": str(uuid.UUID(int=1))}, 400),
     ("GET", "/api/state?token=x", {"X-Session-Id": str(uuid.UUID(int=1))}, 400),
     ("POST", "/api/chat", {"X-Session-Id": str(uuid.UUID(int=1))}, 400),

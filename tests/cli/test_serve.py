@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import shutil
 import signal
 import socket
 import stat
@@ -20,6 +22,7 @@ from csa.model.schemas.kit import document
 from csa.model.schemas.table import PIECES
 from csa.serve.chatapi import CHAT_HANDLERS
 from csa.serve.handlers import HANDLERS
+from tests.conftest import REPOSITORY
 from tests.schemas import check
 from tests.serving import API, Server, serving
 from tests.support import Place, wait_for
@@ -138,6 +141,8 @@ def test_who_and_what_is_refused(server: Server) -> None:
         assert "set-cookie" not in answer.headers
     assert not wrong
     assert server.get("/sessions") == []
+    allowed = server.ask("OPTIONS", "/sessions/x").headers["allow"]
+    assert {method.strip() for method in allowed.split(",")} == {"GET", "HEAD", "PATCH", "DELETE"}
 
 
 @pytest.mark.thorough
@@ -358,6 +363,77 @@ def test_a_unix_socket_is_the_users_own(place: Place) -> None:
     running.signal(signal.SIGTERM)
     assert running.wait().code == 0
     assert not path.exists()
+
+
+@pytest.mark.thorough
+def test_where_it_cannot_listen(place: Place) -> None:
+    """Each says what is wrong and what to do; nobody is asked for a passphrase."""
+    file, own, other = place.tmp / "file", place.tmp / "own.sock", place.tmp / "dangling"
+    file.write_text("x")
+    other.symlink_to(place.tmp / "nowhere")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(own))
+        listening.listen()
+        for taken in (file, own, other, place.tmp, place.tmp / "a" / "b", place.tmp / ("x" * 110)):
+            done = place.run("serve", "--socket", str(taken))
+            assert (done.code, str(taken) in done.err, "hint: --socket" in done.err) == (1, True, True), done
+    done = place.run("serve", "--host", "192.0.2.1", "--insecure-http")
+    assert (done.code, "hint: --host" in done.err) == (1, True), done
+    done = place.run("serve", "--tls-cert", str(file), "--tls-key", str(file))
+    assert (done.code, "error: --tls-cert" in done.err) == (2, True), done
+    assert (file.read_text(), other.is_symlink()) == ("x", True)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_ends_in_order_also_when_told_twice(place: Place, server: Server, number: signal.Signals) -> None:
+    """Somebody is connected, and impatient: no traceback."""
+    with server.stream("/events") as events:
+        next(events)
+        for _ in range(3):
+            server.running.signal(number)
+        done = server.running.wait()
+    assert (done.code, "Traceback" in done.err) == (0, False), done
+
+
+@pytest.mark.thorough
+def test_csa_is_removed_while_it_serves(place: Place) -> None:
+    """What routes need is loaded by then, so that an upgrade does not mix two versions."""
+    session_id = place.codex().session_id
+    copy = place.tmp / "copy"
+    for package in (REPOSITORY / "csa", REPOSITORY / "adapters" / "csa_adapters"):
+        shutil.copytree(package, copy / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    place.env["PYTHONPATH"] = str(copy)
+    with serving(place) as server:
+        del place.env["PYTHONPATH"]
+        last = copy / "csa" / "serve" / "__pycache__"
+        wait_for(lambda: any(last.glob("markup.*.pyc")), "all is loaded")
+        shutil.rmtree(copy)
+        got = {}
+        for route in ROUTES:
+            if route.method == "GET" and route.name != "updates":
+                path = route.place.replace("{id}", session_id).replace("{name:path}", "x")
+                got[route.name] = server.ask("GET", path, headers={"X-Session-Id": session_id}).status
+        assert [name for name, status in got.items() if status >= 500] == []
+        assert server.ask("POST", f"/sessions/{session_id}/checkpoint", {}).status == 201
+        assert server.ask("PATCH", f"/sessions/{session_id}", {"name": "other"}).status == 200
+        assert server.ask("DELETE", f"/sessions/{session_id}").status == 200
+        assert "Traceback" not in server.running.err
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="there is no IPv6")
+def test_a_socket_for_both_kinds_of_addresses(place: Place) -> None:
+    """The address that is printed is answered, and so is each that it can be reached by; by IPv4, too."""
+    with serving(place, "--host", "::", "--insecure-http") as server:
+        for host in ("[::]", "[::1]", "127.0.0.1", "127.0.0.2"):
+            assert server.ask("GET", "/health", headers={"Host": f"{host}:{server.port}"}).status == (
+                421 if host == "127.0.0.2" else 200
+            ), host
+        connection = http.client.HTTPConnection("127.0.0.2", server.port, timeout=20)
+        connection.request("GET", f"{API}/health", headers={"Authorization": f"Bearer {server.token}"})
+        assert connection.getresponse().status == 200
+        connection.close()
 
 
 @pytest.mark.thorough

@@ -105,6 +105,7 @@ def test_tls_with_a_certificate(place: Place, tmp_path: Path) -> None:
         assert ask("/health") == 200
         assert ask("/health", Origin=server.url) == 200
         assert ask("/health", Origin="https://127.0.0.1") == 403
+        assert ask("/health", Origin=server.url.replace("https", "http")) == 403
         assert ask("/health", Host="box.example:8443", Origin="https://box.example:8443") == 200
         assert ask("/health", Host="box.example:8443", Origin="https://box.example") == 403
         assert ask("/health", Host="box.example") == 421

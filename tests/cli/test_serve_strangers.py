@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,13 +15,15 @@ import uvicorn
 from starlette.requests import Request
 from uvicorn.server import ServerState
 
+from csa.errors import CsaError, StateError
 from csa.model.schemas.api import ROUTES
+from csa.model.schemas.chat_api import SESSION
 from csa.model.schemas.route import ACT, MCP, READ, Route
 from csa.serve import app, server
 from csa.serve.app import Api
 from csa.serve.guard import TOKEN
-from csa.serve.problems import RequestError
-from csa.serve.tokens import Token
+from csa.serve.problems import RequestError, failure_of, status_of
+from csa.serve.tokens import Token, Tokens
 from tests.serving import Server, serving
 from tests.support import Place
 
@@ -62,6 +66,39 @@ def _expect_refusals(server: Server, token: str) -> None:
     assert {place for place, status in got.items() if status != 403} == set()
     hello = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     assert server.ask("PUT", MCP, hello, headers=with_it).status == 405
+
+
+@pytest.mark.thorough
+def test_no_route_answers_for_a_project_that_is_not_served(place: Place) -> None:
+    """Whatever names a session: in the path or the header, as an answer or a stream."""
+    session_id = place.codex().session_id
+    other = place.tmp / "other"
+    other.mkdir()
+    got = {}
+    with serving(place, "--project", str(other)) as server:
+        for route in ROUTES:
+            header = {SESSION: session_id} if SESSION in route.headers else {}
+            if not header and "{id}" not in route.path:
+                continue
+            path = route.place.replace("{id}", session_id).replace("{name:path}", "x")
+            asked = "&".join(f"{name}=x" for name in route.needs & route.query.keys())
+            body = (
+                {name: _something(route.body["properties"][name]) for name in route.body["required"]}
+                if route.body
+                else None
+            )
+            for accepted in ("application/json", "text/event-stream"):
+                headers = {**header, "Accept": accepted}
+                answer = server.ask(route.method, f"{path}?{asked}", body, headers=headers)
+                got[route.name, accepted] = answer.status, answer.content[:99]
+        assert [each for each in got.items() if each[1][0] != 403 and each[0][0] != "threads"] == []
+        assert server.ask("GET", "/api/sessions").json == []
+        assert "Traceback" not in server.running.err
+    assert place.state(session_id)["turns"] == 1
+
+
+def _something(schema: Mapping[str, Any]) -> Any:
+    return True if schema["type"] == "boolean" else "x"
 
 
 @pytest.mark.thorough
@@ -199,10 +236,13 @@ def test_what_is_no_http_is_no_news(path: bytes, caplog: pytest.LogCaptureFixtur
     assert caplog.text == ""
 
 
-def test_mcp_ends_when_its_token_is_revoked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the streams of csa's own do."""
-    monkeypatch.setattr(app, "PING_S", 0.01)
-    known = [True, True, False]
+@pytest.mark.parametrize("is_ending", [False, True])
+def test_mcp_ends_when_its_token_is_revoked_or_the_server_ends(
+    monkeypatch: pytest.MonkeyPatch, *, is_ending: bool
+) -> None:
+    """As the streams of csa's own do; the answer is complete then."""
+    monkeypatch.setattr(app, "PING_S", 60 if is_ending else 0.01)
+    known = [True, True, is_ending]
 
     class Revoking:
         def still_knows(self, _: Token) -> bool:
@@ -210,12 +250,38 @@ def test_mcp_ends_when_its_token_is_revoked(monkeypatch: pytest.MonkeyPatch) -> 
 
     class Speaking:
         guard = Revoking()
+        ending = asyncio.Event()
 
         async def mcp(self) -> Any:
-            async def speak(*_: object) -> None:
+            async def speak(_: object, __: object, send: Any) -> None:
+                await send({"type": "http.response.start", "status": 200})
+                if is_ending:
+                    self.ending.set()
                 await asyncio.Event().wait()
 
             return speak
 
-    asyncio.run(asyncio.wait_for(app.Mcp(Speaking())({TOKEN: _READER}, None, None), 10))  # type: ignore[arg-type]
-    assert known == []
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    speaking = app.Mcp(Speaking())({TOKEN: _READER}, None, send)  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(speaking, 10))
+    assert sent == ["http.response.start", "http.response.body"]
+
+
+def test_a_full_disk_has_a_status_of_its_own() -> None:
+    """Also where csa says in its own words what could not be written."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    told = CsaError("The session cannot be written.")
+    told.__cause__ = full
+    assert (status_of(told), status_of(failure_of(full))) == (507, 507)
+    assert status_of(CsaError("Something else.")) == 500
+
+
+def test_tokens_that_cannot_be_written(tmp_path: Path) -> None:
+    """The error names their place; it is not the output that failed."""
+    (tmp_path / ".serve").write_text("x")
+    with pytest.raises(StateError, match=r"\.serve: cannot be made"):
+        Tokens(tmp_path).add("phone", READ)

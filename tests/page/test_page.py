@@ -268,7 +268,7 @@ def test_tokens(place: Place, clean: BrowserContext, server: Server) -> None:
     token = place.run("serve", "token", "phone", "--read").out.strip()
     page.get_by_label("Token or address").fill(f"{server.url}/#token={token}")
     page.keyboard.press("Enter")
-    page.get_by_text("This token may only read.").wait_for()
+    page.get_by_text("Only reading is allowed here.").wait_for()
     for name in ("Send", "New", "Stop"):
         assert page.get_by_role("button", name=name, exact=True).count() == 0
     page.get_by_role("button", name="More").click()

@@ -129,7 +129,7 @@ def test_two_prompts_at_once_in_one_session_and_in_two(client: Client) -> None:
     first = client.send_prompt(one, "wait")
     place.wait_ready()
     error = client.fail("session/prompt", sessionId=one, prompt=[{"type": "text", "text": "me too"}])
-    assert (error["data"]["kind"], "csa queue" in error["data"]["hint"]) == ("busy", True)
+    assert (error["data"]["kind"], "csa run --queue" in error["data"]["hint"]) == ("busy", True)
     assert client.prompt(two, "quick")["stopReason"] == "end_turn"
     place.release()
     assert client.answer(first)["result"]["stopReason"] == "end_turn"
@@ -169,6 +169,7 @@ def test_what_is_wrong_is_an_error_with_the_next_step(client: Client) -> None:
         ("session/set_mode", {"sessionId": session, "modeId": "all"}, -32602),
         ("session/set_config_option", {"sessionId": session, "configId": "nothing", "value": "x"}, -32602),
         ("session/set_config_option", {"sessionId": session, "configId": "agent", "value": "nobody"}, -32602),
+        ("session/new", {"cwd": project, "additionalDirectories": 5, "mcpServers": []}, -32602),
         ("session/list", {"cursor": "x"}, -32602),
         ("session/delete", {"sessionId": "nobody"}, -32002),
         ("session/close", {"sessionId": "nobody"}, -32002),
@@ -219,10 +220,13 @@ def test_images_files_and_mentions_go_along(client: Client, tmp_path: Path) -> N
         " and ",
         {"type": "resource", "resource": {"uri": "file:///x/notes.md#L1-2", "text": "remember\n"}},
         {"type": "image", "data": base64.b64encode(PNG).decode(), "mimeType": "image/png"},
+        " or ",
+        {"type": "resource_link", "name": "", "uri": "http://[odd/x.md"},
     )
     started = place.events(session)[0]["data"]
     said, _, quoted = started["prompt"].partition("\n\n")
-    assert said == "look at [a b.py](/tmp/a b.py) and [notes.md#L1-2](/x/notes.md#L1-2)"
+    files = "[a b.py](/tmp/a b.py) and [notes.md#L1-2](/x/notes.md#L1-2)"
+    assert said == f"look at {files} or [x.md](http://[odd/x.md)"
     assert quoted == '<resource uri="file:///x/notes.md#L1-2">\nremember\n\n</resource>'
     assert [each["media_type"] for each in started["attachments"]] == ["image/png"]
     assert "remember" in (tmp_path / "stdin").read_text()
@@ -267,6 +271,44 @@ def test_a_fork_a_close_and_a_deletion(client: Client) -> None:
     client.ask("session/delete", sessionId=client.new())
     listed = client.ask("session/list")["sessions"]
     assert [each["sessionId"] for each in listed] == [fork]
+
+
+@pytest.mark.thorough
+def test_a_deletion_spares_what_runs_elsewhere_and_what_is_pinned(client: Client) -> None:
+    """A click in an editor ends no work of others; what it may delete itself is still open after a refusal."""
+    place = client.place
+    place.play(*place.hold(), ["say", "done"])
+    running = place.start("run", "--tool", "codex", "long")
+    session = running.session_id
+    place.wait_ready()
+    for name in (session, session[:20]):
+        error = client.fail("session/delete", sessionId=name)
+        assert (error["data"]["kind"], session in error["data"]["hint"]) == ("busy", True)
+        client.reopen("load", session)
+    place.release()
+    assert running.wait().code == 0
+    assert place.run("session", "pin", session).code == 0
+    assert client.fail("session/delete", sessionId=session)["data"]["kind"] == "refused"
+    assert client.prompt(session, "more")["stopReason"] == "end_turn"
+    assert place.run("session", "pin", "--off", session).code == 0
+    client.ask("session/delete", sessionId=session)
+    assert place.published() == []
+
+
+@pytest.mark.thorough
+def test_a_turn_whose_supervisor_is_killed_is_lost(client: Client) -> None:
+    """The answer says so: that something is not found would have clients begin another session."""
+    place, session = client.place, client.new()
+    place.play(*place.hold())
+    number = client.send_prompt(session, "long")
+    place.wait_ready()
+    (supervisor,) = (pid for pid, words in place.processes().items() if "csa.runner.supervisor" in words)
+    os.kill(supervisor, signal.SIGKILL)
+    error = client.answer(number)["error"]
+    assert (error["code"], error["data"]["status"], error["data"]["turn"]) == (-32603, "lost", 1)
+    wait_for(lambda: set(place.processes()) <= {client.process.pid}, "nothing of the turn is left")
+    place.play(["say", "fine"])
+    assert client.prompt(session, "go on")["stopReason"] == "end_turn"
 
 
 @pytest.mark.thorough

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -76,6 +79,8 @@ def echo(params: Json, _: Call) -> Json:
         (b"{", -32700),
         (b"\xff\xfe", -32700),
         (b'{"jsonrpc":"2.0","id":1,"method":"echo","params":{"x":NaN}}', -32700),
+        (b'{"jsonrpc":"2.0","id":1e400,"method":"echo"}', -32700),
+        (b'{"jsonrpc":"2.0","id":1e400,"method":5}', -32700),
         (b"[" * 20_000, -32700),
         (b'{"x": ' + b"9" * 5_000 + b"}", -32700),
         (b"[]", -32600),
@@ -197,6 +202,36 @@ def test_a_client_that_does_not_read_does_not_hang_the_end(monkeypatch: pytest.M
         before = time.monotonic()
         client.leave()
         assert time.monotonic() - before < WAIT_S / 2
+
+
+def test_what_a_client_has_asked_that_does_not_read_is_left_undone_when_it_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that was read in one piece, before the client was found not to read: it may be thousands of requests."""
+    monkeypatch.setattr(jsonrpc, "_LAST_WRITE_S", 0.05)
+    done: list[int] = []
+
+    def much(_: Json, __: Call) -> str:
+        done.append(1)
+        return "x" * 70_000
+
+    with serving(much=much) as client:
+        client.send(*({"jsonrpc": "2.0", "id": number, "method": "much"} for number in range(200)))
+        client.leave()
+    assert len(done) < 5
+
+
+def test_a_client_on_one_socket_that_leaves_answers_unread_has_gone() -> None:
+    """Some start servers on one socket for both ways; reading then fails with ECONNRESET."""
+    theirs, ours = socket.socketpair()
+    with theirs, ours, ours.dup() as again:
+        connection = Connection(ours.fileno(), again.fileno(), {"echo": echo})
+        theirs.send(b'{"jsonrpc":"2.0","id":1,"method":"echo"}\n')
+        with ThreadPoolExecutor() as pool:
+            ended = pool.submit(connection.run)
+            assert select.select([theirs], [], [], WAIT_S)[0]
+            theirs.close()
+            ended.result(WAIT_S)
 
 
 def test_what_waits_to_be_written_is_written_after_the_client_has_closed_its_side() -> None:

@@ -37,6 +37,13 @@ with subprocess.Popen(argv, stdin=pipe, stdout=pipe, env=environ) as server:
 """
 
 
+_BLOCKING = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 class Client:
     """A client that has started `csa mcp`, and writes what it likes."""
 
@@ -257,6 +264,30 @@ def test_a_busy_session_comes_with_a_hint(place: Place) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("detach", [False, True])
+def test_run_returns_the_answer_to_its_own_prompt(place: Place, *, detach: bool) -> None:
+    """Also if a queued prompt's turn follows at once; it is not waited for."""
+    last = place.tmp / "last"
+    place.script(
+        {"match": "first", "do": [*place.hold(), ["say", "one"]]},
+        {"match": "second", "do": [["wait-file", str(last), 60], ["say", "two"]]},
+    )
+    with connected(place) as client:
+        arguments = {"prompt": "first", "tool": "codex", "name": "job", "detach": detach}
+        ident = client.send("tools/call", {"name": "run", "arguments": arguments})
+        place.wait_ready()
+        assert place.run("run", "--queue", "--session", "job", "second").code == 0
+        place.release()
+        said = client.read()
+        assert said["id"] == ident
+        found = said["result"]["structuredContent"]
+        assert (found["turn"], found["status"], found["text"], found["name"]) == (1, "succeeded", "one", "job")
+        last.touch()
+        (waited,) = client.call("wait", sessions=["job"])["sessions"]
+        assert (waited["turn"], waited["text"]) == (2, "two")
+
+
+@pytest.mark.thorough
 def test_wait_for_any(place: Place) -> None:
     """With `any` the first that ends is enough; the others are still running."""
     place.script(
@@ -321,6 +352,43 @@ def test_a_long_answer_comes_in_parts(place: Place) -> None:
 
 
 @pytest.mark.thorough
+def test_of_very_many_files_some_are_named(place: Place) -> None:
+    """The result still fits, and says how to see all; resources can be read that are not listed."""
+    make = 'for i in $(seq 1500); do : > "$CSA_OUTPUT_DIR/a-rather-long-name-of-a-file-$i"; done'
+    place.play(["run", make], ["say", "x" * 100_000])
+    with connected(place) as client:
+        result = client.ask("tools/call", {"name": "run", "arguments": {"prompt": "go", "tool": "codex"}})
+        assert len(result["content"][0]["text"].encode()) <= MOST_BYTES
+        found = result["structuredContent"]
+        assert 50 < len(found["artifacts"]) < 1500
+        assert found["next"]
+        place.play(["run", make], ["say", "done"])
+        assert "1500 files" in client.call("run", prompt="go", session=found["session_id"])["hint"]
+        listed = client.ask("resources/list")["resources"]
+        assert len([each for each in listed if "/artifacts/" in each["uri"]]) == 50
+        uri = listed[2]["uri"].rpartition("-")[0] + "-1499"
+        assert client.ask("resources/read", {"uri": uri})["contents"][0]["text"] == ""
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("items", "is_whole"), [(300, True), (700, True), (1500, False)])
+def test_a_value_that_has_no_room_beside_its_text_gives_it_its_place(
+    place: Place, items: int, *, is_whole: bool
+) -> None:
+    """Of a large answer that conforms to a schema, the result has the text alone, as far as that goes."""
+    value = {"a": ["ü" * 40] * items}
+    place.play(["answer", value])
+    with connected(place) as client:
+        found = client.call("run", prompt="go", tool="claude-code", schema={"type": "object"})
+        assert ("output" in found) == (items == 300)
+        assert ("next" not in found) == is_whole
+        if is_whole:
+            assert json.loads(found["text"]) == value
+        else:
+            assert len(json.dumps(found, ensure_ascii=False).encode()) > MOST_BYTES * 0.8
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("end", ["stdin", "TERM", "KILL"])
 def test_the_clients_end_is_that_of_what_it_has_started(place: Place, end: str) -> None:
     """Attached turns end as cancelled, however csa mcp ends; detached ones go on."""
@@ -349,6 +417,20 @@ def test_the_clients_end_is_that_of_what_it_has_started(place: Place, end: str) 
     place.release()
     assert wait_for_end(place, detached) == "succeeded"
     place.wait_until_empty(within_s=5)
+
+
+@pytest.mark.thorough
+def test_a_client_that_blocks_signals_can_end_it_with_one(place: Place) -> None:
+    """A mask is inherited; and stdin stays open."""
+    argv = [sys.executable, "-c", _BLOCKING, CSA, "mcp"]
+    with subprocess.Popen(argv, env=place.environment(None), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n')
+        server.stdin.flush()
+        assert server.stdout.readline()
+        server.terminate()
+        assert server.wait(PATIENCE_S) == 128 + signal.SIGTERM
 
 
 @pytest.mark.thorough

@@ -169,23 +169,28 @@ class Agent:
         return Later(lambda: self._forget(opened))
 
     def delete(self, params: Json, _: Call) -> Later:
-        """Move a session to the trash; one that has not begun is forgotten."""
+        """Move a session to the trash; one that has not begun is forgotten. What runs elsewhere or is pinned stays."""
         name = _id_of(params)
         opened = self._opened.get(name)
         client = opened.client if opened else self._make_client(os.getcwd())
 
         def work() -> None:
             if opened:
-                self._forget(opened)
+                self._end_turn(opened)
             if opened is None or self._is_there(opened):
-                client.delete(opened.session_id if opened else client.session(name).session_id, force=True)
+                client.delete(opened.session_id if opened else client.session(name).session_id)
+            if opened:
+                self._forget(opened)
 
         return Later(work)
 
-    def _forget(self, opened: Opened) -> None:
-        if opened.turn:
-            opened.turn.cancel()
+    def _end_turn(self, opened: Opened) -> None:
+        if turn := opened.turn:
+            turn.cancel()
             opened.ended.wait(_ENDING_S)
+
+    def _forget(self, opened: Opened) -> None:
+        self._end_turn(opened)
         opened.closed.set()
         self._opened.pop(opened.name, None)
 
@@ -197,7 +202,7 @@ class Agent:
         if opened.turn:
             raise BusyError(
                 f"Session {opened.session_id} is running a turn.",
-                hint="wait for its end, cancel it, or: csa queue " + opened.session_id,
+                hint=f'wait for its end, cancel it, or: csa run --queue --session {opened.session_id} "..."',
             )
         prompt = read_prompt(params.get("prompt"))
         opened.ended.clear()
@@ -235,8 +240,9 @@ class Agent:
     def cancel(self, params: Json, _: Call) -> None:
         """End the turn that runs for this client; what runs elsewhere is left alone."""
         opened = self._opened.get(_id_of(params))
-        if opened and opened.turn:
-            opened.turn.cancel()
+        turn = opened.turn if opened else None  # which ends in its own thread
+        if turn:
+            turn.cancel()
 
     def _withdraw(self, pending: Pending) -> None:
         """Say that an answer is not needed any more."""
@@ -270,6 +276,8 @@ class Agent:
     def _open(self, params: Json, session_id: str, name: str = "") -> Opened:
         client = self._make_client(_directory(params.get("cwd")))
         more = params.get("additionalDirectories") or []
+        if not isinstance(more, list):
+            raise RpcError(INVALID_PARAMS, "additionalDirectories is not a list")
         base = replace(self._base, directory=Path(params["cwd"]))
         if more:
             base = replace(base, extra_writable=tuple(map(_directory, more)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from csa.model.attachment import MAX_BYTES, Attachment, media_type_of
 from csa.rpc.jsonrpc import INVALID_PARAMS, Json, RpcError
@@ -84,17 +84,24 @@ _READ = {"text": _text, "image": _image, "resource_link": _link, "resource": _re
 
 def name_of(uri: str) -> str:
     """Return the last part of a URI's path, with its fragment, which may name lines."""
-    parts = urlsplit(uri)
+    parts = _parts_of(uri)
     name = unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.netloc or "resource"
     return f"{name}#{parts.fragment}" if parts.fragment else name
 
 
 def path_of(uri: str) -> str:
     """Return the path that a URI of a file has, with its fragment; any other URI as it is."""
-    parts = urlsplit(uri)
+    parts = _parts_of(uri)
     if parts.scheme != "file":
         return uri
     return unquote(parts.path) + (f"#{parts.fragment}" if parts.fragment else "")
+
+
+def _parts_of(uri: str) -> SplitResult:
+    try:
+        return urlsplit(uri)
+    except ValueError:  # as http://[x: it names nothing that csa could read, and is passed on as it is
+        return SplitResult("", "", uri, "", "")
 
 
 def _attachment(name: str, content: bytes) -> Attachment:

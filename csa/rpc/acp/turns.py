@@ -78,13 +78,22 @@ class Turn:
             last = self._follow(attached, follower, children)
             for update in children.look(is_last=True):
                 self._update(update)
-        return self._client.result(self._id, turn=last)
+        return self._result(last)
+
+    def _result(self, turn: int) -> RunResult:
+        try:
+            return self._client.result(self._id, turn=turn)
+        except NotFoundError as error:
+            if not self._exists():
+                raise
+            about = {"session_id": self._id, "turn": turn, "status": "lost", "hint": f"csa why {self._id}"}
+            raise RpcError(INTERNAL_ERROR, "The turn is lost: its supervisor has died", about) from error
 
     def _start(self, request: RunRequest) -> Attached:
         try:
             return self._client.start_attached(self._asking(request))
         except BusyError as error:
-            error.hint = error.hint or f"wait for its end: csa wait {self._id}; or: csa queue {self._id}"
+            error.hint = error.hint or f'wait for its end, or: csa run --queue --session {self._id} "..."'
             raise
 
     def _asking(self, request: RunRequest) -> RunRequest:

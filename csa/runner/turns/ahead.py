@@ -44,12 +44,12 @@ async def load_ahead(*, with_other_tools: bool) -> None:
         await checkpoint()
 
 
-def load_at_once(*others: str) -> None:
-    """Load what a turn may need from its start, and other modules: for callers that have to wait first."""
+def load_at_once(*others: str, packages: tuple[str, ...] = ()) -> None:
+    """Load what a turn may need from its start, other modules, and all of `packages`: for callers that wait first."""
     from pkgutil import iter_modules  # noqa: PLC0415  # every run loads this module, and few wait
 
     remember_guardian()
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *packages):
         for module in iter_modules(import_module(package).__path__, f"{package}."):
             import_module(module.name)
     for name in (*_BEGINNING, *_END, *others):

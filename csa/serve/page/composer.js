@@ -4,27 +4,27 @@ import { ask, drafts, Failure } from "./net.js";
 import { changed, mayAct, say, toast, whyNot } from "./state.js";
 import { current, lastTurn, refresh, talk } from "./talk.js";
 
-const writing = { id: null, problem: null, isKept: true, shouldQueue: false };
+let isKept = true; // what is typed outlives this tab
 const sending = new Set(); // sessions to which a prompt is on its way
 const unanswered = new Map(); // what was sent there last, if the server did not answer
 
-const isBusy = row => row.status === "running" || row.status === "open" || writing.shouldQueue;
+const isBusy = row => row.status === "running" || row.status === "open" || talk.busyRow === row; // as the server said of it
 
 export function composer(row) {
   if (!mayAct()) return h("p", { class: "composer reader" }, whyNot());
-  if (writing.id !== talk.id) Object.assign(writing, { id: talk.id, problem: null, shouldQueue: false });
   const busy = isBusy(row), isSending = sending.has(talk.id);
   return h("form", { class: "composer", onsubmit: event => (event.preventDefault(), send()), "aria-label": "Prompt" },
-    writing.problem && h("p", { key: "problem", class: "problem", role: "alert" }, writing.problem),
+    talk.unsent && h("p", { key: "problem", class: "problem", role: "alert" }, talk.unsent),
     h("div", { class: "box" },
       h("textarea", {
         id: "prompt", key: talk.id, rows: "1", dir: "auto", "aria-label": "Prompt", "aria-describedby": "keys", readonly: isSending,
-        placeholder: busy ? "Queue a prompt for when it has finished" : "Continue this session",
+        placeholder: row.phase === "closed" ? "This session is closed" : busy ? "Queue a prompt for when it has finished" : "Continue this session",
         made: element => restore(element, talk.id), oninput: event => typed(event.target), onkeydown: pressed,
       }),
       h("button", { class: "primary", type: "submit", disabled: isSending }, isSending ? "Sending …" : busy ? "Queue" : "Send")),
-    h("p", { key: "keys", class: "keys", id: "keys" }, writing.isKept
-      ? busy ? `It is working: your prompt runs ${row.queued ? `after ${row.queued} queued already` : "next"}.` : row.queued ? `${row.queued} queued.` : isTouch() ? "" : "Enter sends, Shift+Enter begins a new line"
+    h("p", { key: "keys", class: "keys", id: "keys" }, isKept
+      ? busy ? `It is working: your prompt runs ${row.queued ? `after ${row.queued} queued already` : "next"}.` : row.queued ? `${row.queued} queued.` : row.phase === "closed" ? `Nothing runs in it any more. Fork it, or: csa run --session ${row.session_id} --reopen "…"`
+        : isTouch() ? "" : "Enter sends, Shift+Enter begins a new line"
       : "This browser cannot keep drafts: copy what matters before you leave."));
 }
 
@@ -38,11 +38,11 @@ function grow(element) {
 }
 
 function typed(element) {
-  const isKept = drafts.set(talk.id, element.value);
+  const wasKept = isKept;
+  isKept = drafts.set(talk.id, element.value);
   grow(element);
-  if (isKept === writing.isKept && !writing.problem) return;
-  writing.isKept = isKept;
-  writing.problem = null;
+  if (isKept === wasKept && !talk.unsent) return;
+  talk.unsent = null;
   changed();
 }
 
@@ -57,10 +57,10 @@ async function send() {
   if (!prompt.trim() || sending.has(id) || !row) return;
   const shouldQueue = isBusy(row);
   sending.add(id);
-  writing.problem = null;
+  talk.unsent = null;
   changed();
   try {
-    if (await hasArrived(id, prompt)) return sent(id, prompt);
+    if (await hasArrived(id, prompt, shouldQueue)) return sent(id, prompt);
     unanswered.set(id, { prompt, turn: lastTurn(), queued: shouldQueue ? row.queued ?? 0 : null });
     if (shouldQueue) await ask("POST", `/sessions/${id}/queue`, { prompt });
     else await ask("POST", `/sessions/${id}/turns`, { prompt, after_turn: lastTurn() });
@@ -70,7 +70,7 @@ async function send() {
       toast("Queued: it runs when this turn has finished.");
     } else say("Sent.");
   } catch (error) {
-    if (error.status) unanswered.delete(id);
+    if (isAnswer(error)) unanswered.delete(id);
     if (talk.id === id) await explain(error);
     else toast(`Not sent: ${error.words ?? error}`, { isError: true });
   } finally {
@@ -78,6 +78,9 @@ async function send() {
     changed();
   }
 }
+
+/** Say whether csa itself has refused: a gateway in between does not know what has become of it. */
+const isAnswer = ({ status }) => status > 0 && ![502, 503, 504].includes(status);
 
 const field = () => document.querySelector(".composer textarea");
 
@@ -90,15 +93,15 @@ function sent(id, prompt) {
     element.value = "";
     grow(element);
   }
-  writing.shouldQueue = false;
+  talk.busyRow = null;
   talk.isAtEnd = true;
 }
 
 /** Say whether a prompt whose answer was lost has reached the session all the same: it must not run twice. */
-async function hasArrived(id, prompt) {
+async function hasArrived(id, prompt, shouldQueue) {
   const last = unanswered.get(id);
   if (last?.prompt !== prompt) return false;
-  if (!(await refresh())) throw new Failure(0);
+  if (!(await refresh()) && shouldQueue) throw new Failure(0); // else `after_turn` guards it
   if (talk.messages.some(item => item.role === "user" && item.turn > last.turn && isSame(item, prompt))) return true;
   if (last.queued === null) return false;
   const { queued } = await ask("GET", `/sessions/${id}`), row = current();
@@ -114,11 +117,11 @@ async function explain(error) {
   if (error.status === 412) {
     await refresh();
     talk.isAtEnd = true;
-    writing.problem = "Another prompt was sent to this session meanwhile. Look at it above; your text is still here.";
+    talk.unsent = "Another prompt was sent to this session meanwhile. Look at it above; your text is still here.";
   } else if (error.status === 409) {
-    writing.shouldQueue = true;
-    writing.problem = `${error.message} You can queue your prompt instead.`;
-  } else if (error.status === 0) {
-    writing.problem = "No answer: the server cannot be reached. Your text is kept, and will not be sent twice.";
-  } else writing.problem = `Not sent: ${error.words ?? error.message}`;
+    talk.busyRow = current();
+    talk.unsent = `${error.message} You can queue your prompt instead.`;
+  } else if (error.status !== undefined && !isAnswer(error)) {
+    talk.unsent = "No answer: the server cannot be reached. Your text is kept, and will not be sent twice.";
+  } else talk.unsent = `Not sent: ${error.words ?? error.message}`;
 }

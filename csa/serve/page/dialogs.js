@@ -134,25 +134,26 @@ function form(kind, name, button, send, ...fields) {
 
 async function loadDiff(open) {
   try {
-    open.found = await ask("GET", `/sessions/${talk.id}/diff`);
+    const found = await ask("GET", `/sessions/${talk.id}/diff`);
+    Object.assign(open, { found, parts: parts(found.diff.split("\n")) });
   } catch (error) {
     open.problem = error.words ?? String(error);
   }
   changed();
 }
 
-function diffView({ found, problem }) {
+function diffView({ found, parts, problem }) {
   if (problem) return h("p", { class: "none", role: "alert" }, problem);
   if (!found) return h("p", { class: "none" }, "Reading …");
-  const lines = found.diff.split("\n"), shown = lines.slice(0, MOST_LINES);
   if (!found.diff.trim()) return h("p", { class: "none" }, ["No changes.", ...remarks(found)].join(" "));
-  return h("div", { class: "lines", tabindex: "0", role: "region", "aria-label": "Diff" },
+  const left = parts.reduce((sum, part) => sum + part.lines.length - part.shown, 0);
+  return h("div", { class: "lines", memo: "read", tabindex: "0", role: "region", "aria-label": "Diff" },
     remarks(found).map(words => h("p", { class: "aside", key: words }, words)),
-    parts(shown).map(part => h("section", { key: part.at },
+    parts.map(part => h("section", { key: part.at },
       h("h3", { title: part.name }, h("span", { class: "path" }, part.name),
         h("span", { class: "facts" }, h("span", { class: "good" }, `+${part.plus}`), " ", h("span", { class: "bad" }, `−${part.minus}`))),
-      h("pre", {}, part.lines.map(line => h("span", { class: tone(line) }, line || " "))))),
-    lines.length > shown.length && h("p", { class: "none" }, `${plural(lines.length - shown.length, "more line")}: csa diff shows all.`));
+      part.shown > 0 && h("pre", {}, part.lines.slice(0, part.shown).map(line => h("span", { class: tone(line) }, line || " "))))),
+    left > 0 && h("p", { class: "none" }, `${plural(left, "more line")}: csa diff shows all.`));
 }
 
 function remarks({ truncated, unclear = [], also = [], notes = [] }) {
@@ -167,6 +168,7 @@ function remarks({ truncated, unclear = [], also = [], notes = [] }) {
 const tone = line => (line.startsWith("@@") ? "place" : line.startsWith("+") ? "plus" : line.startsWith("-") ? "minus" : "");
 const HEADS = /^(index |--- |\+\+\+ |new file mode|deleted file mode|old mode|new mode|similarity|rename )/;
 
+/** Return the files of a diff, with how many of their lines are shown. */
 function parts(lines) {
   const found = [];
   let part = null, isHead = false;
@@ -182,6 +184,11 @@ function parts(lines) {
     if (!isHead) part.plus += line.startsWith("+");
     if (!isHead) part.minus += line.startsWith("-");
     part.lines.push(line);
+  }
+  let left = MOST_LINES;
+  for (const each of found) {
+    each.shown = Math.min(left, each.lines.length);
+    left -= each.shown;
   }
   return found;
 }

@@ -3,7 +3,7 @@
 const API = "/api/v1";
 const SILENT_MS = 40_000; // the server says something every 15 s
 const FIRST_PAUSE_MS = 500, LONGEST_PAUSE_MS = 15_000;
-let skewMs = 0; // how far this clock is behind the server's
+let skewMs = 0; // how far this clock is behind the server's; an answer that was long on its way does not say
 
 /** Return the server's time in milliseconds. */
 export const now = () => Date.now() + skewMs;
@@ -97,6 +97,7 @@ export async function ask(method, path, body) {
 }
 
 async function reach(url, options) {
+  const begunAt = Date.now();
   let answer;
   try {
     answer = await fetch(url, { ...options, cache: "no-store", credentials: "omit" });
@@ -104,7 +105,7 @@ async function reach(url, options) {
     throw error.name === "AbortError" ? error : new Failure(0);
   }
   const date = Date.parse(answer.headers.get("date"));
-  if (date && Math.abs(date - Date.now() - skewMs) > 2000) skewMs = date - Date.now();
+  if (date && Date.now() - begunAt < 1000 && Math.abs(date - Date.now() - skewMs) > 2000) skewMs = date - Date.now();
   if (answer.ok) return answer;
   if (answer.status === 401) onDenied();
   throw new Failure(answer.status, (await answer.json().catch(() => null))?.error ?? { message: answer.statusText });

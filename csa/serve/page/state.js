@@ -37,7 +37,7 @@ export function changed() {
 export const mayAct = () => state.access === "act";
 
 /** Say why nothing can be done here: what the token allows is known only when the server has said it. */
-export const whyNot = () => (state.access === null ? "Asking what this token allows …" : "This token may only read.");
+export const whyNot = () => (state.access === null ? "Asking what this token allows …" : "Only reading is allowed here.");
 
 const keyOf = row => `${row.project}\n${row.session_id}`;
 

@@ -16,7 +16,7 @@ let stream = null, timer = null, isAsking = false, isStale = false, versions = 0
 
 function fresh(id) {
   return {
-    id, card: null, messages: [], older: null, isLoaded: false, isLoadingOlder: false, problem: null, isGone: false, refused: null,
+    id, card: null, messages: [], older: null, isLoaded: false, isLoadingOlder: false, problem: null, isGone: false, refused: null, unsent: null, busyRow: null,
     whole: new Map(), isAtEnd: true, isNew: false, fromEnd: null, link: "waiting",
   };
 }
@@ -257,6 +257,10 @@ function items() {
 }
 
 function live(row) {
+  if (row.status === "lost") {
+    return h("section", { key: "lost", class: "card bad lost", "aria-label": "How the turn ended" }, h("p", { class: "label" }, "lost"),
+      h("p", { class: "what" }, "Its process is gone, and nothing says how it ended. Send a prompt to go on."));
+  }
   if (row.status !== "running") return null;
   return h("p", { class: "now" }, h("span", { class: "dot busy", "aria-hidden": "true" }), h("span", { class: "line", dir: "auto" }, shorten(row.doing || "starting", row.project)),
     row.started_at && h("span", { class: "when", "data-since": row.started_at }));
