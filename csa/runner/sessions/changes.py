@@ -288,7 +288,7 @@ class _Comparison:
         self._tree = git.line("write-tree")
 
     def _moved_with_directory(self) -> set[str]:
-        """Return files with the content of one that is gone: where a directory is renamed, its files keep their times."""
+        """Return files with the content of one that is gone: those of a renamed directory keep their times."""
         gone = sorted(path for path in self.found.touched if not self._is_there(path))
         if not gone:
             return set()
@@ -339,7 +339,7 @@ _QUIET = ("-c", "core.bigFileThreshold=32m", "-c", "core.safecrlf=false", "-c", 
 
 
 def _without_filters(git: Git) -> dict[str, str]:
-    """Return variables that keep git from running the programs of `filter.NAME`: to look at files must start nothing."""
+    """Return variables that keep git from running the programs of `filter.NAME`: looking must start nothing."""
     try:
         found = _names(
             git.run("config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|required)$")
