@@ -38,6 +38,8 @@ READS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "list"): ("--tree {}", 0),
     ("session", "context"): ("{}", 0),
     ("session", "queue"): ("{}", 0),
+    ("session", "diff"): ("{}", 3),  # which needs a git repository
+    ("answer",): ("--session {}", 0),
     ("replay",): ("--speed 1000 {}", 0),
     ("template", "save"): ("mine -s {}", 0),
     ("chat",): ("-q --session {}", 0),  # without a prompt

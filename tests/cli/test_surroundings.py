@@ -148,7 +148,7 @@ def test_ignored_signals_stay_ignored(place: Place, name: str) -> None:
     [
         (["session", "compress", "a"], "session.lock"),
         (["session", "checkpoint", "a"], "The checkpoint cannot be written to "),
-        (["session", "rename", "a", "b"], "session.lock"),
+        (["session", "rename", "a", "b"], "store.lock"),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",
 )
