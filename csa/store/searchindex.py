@@ -5,7 +5,7 @@ a word; what is left is read. No answer comes from it, and it is only believed
 
 - of a transcript that has not changed since (its inode, size and times),
 - as its last writer has left it: the seal has the file's own inode, size and times. While somebody writes, and when the
-  file was damaged or replaced by an older copy, everything is read.
+  file was damaged or replaced by an older copy, or a writer was killed, everything is read.
 """
 
 from __future__ import annotations
@@ -171,11 +171,11 @@ def writing(root: Path, *, anew: bool = False, creates: bool = False) -> Iterato
     if creates:
         make_private_directory(place)
     with closing(acquire_lock(place / _LOCK)):
-        is_usable = not anew and (_is_sealed(place) or _was_left_by_a_writer(place))
-        if not is_usable:
+        is_usable = not anew and _is_sealed(place)
+        if not is_usable:  # nor is it kept: it may have what was purged meanwhile
+            _remove_content(place)
             if not creates:
                 raise FileNotFoundError(str(place / _FILE))
-            _remove_files(place)
         replace_private(place / _SEAL, json.dumps({"version": VERSION, "writing": True}).encode())
         try:
             import sqlite3  # noqa: PLC0415  # as above
@@ -235,13 +235,13 @@ def _is_sealed(place: Path) -> bool:
         return False
 
 
-def _was_left_by_a_writer(place: Path) -> bool:
-    """Say whether a writer has died: then SQLite restores what was there before."""
-    return bool(_read_seal(place).get("writing")) and os.path.exists(place / _FILE)
-
-
 def _remove_files(place: Path) -> None:
-    for name in (_SEAL, _FILE, f"{_FILE}-journal"):
+    (place / _SEAL).unlink(missing_ok=True)
+    _remove_content(place)
+
+
+def _remove_content(place: Path) -> None:
+    for name in (_FILE, f"{_FILE}-journal"):
         (place / name).unlink(missing_ok=True)
 
 
@@ -278,17 +278,21 @@ def look_at(root: Path) -> Facts | None:
         size = os.stat(place / _FILE).st_size
     except OSError:
         return None
-    stamps, why = (
-        dict[str, str](),
-        None if _is_sealed(place) else "it is being written, or was changed by something else than csa",
-    )
+    stamps: dict[str, str] = {}
+    why: str | None = "it is being written, or was changed by something else than csa"
+    if _is_sealed(place):
+        stamps, why = _read_stamps(place)
+    return Facts(path=str(place / _FILE), size_bytes=size, stamps=stamps, why=why)
+
+
+def _read_stamps(place: Path) -> tuple[dict[str, str], str | None]:
+    """Return what the index has, or why it cannot be read."""
     try:
         import sqlite3  # noqa: PLC0415  # as above
-
-        with closing(_connect(place, "ro")) as database:
-            stamps = dict(database.execute(_STAMPS))
     except ImportError:
-        why = "this Python has no SQLite"
+        return {}, "this Python has no SQLite"
+    try:
+        with closing(_connect(place, "ro")) as database:
+            return dict(database.execute(_STAMPS)), None
     except (sqlite3.Error, UnicodeError) as error:
-        why = why or str(error)
-    return Facts(path=str(place / _FILE), size_bytes=size, stamps=stamps, why=why)
+        return {}, str(error)

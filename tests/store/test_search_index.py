@@ -23,7 +23,16 @@ from csa.paths import INDEX
 from csa.runner.doctor.store_checks import check_index
 from csa.runner.sessions.indexing import keep_up, tidy_up, update_index
 from csa.runner.sessions.searching import Query, search
-from csa.store.searchindex import SearchIndexError, has_index, index_name, open_sieve, remove_index, stamp_of, writing
+from csa.store.searchindex import (
+    SearchIndexError,
+    forget,
+    has_index,
+    index_name,
+    open_sieve,
+    remove_index,
+    stamp_of,
+    writing,
+)
 from csa.store.sessions import Store
 from tests.cli.prepared import session_id, write_session
 from tests.schemas import check
@@ -238,7 +247,7 @@ with writing(Path(sys.argv[1])) as writer:
 
 @pytest.mark.thorough
 def test_a_writer_that_is_killed(store: Store) -> None:
-    """Whatever it has done is undone, and the index is used again after the next change."""
+    """What it has left is not believed, and goes with the next change; it is used again when it was built anew."""
     expected = _found(store, "quokka")
     update_index(store.root, [store])
     with subprocess.Popen([sys.executable, "-c", KILLED, str(store.root)], stdout=subprocess.PIPE) as child:
@@ -247,9 +256,13 @@ def test_a_writer_that_is_killed(store: Store) -> None:
         assert _found(store, "quokka") == expected
         child.send_signal(signal.SIGKILL)
     wait_for(lambda: _found(store, "quokka") == expected, "the answer is the same")
-    change = update_index(store.root, [store])
-    assert (change.added, change.removed) == (0, 0)
+    assert open_sieve(store.root, ["quokka"]) is None
+    forget(store.root, ["anything"])
+    assert not (store.root / INDEX / "search.db").exists()
+    assert "could not be believed" in check_index(store.root)[0].detail
+    update_index(store.root, [store])
     assert open_sieve(store.root, ["quokka"])
+    assert check_index(store.root) == []
     assert _found(store, "quokka") == expected
 
 

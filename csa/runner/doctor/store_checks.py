@@ -45,9 +45,13 @@ def check_store(store: Store) -> list[Check]:
 
 def check_index(root: Path) -> list[Check]:
     """Check the search index, if there is one."""
-    if not has_index(root) or (found := look_at(root)) is None or found.why is None:
+    if not has_index(root):
         return []
-    detail = f"searches read everything: the search index is not used, as {found.why}"
+    found = look_at(root)
+    why = found.why if found else "it was deleted, because it could not be believed"
+    if why is None:
+        return []
+    detail = f"searches read everything: the search index is not used, as {why}"
     return [Check("state", "search index", "warn", detail, "csa index build, or csa index delete")]
 
 
