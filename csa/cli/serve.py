@@ -69,6 +69,9 @@ def execute_run(arguments: argparse.Namespace) -> int:
         server.check_certificate(arguments.tls_cert, arguments.tls_key)
     root = client.store.root
     projects = {find_project(_directory(name)) for name in arguments.project}
+    directory = client.context.directory_pathname
+    if projects and client.store.project_pathname not in projects:
+        directory = _directory(arguments.project[0])
     lock = endpoint.take(root)
     tokens = Tokens(root)
     tokens.local()
@@ -83,8 +86,7 @@ def execute_run(arguments: argparse.Namespace) -> int:
 
     def make_api() -> Api:
         fleet = Fleet(str(root), served=is_served)
-        command, directory = own_command(), client.context.directory_pathname
-        served = Served(str(root), fleet, os.environ, command=command, directory=directory)
+        served = Served(str(root), fleet, os.environ, command=own_command(), directory=directory)
         hosts = frozenset(name.lower() for name in (*_LOCAL_NAMES, _in_url(arguments.host), *arguments.allow_host))
         return Api(served, tokens, hosts, read_only=arguments.read_only)
 

@@ -74,7 +74,7 @@ class Served:
         return [Store(self.root, self.require(project))]
 
     def places(self) -> list[Store]:
-        """Return the stores in which sessions can be begun, ordered by project: also of the one we were started in."""
+        """Return the stores in which sessions can be begun, ordered by project: also in that of `home`."""
         found = {store.project_pathname: store for store in self.stores()}
         own = self.home_store()
         if self.fleet.is_served(own.project_pathname):
@@ -92,12 +92,11 @@ class Served:
         return project
 
     def home(self) -> str:
-        """Return the directory that the server was started in; NotServedError if it serves others only."""
-        self.require(self._directory)
+        """Return the directory of who names none: where the server was started, or else the first that it serves."""
         return self._directory
 
     def home_store(self) -> Store:
-        """Return the store of the project that the server was started in."""
+        """Return the store of the project of `home`."""
         return Store(self.root, find_project(self._directory))
 
     def refuse_others(self, project: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import validate
 
 from csa.model.schemas.chat_api import CHAT_OWN
-from tests.serving import Server, serving
+from tests.serving import API, Server, serving
 from tests.support import Json, Place, wait_for
 
 GUIDE = Path(__file__).parents[1] / "chat_guide.mjs"
@@ -189,9 +189,14 @@ def test_two_first_messages_at_once_make_one_session(place: Place) -> None:
 
 @pytest.mark.thorough
 def test_a_server_of_other_projects_makes_no_sessions_here(place: Place) -> None:
-    """The chat API works where the server was started; if that is not served, it says so."""
+    """The chat API works where the server was started; if that is not served, in the first project that is."""
     other = place.tmp / "other"
     other.mkdir()
+    place.play(["say", "done"])
     with serving(place, "--project", str(other)) as server:
         answer = server.ask("POST", "/api/chat?message=x", headers={"X-Session-Id": str(uuid.uuid4())})
-        assert (answer.status, answer.kind) == (403, "not_served")
+        assert answer.status == 200
+        (project,) = server.ask("GET", f"{API}/projects").json
+        assert project["project"] == str(other.resolve())
+    assert place.published() == []
+    assert len(place.run("ls", "--json", cwd=other).json) == 1

@@ -199,7 +199,7 @@ def test_other_projects_are_not_served(place: Place, tmp_path: Path) -> None:
     other.mkdir()
     with serving(place, "--project", str(other)) as server:
         assert server.get("/sessions") == []
-        assert server.get("/projects") == []
+        assert [found["project"] for found in server.get("/projects")] == [str(other.resolve())]
         for method, path, body in (
             ("GET", f"/sessions/{session_id}", None),
             ("POST", f"/sessions/{session_id}/turns", {"prompt": "x"}),
