@@ -356,6 +356,9 @@ def test_a_template_makes_the_first_request_and_a_printing_child_does_no_harm(pl
         client.check_frames()
     done = place.run("acp", "--as", "nobody", stdin=b'{"jsonrpc":"2.0","id":1,"method":"session/new"}\n')
     assert '"error"' in done.out
+    with Client(place, "--tool", "codecks") as client:
+        error = client.fail("session/new", cwd=str(place.project), mcpServers=[])
+        assert (error["code"], "codex" in error["data"]["hint"]) == (-32602, True)
 
 
 ALLOW: Json = {"outcome": {"outcome": "selected", "optionId": "allow"}}

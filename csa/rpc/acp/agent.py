@@ -14,6 +14,7 @@ from typing import Any
 
 from csa import __version__
 from csa.errors import BusyError, CsaError, NotFoundError, UsageError
+from csa.model.config import AUTO
 from csa.model.state import format_time
 from csa.rpc.acp.options import MODE, MODEL, Options
 from csa.rpc.acp.prompts import read_prompt
@@ -24,6 +25,7 @@ from csa.runner.client import Csa
 from csa.runner.request import RunRequest, going_on
 from csa.runner.sessions.auditing import note_read
 from csa.runner.sessions.listing import select_sessions
+from csa.runner.toolbox import find_adapter
 from csa.runner.turns.planning import new_id_now
 from csa.store.following import follow
 from csa.store.stores import find_stores
@@ -101,6 +103,8 @@ class Agent:
     def new(self, params: Json, _: Call) -> Json:
         """Open a session that begins with its first prompt."""
         opened = self._open(params, new_id_now())
+        if self._base.tool and self._base.tool != AUTO:  # as the editor's settings have it: the first to be wrong
+            find_adapter(self._base.tool, opened.client.context.config, self._base.transport)
         return {"sessionId": opened.name, **self._settings(opened)}
 
     def fork(self, params: Json, _: Call) -> Json:
