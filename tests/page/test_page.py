@@ -54,7 +54,7 @@ def test_a_session_from_its_beginning_to_its_end(place: Place, clean: BrowserCon
         page.get_by_role("combobox", name="Tool").select_option("codex")
         page.get_by_label("Name").fill("web")
         page.get_by_role("button", name="Start").click()
-        page.get_by_text("Both done.").wait_for()
+        page.locator(".markdown", has_text="Both done.").wait_for()
         assert page.get_by_role("heading", level=1).inner_text() == "web"
         page.keyboard.press("Escape")
         page.locator(".row a", has_text="web").first.click()
@@ -92,7 +92,7 @@ def test_a_session_from_its_beginning_to_its_end(place: Place, clean: BrowserCon
         page.locator(".row a", has_text="renamed").wait_for(state="detached")
         page.get_by_role("button", name="Undo").click()
         page.locator("h1", has_text="renamed").wait_for()
-        page.get_by_text("Both done.").wait_for()
+        page.locator(".markdown", has_text="Both done.").wait_for()
     assert place.run("ls", "--json").json[0]["name"] == "renamed"
 
 

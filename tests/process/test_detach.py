@@ -96,6 +96,10 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         images=(Attachment(name="i.png", media_type="image/png", content=b"\x89PNG"),),
         files=("notes.txt",),
         template=FromTemplate("t", "/t.toml", is_project=True, fields=("tool",)),
+        owner="o",
+        ask=True,
+        ask_timeout_s=8.5,
+        after_turn=10,
     )
     plain = RunRequest(prompt="")
     assert [name for name in fields(RunRequest) if getattr(request, name) == getattr(plain, name)] == []

@@ -56,6 +56,7 @@ def test_a_client_on_this_machine_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 _HIDDEN = """
 import ctypes, encodings.ascii, os, socket
+import csa.process.guardian  # while it may be read
 from csa.errors import RefusedError
 from csa.serve.peer import identity_of_peer
 listener = socket.create_server(("127.0.0.1", 0))
