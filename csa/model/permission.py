@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
 
 class Permission(Enum):
     """What an agent may do: read, change files of its project, or everything."""
@@ -20,6 +25,11 @@ class Permission(Enum):
     def at_most(self, ceiling: Permission) -> Permission:
         """Return the lower of the two."""
         return min(self, ceiling, key=lambda level: level.rank)
+
+
+def asked_for(data: Mapping[str, Any]) -> str:
+    """Return what the event of a request says that it is for."""
+    return str(data.get("title") or data.get("command") or "something")
 
 
 def write_answer(token: str, ask: str, *, allow: bool, by: str) -> str:

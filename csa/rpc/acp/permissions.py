@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from csa.errors import CsaError
 from csa.model.events import Event
+from csa.model.permission import asked_for
 from csa.rpc.acp.updates import KINDS
 from csa.rpc.jsonrpc import ClosedError, Json, Pending, RpcError
 from csa.runner.client import Csa
@@ -41,7 +42,7 @@ class Permissions:
             kind = str(data.get("kind"))
             call: Json = {
                 "toolCallId": f"{event.turn}-{data.get('id') or ask}",
-                "title": str(data.get("title") or data.get("command") or "something"),
+                "title": asked_for(data),
                 "kind": kind if kind in KINDS else "other",
                 "status": "pending",
             }

@@ -40,6 +40,7 @@ class Turn:
         withdraw: Callable[[Pending], None],
     ) -> None:
         self._client, self._id, self._update = client, session_id, update
+        self._updates = Updates(session_id, with_prompts=False)
         self._permissions = Permissions(client, session_id, request, withdraw)
         self._attached: Attached | None = None
         self.is_cancelled = False
@@ -117,7 +118,6 @@ class Turn:
 
     def _follow(self, attached: Attached, follower: Follower, children: SubAgents) -> int:
         """Tell what happens until the prompt has its answer; return the number of the turn that has given it."""
-        updates = Updates(self._id, with_prompts=False)
         ended = select.poll()
         ended.register(attached.fileno(), select.POLLIN)
         turn, is_over = attached.turn, False
@@ -129,7 +129,7 @@ class Turn:
                 if event.type == "run_started" and event.data.get("queued"):
                     return turn  # another prompt's, under the same supervisor
                 turn = max(turn, event.turn)
-                self._tell(updates, event)
+                self._tell(event)
             for update in children.look():
                 self._update(update)
             self._permissions.look()
@@ -137,17 +137,14 @@ class Turn:
                 self._permissions.withdraw_all()
                 return turn
 
-    def _tell(self, updates: Updates, event: Event) -> None:
-        for update in updates.of(event):
+    def _tell(self, event: Event) -> None:
+        for update in self._updates.of(event):
             self._update(update)
         if event.type == "permission":
             self._permissions.take(event)
-        self._has_answered = updates.has_answered
-
-    _has_answered = False
 
     def _answer(self, result: RunResult) -> Json:
-        if result.status == "succeeded" and result.text and not self._has_answered:
+        if result.status == "succeeded" and result.text and not self._updates.has_answered:
             content = {"type": "text", "text": result.text}
             self._update({"sessionUpdate": "agent_message_chunk", "content": content})
         state = self._client.session(self._id).load()

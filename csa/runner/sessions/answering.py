@@ -10,6 +10,7 @@ from typing import Any
 
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, SettledError, UsageError
 from csa.model.events import Event
+from csa.model.permission import asked_for
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act
 from csa.store.liveness import probe
@@ -18,7 +19,6 @@ from csa.store.transcript import read_events_backwards
 from csa.structs import Struct
 
 ANSWER_S = 5.0
-_MAX_BYTES = 4096
 _LISTS = "csa answer lists what is asked"
 
 
@@ -34,7 +34,7 @@ class Ask(Struct, kw_only=True):
 
     @property
     def title(self) -> str:
-        return str(self.data.get("title") or self.data.get("command") or "something")
+        return asked_for(self.data)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `csa answer --json` lists."""
@@ -151,7 +151,8 @@ def _settled(session: Session, ask: str) -> SettledError:
 
 def _send(session: Session, request: Mapping[str, Any]) -> Mapping[str, Any]:
     """Send an answer to the turn's process, and return what it says."""
-    from csa.runner.turns.runfiles import run_directory  # noqa: PLC0415  # only this needs it
+    from csa.runner.turns.asking import MAX_BYTES, SOCKET  # noqa: PLC0415  # only this needs them
+    from csa.runner.turns.runfiles import run_directory  # noqa: PLC0415  # as above
 
     owner = _supervisor(session)
     if owner is None:
@@ -163,11 +164,11 @@ def _send(session: Session, request: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             fd = os.open(run_directory(session.files), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                connection.connect(f"/proc/self/fd/{fd}/asks.sock")  # the path may be too long for an address
+                connection.connect(f"/proc/self/fd/{fd}/{SOCKET}")  # the path may be too long for an address
             finally:
                 os.close(fd)
             connection.sendall(json.dumps(request).encode() + b"\n")
-            said = json.loads(connection.makefile("rb").readline(_MAX_BYTES))
+            said = json.loads(connection.makefile("rb").readline(MAX_BYTES))
         except (TimeoutError, BlockingIOError) as error:
             raise BusyError(
                 f"The process of the turn, PID {owner.pid}, does not respond; nothing was answered.",

@@ -72,7 +72,7 @@ def close_session(session: Session) -> Edit:
     with hold_session(session) as held:
         forget_parked(session.store, session.session_id)
         after = replace(held.state, closed_at=held.state.closed_at or datetime.now(UTC))
-        return _save(session.context, held, after, "session close")
+        return _save(session.context, held, after, "closed_at")
 
 
 def budget_session(session: Session, asked: AskedBudget) -> Edit:
@@ -80,7 +80,7 @@ def budget_session(session: Session, asked: AskedBudget) -> Edit:
     changed_budget(session.context, session.load(), asked)  # an agent's own session runs: that is not the reason
     with hold_session(session) as held:
         budget = changed_budget(session.context, held.state, asked)
-        return _save(session.context, held, replace(held.state, budget=budget), "session budget")
+        return _save(session.context, held, replace(held.state, budget=budget), "budget")
 
 
 def _change(session: Session, field: str, value: Any) -> Edit:
@@ -102,7 +102,7 @@ def _change_held(session: Session, field: str, value: Any) -> Edit:
     while True:
         try:
             with hold_session(session) as held:
-                return _save(session.context, held, replace(held.state, **{field: value}), _COMMANDS[field])
+                return _save(session.context, held, replace(held.state, **{field: value}), field)
         except BusyError:
             if edit := _ask_holder(session, field, value, deadline=deadline):
                 return _noted(session, field, edit)
@@ -147,24 +147,24 @@ def _noted(session: Session, field: str, edit: Edit) -> Edit:
     return replace(edit, losses=(loss,) if loss else ())
 
 
-_COMMANDS = {"name": "session rename", "description": "session describe", "pinned": "session pin"}
-_WORDS = {
-    "session rename": ("renamed", "name"),
-    "session describe": ("described", "description"),
-    "session budget": ("budgeted", "budget"),
-    "session close": ("closed", "closed_at"),
+_COMMANDS = {
+    "name": "session rename",
+    "description": "session describe",
+    "pinned": "session pin",
+    "budget": "session budget",
+    "closed_at": "session close",
 }
 
 
-def _save(context: Context, held: HeldSession, after: SessionState, command: str) -> Edit:
+def _save(context: Context, held: HeldSession, after: SessionState, field: str) -> Edit:
     edit = Edit(held.state, after)
     if not edit.is_change:
         return edit
-    what, field = _WORDS.get(command, ("pinned" if after.pinned else "unpinned", "pinned"))
+    what = word_for(field, after)
     values = {field: getattr(after, field), "before": getattr(edit.before, field)}
     changes = {key: _as_json(value) for key, value in values.items()}
     record_update(context, held, what, changes, after)
-    loss = record_act(context, command, after.session_id, what=what, **changes)
+    loss = record_act(context, _COMMANDS[field], after.session_id, what=what, **changes)
     return replace(edit, losses=(loss,) if loss else ())
 
 

@@ -20,16 +20,15 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from csa.model.events import Event
+from csa.model.permission import asked_for
 from csa.ownership import give_to_owner, make_directory
 from csa.procfs import ProcessId, is_running, process_start_time
 from csa.runner.ancestry import identity_of
-from csa.runner.turns.asking import put_answer
+from csa.runner.turns.asking import MAX_BYTES, SOCKET, put_answer
 from csa.runner.turns.recorder import Recorder
 from csa.runner.turns.runfiles import run_directory
 from csa.runner.turns.stopping import Stopping
 
-SOCKET = "asks.sock"
-MAX_BYTES = 4096  # of a request, and of an answer
 _REQUEST_S = 2.0
 _BACKLOG = 16
 _TITLE = 200  # characters
@@ -58,8 +57,7 @@ class AskDesk:
             if event.type != "permission" or not (ask := event.data.get("ask")):
                 continue
             if event.data.get("status") == "pending":
-                title = str(event.data.get("title") or event.data.get("command") or "something")
-                self._open[ask] = " ".join(title.split())[:_TITLE], time.monotonic() + self._limit_s
+                self._open[ask] = " ".join(asked_for(event.data).split())[:_TITLE], time.monotonic() + self._limit_s
             else:
                 self._open.pop(ask, None)
             self._show()

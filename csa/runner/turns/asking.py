@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from csa.runner.toolbox import ToolChoice
     from csa.runner.turns.plan import TurnPlan
 
+SOCKET = "asks.sock"  # in the turn's directory
+MAX_BYTES = 4096  # of a request to it, and of what it says
 _TOKEN_BYTES = 32
 
 

@@ -11,13 +11,13 @@ from csa.store.edits import AskedEdit, take_edits
 from csa.store.held import HeldSession
 from csa.structs import replace
 
-WORDS = {"name": "renamed", "description": "described"}
+_WORDS = {"name": "renamed", "description": "described", "budget": "budgeted", "closed_at": "closed"}
 _KINDS = {"name": (str, type(None)), "description": (str,), "pinned": (bool,)}
 
 
 def word_for(field: str, after: SessionState) -> str:
     """Return what a change does, as its event has it."""
-    return WORDS.get(field) or ("pinned" if after.pinned else "unpinned")
+    return _WORDS.get(field) or ("pinned" if after.pinned else "unpinned")
 
 
 def apply_edits(held: HeldSession) -> list[Event]:
