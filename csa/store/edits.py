@@ -37,8 +37,13 @@ class AskedEdit:
 
 def ask_for_edit(paths: SessionPaths, edit_id: str, data: dict[str, Any]) -> None:
     """Ask the holder of a session's lock for a change; `edit_id` is a new ULID. OSError."""
-    make_directory(paths.edits)
-    replace_private(paths.edits / f"{edit_id}{_ASK}", json.dumps(data).encode())
+    while True:
+        make_directory(paths.edits)
+        try:
+            return replace_private(paths.edits / f"{edit_id}{_ASK}", json.dumps(data).encode())
+        except FileNotFoundError:  # another asker was the last one, and has removed the directory
+            if not paths.directory.exists():
+                raise
 
 
 def answer_to(paths: SessionPaths, edit_id: str) -> dict[str, Any] | None:
@@ -62,9 +67,11 @@ def withdraw(paths: SessionPaths, edit_id: str) -> bool:
 def forget(paths: SessionPaths, edit_id: str) -> None:
     """Remove what is left of a change, and of those whose askers are gone."""
     with suppress(OSError):
-        for entry in os.scandir(paths.edits):
-            if entry.name.startswith(edit_id) or time.time() - entry.stat().st_mtime > _OLD_S:
-                os.unlink(entry.path)
+        for name in os.listdir(paths.edits):
+            place = paths.edits / name
+            with suppress(OSError):  # another asker may have removed it
+                if name.startswith(edit_id) or time.time() - place.stat().st_mtime > _OLD_S:
+                    place.unlink()
         paths.edits.rmdir()
 
 
