@@ -42,7 +42,7 @@ def ask_for_edit(paths: SessionPaths, edit_id: str, data: dict[str, Any]) -> Non
         try:
             return replace_private(paths.edits / f"{edit_id}{_ASK}", json.dumps(data).encode())
         except FileNotFoundError:  # another asker was the last one, and has removed the directory
-            if not paths.directory.exists():
+            if not paths.root.exists():
                 raise
 
 
