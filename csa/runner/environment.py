@@ -16,7 +16,7 @@ from csa.process.session_processes import KEEP_VARIABLE
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import REPLAY, REPLAY_SPEED, Context
 from csa.runner.current import VARIABLE as CURRENT_VARIABLE
-from csa.runner.inherited import without_descriptors
+from csa.store.inherited import without_descriptors
 
 _OWN_VARIABLES = (
     *IDENTITY_VARIABLES,

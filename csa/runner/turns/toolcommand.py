@@ -21,7 +21,6 @@ from csa.runner.environment import (
     system_note,
     with_secrets,
 )
-from csa.runner.inherited import is_same_work_tree, without_repository
 from csa.runner.namedfiles import read_named_files
 from csa.runner.toolbox import check_files, find_command, find_login, loadable_adapters
 from csa.runner.turns.handoff import Handoff, make_handoff
@@ -32,6 +31,7 @@ from csa.runner.turns.sharing import vendor_given
 from csa.runner.turns.window import digest_limits
 from csa.store.artifacts import PROMPT_FILES
 from csa.store.atomic import make_private_directory
+from csa.store.inherited import is_same_work_tree, without_repository
 from csa.structs import Struct, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
