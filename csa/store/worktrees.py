@@ -229,7 +229,7 @@ def _index_aside(git: Git) -> Iterator[Git]:
             os.chown(scratch, *git.user)
         aside = os.path.join(scratch, "index")
         with suppress(FileNotFoundError):  # a checkout without files
-            shutil.copyfile(own, aside)
+            shutil.copy2(own, aside)  # with its time, by which git knows which files to read again
             if git.user:
                 os.chown(aside, *git.user)
         yield replace(git, environ={**git.environ, "GIT_INDEX_FILE": aside})
