@@ -339,9 +339,9 @@ def _parse_window(table: Mapping[str, Any]) -> ContextWindow:
 
 
 def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
-    if not table:
-        return None
     refused = _table_of(table, "refused")
+    if _is_empty(table, besides="refused") and _is_empty(refused):
+        return None
     return Worktree(
         path=_required(table, "path", str),
         git_dir=_required(table, "git_dir", str),
@@ -354,15 +354,21 @@ def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
         is_ready=_optional(table, "is_ready", bool) or False,
         landed=_optional(table, "landed", str),
         landed_at=parse_time(table.get("landed_at")),
+        dropped=_optional(table, "dropped", str),
+        dropped_at=parse_time(table.get("dropped_at")),
         refused=Refused(
             kind=_required(refused, "kind", str),
             files=words_of(refused, "files"),
             onto=_optional(refused, "onto", str),
             message=_optional(refused, "message", str) or "",
         )
-        if refused
+        if not _is_empty(refused)
         else None,
     )
+
+
+def _is_empty(table: Mapping[str, Any], *, besides: str = "") -> bool:
+    return all(value is None for name, value in table.items() if name != besides)
 
 
 def _parse_task(table: Mapping[str, Any]) -> Task | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from csa.structs import Struct
+from csa.structs import Struct, fields
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Worktree(Struct, kw_only=True):
         is_ready: whether that has succeeded.
         landed: the last commit of the work when it was landed; later turns may have added to it.
         landed_at: when.
+        dropped: the last commit of the work when the worktree was taken away; a later turn makes it again from there.
+        dropped_at: when.
         refused: why it could not be landed last.
     """
 
@@ -54,6 +56,8 @@ class Worktree(Struct, kw_only=True):
     is_ready: bool = False
     landed: str | None = None
     landed_at: datetime | None = None
+    dropped: str | None = None
+    dropped_at: datetime | None = None
     refused: Refused | None = None
 
 
@@ -65,31 +69,13 @@ class Task(Struct, kw_only=True):
 
 
 def render_worktree(tree: Worktree | None) -> dict[str, Any]:
-    """Return the table of a record; empty without a worktree."""
-    if tree is None:
-        return {}
-    refused = tree.refused
-    return {
-        "path": tree.path,
-        "git_dir": tree.git_dir,
-        "branch": tree.branch,
-        "base": tree.base,
-        "checkout": tree.checkout,
-        "target": tree.target,
-        "number": tree.number,
-        "setup": tree.setup,
-        "is_ready": tree.is_ready or None,
-        "landed": tree.landed,
-        "landed_at": tree.landed_at,
-        "refused": {
-            "kind": refused.kind,
-            "files": list(refused.files) or None,
-            "onto": refused.onto,
-            "message": refused.message or None,
-        }
-        if refused
-        else {},
-    }
+    """Return the table of a record, with None for what is not set: also of a session without a worktree."""
+    table = {name: getattr(tree, name, None) for name in fields(Worktree)}
+    refused = tree.refused if tree else None
+    of_refused = {name: getattr(refused, name, None) or None for name in fields(Refused)}
+    if refused:
+        of_refused["files"] = list(refused.files) or None
+    return {**table, "is_ready": table["is_ready"] or None, "refused": of_refused}
 
 
 def render_task(task: Task | None) -> dict[str, Any]:
