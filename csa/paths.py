@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SESSIONS, RETIRED = "sessions", "retired"
 SESSION_DIRECTORIES = {SESSIONS, RETIRED}
+WORKTREES = "worktrees"  # of a store: a directory for each session with a worktree of its own
 NEW_PREFIX, GONE_PREFIX = ".new-", ".gone-"  # of sessions that are being created or deleted
 SLOTS = ".slots"  # of the state root
 SERVE = ".serve"  # likewise: the server's lock and tokens
@@ -135,7 +136,7 @@ def _is_taken(names: Sequence[str], at: int) -> bool:
     name = names[at].lstrip("=")
     if name in STORE_FILES or (at == 0 and name == SLOTS):
         return True
-    return at > 0 and names[at - 1] in SESSION_DIRECTORIES and is_of_session(name)
+    return at > 0 and names[at - 1] in {*SESSION_DIRECTORIES, WORKTREES} and is_of_session(name)
 
 
 def is_of_session(name: str) -> bool:

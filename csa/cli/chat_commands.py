@@ -17,7 +17,7 @@ from csa.cli.views.lineedit import Candidate
 from csa.errors import CsaError, UsageError
 from csa.model.permission import Permission
 from csa.nearest import did_you_mean
-from csa.runner.inherited import without_repository
+from csa.store.inherited import without_repository
 from csa.structs import Struct
 
 _LEAST = 10  # columns of what a command does

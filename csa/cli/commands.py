@@ -225,7 +225,7 @@ def _split_ahead(words: list[str]) -> tuple[list[str], list[str]]:
 
 def _change_directory(directory: str) -> None:
     """Continue as if csa had been started there, and not by a hook of another repository."""
-    from csa.runner.inherited import is_same_work_tree, without_repository  # noqa: PLC0415  # few commands go elsewhere
+    from csa.store.inherited import is_same_work_tree, without_repository  # noqa: PLC0415  # few commands go elsewhere
 
     try:
         before = os.getcwd()

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from csa.ids import is_session_id, milliseconds_of
 from csa.model.limits import COUNTS, Budget, ContextWindow, Limits, Spent
 from csa.model.usage import LARGEST, Usage, counted
+from csa.model.worktree import Refused, Task, Worktree, render_task, render_worktree, words_of
 from csa.structs import Struct, field, fields, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -89,6 +90,8 @@ class SessionState(Struct, kw_only=True):
     limits: Limits = field(default_factory=Limits)  # those of its last turn; they apply to its children
     budget: Budget = field(default_factory=Budget)  # of the session and everything below it
     window: ContextWindow = field(default_factory=ContextWindow)
+    worktree: Worktree | None = None  # its own, not one that it merely works in
+    task: Task | None = None  # of the plan that its parent runs
     tools: Mapping[str, ToolState] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)  # of all turns and compactions that have ended
     duration_s: float = 0.0  # of all turns; kept in [usage]
@@ -164,6 +167,8 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         limits=parse_limits(_table_of(record, "limits")),
         budget=_parse_budget(_table_of(record, "budget")),
         window=_parse_window(_table_of(record, "context_window")),
+        worktree=_parse_worktree(_table_of(record, "worktree")),
+        task=_parse_task(_table_of(record, "task")),
         tools={name: _parse_tool(name, table) for name, table in _table_of(record, "tools").items()},
         usage=_parse_usage(usage) if usage or schema is not None else _strange_usage(record),
         duration_s=float(_amount(usage, "usage", "duration_s", (int, float))),
@@ -219,6 +224,8 @@ def render_state(state: SessionState) -> dict[str, Any]:
         "limits": state.limits.to_record(),
         "budget": state.budget.to_record(),
         "context_window": state.window.to_record(),
+        "worktree": render_worktree(state.worktree),
+        "task": render_task(state.task),
     }
 
 
@@ -329,6 +336,37 @@ def _parse_window(table: Mapping[str, Any]) -> ContextWindow:
         if table.get(key) is not None
     }
     return ContextWindow(**given)
+
+
+def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
+    if not table:
+        return None
+    refused = _table_of(table, "refused")
+    return Worktree(
+        path=_required(table, "path", str),
+        git_dir=_required(table, "git_dir", str),
+        branch=_required(table, "branch", str),
+        base=_required(table, "base", str),
+        checkout=_required(table, "checkout", str),
+        target=_optional(table, "target", str),
+        number=_count_of(table, "number") or 0,
+        setup=_optional(table, "setup", str),
+        is_ready=_optional(table, "is_ready", bool) or False,
+        landed=_optional(table, "landed", str),
+        landed_at=parse_time(table.get("landed_at")),
+        refused=Refused(
+            kind=_required(refused, "kind", str),
+            files=words_of(refused, "files"),
+            onto=_optional(refused, "onto", str),
+            message=_optional(refused, "message", str) or "",
+        )
+        if refused
+        else None,
+    )
+
+
+def _parse_task(table: Mapping[str, Any]) -> Task | None:
+    return Task(name=_required(table, "name", str), digest=_required(table, "digest", str)) if table else None
 
 
 def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[int | float], ...]) -> float:

@@ -22,16 +22,17 @@ from typing import Any, TypeVar
 from csa import errors
 from csa.errors import BusyError, CsaError, FullError, RefusedError, UsageError
 from csa.model.permission import Permission
+from csa.model.worktree import Task
 from csa.process.session_processes import SUPERVISOR
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import Context
 from csa.runner.environment import outer_sandbox
-from csa.runner.inherited import without_descriptors, without_repository
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import FromTemplate, RunRequest
 from csa.runner.secrets import refuse_later
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_turn
+from csa.store.inherited import without_descriptors, without_repository
 from csa.store.sessions import Store
 from csa.structs import Struct, asdict, replace
 
@@ -286,6 +287,7 @@ _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {  # t
         lambda given: [each if isinstance(each, str) else each.to_json() for each in given],
         lambda given: tuple(map(_attachment, given)),
     ),
+    "Task | None": (asdict, lambda values: Task(**values)),
     "FromTemplate | None": (asdict, lambda values: FromTemplate(**{**values, "fields": tuple(values["fields"])})),
 }
 

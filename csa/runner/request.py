@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypedDict
 
     from csa.model.attachment import Attachment
+    from csa.model.worktree import Task
 
     PermissionName = Literal["read-only", "edit", "full"]
 
@@ -62,6 +63,11 @@ if TYPE_CHECKING:
         reopen: bool
         after_turn: int | None
         directory: Path | None
+        worktree: str | None
+        with_changes: bool
+        setup: str | None
+        repair: bool
+        task: Task | None
 
 
 class RunRequest(Struct, kw_only=True):
@@ -114,6 +120,12 @@ class RunRequest(Struct, kw_only=True):
         reopen: continue it although it is closed.
         after_turn: the number of the last turn the sender knows of; if there is another, ChangedError.
         directory: where a new session starts; where the client was opened when None.
+        worktree: give the new session a git worktree of its own, made from the checkout around `directory`; its branch
+            is `csa/` and this name, or a part of the session's id when empty.
+        with_changes: begin it with what is not committed in that checkout, too.
+        setup: a shell command that prepares the worktree before the tool starts; as configured when None.
+        repair: have the agent resolve what kept the session's work from being landed; the prompt may be empty.
+        task: which task of a plan the session is for.
     """
 
     prompt: str
@@ -159,6 +171,11 @@ class RunRequest(Struct, kw_only=True):
     reopen: bool = False
     after_turn: int | None = None
     directory: Path | None = None
+    worktree: str | None = None
+    with_changes: bool = False
+    setup: str | None = None
+    repair: bool = False
+    task: Task | None = None
 
     def is_templates(self, field: str) -> bool:
         """Say whether it was the template that set a field."""
@@ -190,7 +207,8 @@ def going_on(request: RunRequest, **changes: Any) -> RunRequest:
     """
     said: dict[str, Any] = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
     said |= {"name": None, "owner": None, "description": None, "effort": None, "extra_writable": None, "reopen": False}
-    said |= {"ask": None, "after_turn": None}
+    said |= {"ask": None, "after_turn": None, "worktree": None, "with_changes": False, "setup": None, "task": None}
+    said |= {"repair": False}
     if request.template:
         kept = tuple(field for field in request.template.fields if field not in said | changes)
         said["template"] = replace(request.template, fields=kept)

@@ -1,7 +1,8 @@
-"""git as csa runs it: by plumbing commands, with an identity and a configuration of its own.
+"""git as csa runs it: in csa's own repositories, for reading a project, and for working in one.
 
-The caller's variables, config files, hooks, templates and pager have no effect. Objects are only added; a ref moves
-only from the value that was read (compare-and-swap).
+Hooks, the pager and the caller's variables have no effect. csa's own repositories have an identity and a configuration
+of their own; in a project the user's configuration applies, as their filters and attributes decide what files contain.
+Objects are only added; a ref moves only from the value that was read (compare-and-swap).
 """
 
 from __future__ import annotations
@@ -18,11 +19,21 @@ from typing import Any
 from csa.errors import CsaError, ToolUnavailableError
 from csa.ownership import give_to_owner, maker_of
 from csa.store.atomic import make_private_directory
-from csa.structs import Struct
+from csa.store.inherited import without_repository
+from csa.structs import Struct, replace
 
 LIMIT_S = 20.0
+WORK_LIMIT_S = 600.0  # for what writes a whole work tree
 ABSENT = "0" * 40
+_IDENTITY = {
+    "GIT_AUTHOR_NAME": "csa",
+    "GIT_AUTHOR_EMAIL": "csa@localhost",
+    "GIT_COMMITTER_NAME": "csa",
+    "GIT_COMMITTER_EMAIL": "csa@localhost",
+}
 _SETTINGS = ("-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "core.quotePath=false")
+# Neither signatures, which may ask for a passphrase, nor processes that stay.
+_QUIET = ("log.showSignature=false", "commit.gpgSign=false", "core.fsmonitor=false", "maintenance.auto=false")
 
 
 class GitError(CsaError):
@@ -42,24 +53,27 @@ class Git(Struct):
     environ: Mapping[str, str]
     place: tuple[str, ...]
     user: tuple[int, int] | None = None  # the user it runs as, who owns what it writes
+    umask: int = 0o077  # -1: the caller's
+    limit_s: float = LIMIT_S
+    settings: tuple[str, ...] = _SETTINGS
 
     def run(self, *words: str, stdin: bytes = b"", when: int | None = None) -> bytes:
         """Run a command and return its stdout; GitError if it fails. `when` is the time of a commit."""
         stamp = {} if when is None else {"GIT_AUTHOR_DATE": f"@{when} +0000", "GIT_COMMITTER_DATE": f"@{when} +0000"}
         try:
             done: subprocess.CompletedProcess[bytes] = subprocess.run(
-                [self.program, *_SETTINGS, *self.place, *words],
+                [self.program, *self.settings, *self.place, *words],
                 env={**self.environ, **stamp},
                 cwd="/",
                 input=stdin,
                 capture_output=True,
-                timeout=LIMIT_S,
+                timeout=self.limit_s,
                 check=False,
-                umask=0o077,
+                umask=self.umask,
                 **self._as_user(),
             )
         except subprocess.TimeoutExpired as error:
-            raise GitError(words[:1], f"it took longer than {LIMIT_S:g} s") from error
+            raise GitError(words[:1], f"it took longer than {self.limit_s:g} s") from error
         except OSError as error:
             raise GitError(words[:1], f"{error.strerror}") from error
         if done.returncode != 0:
@@ -76,22 +90,47 @@ class Git(Struct):
 
 def open_bare(path: Path, environ: Mapping[str, str]) -> Git:
     """Return git in csa's own repository at `path`, which may not exist yet."""
-    identity = {
-        "GIT_AUTHOR_NAME": "csa",
-        "GIT_AUTHOR_EMAIL": "csa@localhost",
-        "GIT_COMMITTER_NAME": "csa",
-        "GIT_COMMITTER_EMAIL": "csa@localhost",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_DIR": str(path),
-    }
-    return Git(find_git(environ), {**_clean(environ), **identity}, (), maker_of(path.parent))
+    alone = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_DIR": str(path)}
+    return Git(find_git(environ), {**_clean(environ), **_IDENTITY, **alone}, (), maker_of(path.parent))
 
 
 def open_work_tree(directory: str, environ: Mapping[str, str]) -> Git:
     """Return git for reading a project: it takes no locks, and shows no signatures, which would run programs."""
     reading = ("-C", directory, "--no-optional-locks", "--no-pager", "-c", "log.showSignature=false")
     return Git(find_git(environ), _clean(environ), reading)
+
+
+def open_project(directory: str, environ: Mapping[str, str]) -> Git:
+    """Return git for working in a project as its owner, whose configuration applies.
+
+    No hook runs, nothing is signed, and no editor or prompt is opened. Without an identity, csa's own is used.
+    """
+    working = ("-C", directory, "--no-pager", *(word for setting in _QUIET for word in ("-c", setting)))
+    plain = without_repository(environ)
+    quiet = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true"}
+    user = maker_of(directory)
+    known = {**plain, **quiet, **(_home_of(user[0]) if user else {})}
+    git = Git(find_git(environ), known, working, user, umask=-1, limit_s=WORK_LIMIT_S)
+    return replace(git, environ={**git.environ, **_missing_identity(git)})
+
+
+def _home_of(uid: int) -> dict[str, str]:
+    import pwd  # noqa: PLC0415  # only root works for others
+
+    try:
+        return {"HOME": pwd.getpwuid(uid).pw_dir}
+    except KeyError:  # a container's made-up user
+        return {"HOME": "/nonexistent"}
+
+
+def _missing_identity(git: Git) -> dict[str, str]:
+    """Return csa's identity for whoever has configured none, which git would refuse to commit without."""
+    try:
+        git.run("var", "GIT_AUTHOR_IDENT")
+        git.run("var", "GIT_COMMITTER_IDENT")
+    except GitError:
+        return _IDENTITY
+    return {}
 
 
 def ensure_bare(path: Path, environ: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from csa.model.attachment import Attachment
 from csa.model.permission import Permission
+from csa.model.worktree import Task
 from csa.runner.client import Csa
 from csa.runner.detach import request_from_json, request_to_json
 from csa.runner.request import FromTemplate, RunRequest
@@ -100,6 +101,11 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         ask=True,
         ask_timeout_s=8.5,
         after_turn=10,
+        worktree="w",
+        with_changes=True,
+        setup="make",
+        repair=True,
+        task=Task(name="t", digest="d"),
     )
     plain = RunRequest(prompt="")
     assert [name for name in fields(RunRequest) if getattr(request, name) == getattr(plain, name)] == []

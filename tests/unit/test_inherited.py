@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from csa.runner.inherited import is_same_work_tree, without_descriptors, without_repository
+from csa.store.inherited import is_same_work_tree, without_descriptors, without_repository
 
 KEPT = {"PATH": "/bin", "GIT_SSH_COMMAND": "ssh", "GIT_ASKPASS": "ask", "GIT_TRACE": "1", "SSH_AUTH_SOCK": "/s"}
 

@@ -1,0 +1,433 @@
+"""Git worktrees of sessions: making one, keeping what was done in it, taking it away. All under the session's lock.
+
+Whatever an agent leaves at the end of a turn is committed by csa, which needs neither the agent's index nor its hooks,
+and the tip is kept by a ref (`refs/csa/<session>/<turn>`), so that nothing is lost, whatever becomes of the branch.
+A worktree that is taken away is moved aside as it is, with its ignored files, and deleted later.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from csa.errors import CsaError, UsageError
+from csa.model.worktree import BRANCHES, REFS, SESSION_TRAILER, TURN_TRAILER, Worktree
+from csa.ownership import give_tree, make_directory
+from csa.paths import GONE_PREFIX
+from csa.store.gitplumbing import ABSENT, Git, GitError, open_project
+from csa.structs import Struct, replace
+
+_UNDERWAY = ("rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG")
+_LINK = "160000"  # the mode of a submodule, and of any other repository in a work tree
+
+
+class WorktreeError(CsaError):
+    """A worktree could not be made, or the work in it not be kept; `hint` says what to do."""
+
+    code = "worktree"
+
+
+class HookError(WorktreeError):
+    """The project's hook refuses the commit; `said` is what it has printed, and `hint` where the work is kept."""
+
+    def __init__(self, said: str, ref: str) -> None:
+        super().__init__(f"The pre-commit hook refuses the commit: {said}", hint=f"what was left is kept as {ref}")
+        self.said = said
+
+
+class Checkout(Struct):
+    """Where somebody stands: the top of a work tree, its commit, and its branch unless the head is detached."""
+
+    top: str
+    head: str
+    branch: str | None
+
+
+class Kept(Struct):
+    """The work in a worktree by now: its tip, and the commit that csa made of what was left, if anything was."""
+
+    tip: str
+    commit: str | None
+    problems: tuple[str, ...] = ()  # why some of it is not on the branch; nothing is lost
+
+
+def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout:
+    """Return the checkout around a directory.
+
+    Raises:
+        UsageError: it is not in a work tree of git, or that has no commit yet.
+        ToolUnavailableError: git is not installed.
+    """
+    git = open_project(str(directory), environ)
+    try:
+        top = git.line("rev-parse", "--show-toplevel")
+    except GitError as error:
+        raise UsageError(
+            f"{directory} is not in a git work tree, which a worktree needs: {error.said}.",
+            hint="git init makes one; without --worktree the agent works in the directory itself",
+        ) from error
+    try:
+        head = git.line("rev-parse", "--verify", "HEAD^{commit}")
+    except GitError as error:
+        raise UsageError(f"The repository in {top} has no commit yet.", hint="git commit makes one") from error
+    with suppress(GitError):
+        return Checkout(top, head, git.line("symbolic-ref", "--short", "HEAD"))
+    return Checkout(top, head, None)
+
+
+def list_dirty(top: str, environ: Mapping[str, str]) -> list[str]:
+    """Return the paths in a work tree that differ from its commit, untracked ones among them; GitError."""
+    said = open_project(top, environ).run("--no-optional-locks", "status", "--porcelain", "-z", "--no-renames")
+    return [os.fsdecode(entry[3:]) for entry in said.split(b"\0") if entry]
+
+
+def snapshot(top: str, environ: Mapping[str, str], *, message: str) -> str:
+    """Return a commit of a work tree as it is, without touching its index, branch or stash; GitError."""
+    git = open_project(top, environ)
+    with _index_aside(git) as aside:
+        aside.run("add", "--all")
+        return aside.line("commit-tree", aside.line("write-tree"), "-p", "HEAD", stdin=message.encode())
+
+
+def check_branch(top: str, branch: str, environ: Mapping[str, str]) -> None:
+    """Raise UsageError for what is no name of a branch, WorktreeError if there is that branch."""
+    git, name = open_project(top, environ), branch.removeprefix(BRANCHES)
+    try:
+        git.run("check-ref-format", f"refs/heads/{branch}")
+    except GitError:
+        is_valid = False
+    else:
+        is_valid = not name.startswith("-")
+    if not is_valid:
+        raise UsageError(f"'{name}' cannot name a branch.", hint="--worktree=NAME: letters, digits, dashes, slashes")
+    if _commit_of(git, f"refs/heads/{branch}") is not None:
+        raise _taken(branch)
+
+
+def _taken(branch: str) -> WorktreeError:
+    return WorktreeError(f"There is a branch {branch} already.", hint="choose another name: --worktree=NAME")
+
+
+def has_branch(top: str, branch: str, environ: Mapping[str, str]) -> bool:
+    """Say whether a repository has a branch."""
+    return _commit_of(open_project(top, environ), f"refs/heads/{branch}") is not None
+
+
+def open_worktree(tree: Worktree, environ: Mapping[str, str]) -> Git:
+    """Return git in a worktree as csa has made it, whatever an agent has made of its `.git` file.
+
+    A sandboxed agent may write that, and could name a repository whose configuration runs programs outside.
+    """
+    git = open_project(tree.path, environ)
+    return replace(git, place=(*git.place, "--git-dir", tree.git_dir, "--work-tree", tree.path))
+
+
+def add_worktree(tree: Worktree, environ: Mapping[str, str]) -> Worktree:
+    """Make a worktree with a new branch at its base, and return its record; on failure nothing of it is left.
+
+    Raises:
+        WorktreeError: there is such a branch, or git refuses; it says why.
+    """
+    git = open_project(tree.checkout, environ)
+    if _commit_of(git, f"refs/heads/{tree.branch}"):
+        raise _taken(tree.branch)
+    return _add(git, tree, "-b", tree.branch, tree.path, tree.base)
+
+
+def restore_worktree(tree: Worktree, environ: Mapping[str, str], *, start: str) -> Worktree:
+    """Make a worktree that was taken away again, and return its record. WorktreeError as `add_worktree`.
+
+    It has the session's branch; if that is gone, one with its name begins at `start`.
+    """
+    git = open_repository(tree, environ)
+    if _commit_of(git, f"refs/heads/{tree.branch}"):
+        return _add(git, tree, tree.path, tree.branch)
+    return _add(git, tree, "-b", tree.branch, tree.path, start)
+
+
+def revive_worktree(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> tuple[Worktree, str]:
+    """Make a worktree that is gone again, and return its record and from what it was made.
+
+    It goes on from the branch. Where all of that was landed, it begins anew from where the target is now; where the
+    branch is gone, from the last tip that was kept.
+
+    Raises:
+        WorktreeError: git refuses; or neither the branch nor a tip is there any more.
+    """
+    git = open_repository(tree, environ)
+    name = f"refs/heads/{tree.branch}"
+    tip = _commit_of(git, name)
+    if tree.landed and tip in {None, tree.landed} and (target := _target_of(git, tree)):
+        if tip:
+            git.run("update-ref", "-m", "csa: what was landed is in the target", name, target, tip)
+        return replace(restore_worktree(tree, environ, start=target), base=target), f"from {tree.target or 'HEAD'}"
+    start = tip or _last_tip(git, session_id)
+    if start is None:
+        raise WorktreeError(
+            f"The worktree {tree.path} is gone, and so is its branch {tree.branch}.",
+            hint=f'git branch {tree.branch} COMMIT, or csa run --fork-from {session_id} "..."',
+        )
+    return restore_worktree(tree, environ, start=start), f"from {tree.branch}" if tip else f"from its tip {start[:7]}"
+
+
+def _target_of(git: Git, tree: Worktree) -> str | None:
+    """Return where the branch is now that the work was to land in; None if that is gone."""
+    return _commit_of(git, f"refs/heads/{tree.target}" if tree.target else "HEAD")
+
+
+def _last_tip(git: Git, session_id: str) -> str | None:
+    """Return the tip that was kept after the last turn that ended well enough to have one."""
+    prefix = f"{REFS}{session_id}/"
+    names = git.run("for-each-ref", "--format=%(refname)", prefix).decode().split()
+    turns = [int(name) for each in names if (name := each.removeprefix(prefix)).isdecimal()]
+    return _commit_of(git, f"{prefix}{max(turns)}") if turns else None
+
+
+def repository_of(tree: Worktree) -> str | None:
+    """Return a directory of the repository that a worktree belongs to; None if that is gone, or elsewhere."""
+    common = os.path.dirname(os.path.dirname(tree.git_dir))  # of `<repository>/worktrees/<name>`
+    return next((place for place in (tree.checkout, common) if place and os.path.isdir(place)), None)
+
+
+def open_repository(tree: Worktree, environ: Mapping[str, str]) -> Git:
+    """Return git in the repository of a worktree, which may be gone itself; WorktreeError if that is, too."""
+    if (place := repository_of(tree)) is None:
+        raise WorktreeError(f"The repository {tree.checkout} is gone.", hint="restore it, or move it back")
+    return open_project(place, environ)
+
+
+def unmake_worktree(tree: Worktree, environ: Mapping[str, str]) -> None:
+    """Remove a worktree in which nothing was done, and its branch; what cannot be removed is left for a clean-up."""
+    shutil.rmtree(tree.path, ignore_errors=True)
+    with suppress(CsaError):
+        git = open_repository(tree, environ)
+        git.run("worktree", "remove", "--force", "--force", tree.path)
+        git.run("update-ref", "-d", f"refs/heads/{tree.branch}", tree.base)
+
+
+def list_submodules(tree: Worktree, environ: Mapping[str, str]) -> list[str]:
+    """Return the paths of the submodules that the worktree's commit names, which git leaves empty."""
+    return sorted(_submodules(open_worktree(tree, environ)))
+
+
+def _add(git: Git, tree: Worktree, *words: str) -> Worktree:
+    make_directory(os.path.dirname(tree.path))
+    had_branch = _commit_of(git, f"refs/heads/{tree.branch}") is not None
+    with suppress(GitError):  # what git remembers of one that was removed without it
+        git.run("worktree", "remove", "--force", "--force", tree.path)
+    try:
+        git.run("worktree", "add", "--quiet", "--no-track" if "-b" in words else "--quiet", *words)
+    except GitError as error:
+        with suppress(GitError, OSError):
+            shutil.rmtree(tree.path, ignore_errors=True)
+            git.run("worktree", "remove", "--force", "--force", tree.path)
+        if not had_branch:
+            with suppress(GitError):
+                git.run("update-ref", "-d", f"refs/heads/{tree.branch}")
+        raise WorktreeError(f"The worktree {tree.path} cannot be made: {error.said}.") from error
+    give_tree(tree.path)
+    made = open_project(tree.path, git.environ)
+    return replace(tree, git_dir=made.line("rev-parse", "--absolute-git-dir"))
+
+
+def keep_work(
+    tree: Worktree, environ: Mapping[str, str], *, session_id: str, turn: int, subject: str, run_hooks: bool = False
+) -> Kept:
+    """Commit what is left in a worktree on its branch, and keep the tip by a ref. Nothing runs there any more.
+
+    A state that no commit can hold (a rebase in progress, a merge with conflicts, another branch without ours) is kept
+    as a commit of its own, by a ref; the worktree stays as it is then.
+
+    Args:
+        tree: the worktree.
+        environ: the environment of git.
+        session_id: whose work it is, for the trailers of the commit and the refs.
+        turn: the turn that has ended.
+        subject: the first line of the message.
+        run_hooks: run the project's pre-commit hook before.
+
+    Raises:
+        GitError: git refuses; nothing has changed.
+        HookError: the hook refuses; what is left is kept by a ref.
+    """
+    git = open_worktree(tree, environ)
+    message = f"{subject}\n\n{SESSION_TRAILER}: {session_id}\n{TURN_TRAILER}: {turn}\n"
+    ref, head = f"{REFS}{session_id}/{turn}", git.line("rev-parse", "HEAD")
+    with _index_aside(git) as aside:
+        aside.run("add", "--all")
+        foreign = _leave_out_repositories(aside, head)
+        content = aside.line("write-tree")
+    problems = [f"{path} is a repository of its own: it is not committed" for path in foreign]
+    if obstacle := _obstacle(git, tree):
+        kept = git.line("commit-tree", content, "-p", head, stdin=message.encode())
+        _point(git, f"{ref}-unfinished", kept)
+        return Kept(head, None, (*problems, f"{obstacle}: what is left is kept as {ref}-unfinished"))
+    _back_to_branch(git, tree.branch, head)
+    commit = None
+    if content != git.line("rev-parse", "HEAD^{tree}") or _merging(git):
+        parents = [word for parent in (head, *_merging(git)) for word in ("-p", parent)]
+        commit = git.line("commit-tree", content, *parents, stdin=message.encode())
+        if run_hooks:
+            _run_hook(git, ref, commit)
+        git.run("update-ref", "-m", "csa: what a turn has left", f"refs/heads/{tree.branch}", commit, head)
+        _reset_index(git, tree.git_dir)
+    _point(git, ref, commit or head)
+    return Kept(commit or head, commit, tuple(problems))
+
+
+def take_away(tree: Worktree, environ: Mapping[str, str], *, session_id: str, tip: str | None) -> Path | None:
+    """Move a worktree aside, and remove its branch if that is still at `tip` (None: leave the branch).
+
+    Returns where it is now; None if it was gone. What proves that nothing is lost is the caller's task.
+
+    Raises:
+        GitError, OSError: it cannot be done; then it is still there.
+    """
+    aside = None
+    if os.path.lexists(tree.path):
+        place = Path(tree.path).with_name(GONE_PREFIX + session_id)
+        make_directory(place)
+        aside = place / str(time.time_ns() // 1_000_000)
+        os.rename(tree.path, aside)
+    if not os.path.isdir(tree.checkout):  # the repository is gone, or elsewhere
+        return aside
+    git = open_project(tree.checkout, environ)
+    with suppress(GitError):  # it knows of none
+        git.run("worktree", "remove", "--force", "--force", tree.path)
+    if tip is not None:
+        with suppress(GitError):  # it was moved, and is somebody's, or gone
+            git.run("update-ref", "-d", f"refs/heads/{tree.branch}", tip)
+    return aside
+
+
+def list_refs(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> dict[str, str]:
+    """Return the refs that keep a session's work, each with its commit; GitError."""
+    git = open_project(tree.checkout, environ)
+    said = git.run("for-each-ref", "--format=%(refname) %(objectname)", f"{REFS}{session_id}/")
+    return dict(line.split(" ", 1) for line in said.decode().splitlines())
+
+
+@contextmanager
+def _index_aside(git: Git) -> Iterator[Git]:
+    """Yield git with a copy of the work tree's index, so that neither its lock nor its content matters."""
+    own = git.line("rev-parse", "--path-format=absolute", "--git-path", "index")
+    with tempfile.TemporaryDirectory(prefix="csa-index-") as scratch:
+        if git.user:
+            os.chown(scratch, *git.user)
+        aside = os.path.join(scratch, "index")
+        with suppress(FileNotFoundError):  # a checkout without files
+            shutil.copy2(own, aside)  # with its time, by which git knows which files to read again
+            if git.user:
+                os.chown(aside, *git.user)
+        yield replace(git, environ={**git.environ, "GIT_INDEX_FILE": aside})
+
+
+def _leave_out_repositories(aside: Git, head: str) -> list[str]:
+    """Take out of the index the repositories that were not there before: git would only note their commits."""
+    said = aside.run("diff-index", "--cached", "--raw", "-z", "--no-renames", "--diff-filter=AT", head).split(b"\0")
+    found = [
+        os.fsdecode(path) for facts, path in zip(said[::2], said[1::2], strict=False) if facts[8:14] == _LINK.encode()
+    ]
+    known = _submodules(aside) if found else set()
+    foreign = [path for path in found if path not in known]
+    if foreign:
+        aside.run("update-index", "--force-remove", "-z", "--stdin", stdin=b"\0".join(map(os.fsencode, foreign)))
+    return foreign
+
+
+def _submodules(git: Git) -> set[str]:
+    with suppress(GitError):  # there is no .gitmodules
+        said = git.run("config", "-z", "--blob", ":.gitmodules", "--get-regexp", r"^submodule\..*\.path$")
+        return {entry.partition("\n")[2] for entry in said.decode("utf-8", "surrogateescape").split("\0") if entry}
+    return set()
+
+
+def _obstacle(git: Git, tree: Worktree) -> str | None:
+    """Say what keeps csa from committing on the branch; None if nothing does."""
+    for name in _UNDERWAY:
+        if os.path.exists(f"{tree.git_dir}/{name}"):
+            return f"the agent has left a {name.partition('-')[0].partition('_')[0].lower()} unfinished"
+    if git.run("ls-files", "--unmerged"):
+        return "the agent has left a merge with conflicts"
+    current = _commit_of(git, f"refs/heads/{tree.branch}")
+    if current is not None and not is_ancestor(git, current, "HEAD"):
+        return f"the agent has left another branch than {tree.branch} checked out, without the commits of that"
+    return None
+
+
+def _back_to_branch(git: Git, branch: str, head: str) -> None:
+    """Have the branch checked out and at the head, wherever the agent has committed."""
+    name = f"refs/heads/{branch}"
+    current = _commit_of(git, name)
+    if current != head:
+        git.run("update-ref", "-m", "csa: where the agent has committed", name, head, current or ABSENT)
+    with suppress(GitError):  # it is detached
+        if git.line("symbolic-ref", "HEAD") == name:
+            return
+    git.run("symbolic-ref", "-m", "csa: back to the branch of the session", "HEAD", name)
+
+
+def _merging(git: Git) -> Sequence[str]:
+    """Return the other parents of a merge that was not committed."""
+    found = _commit_of(git, "MERGE_HEAD")
+    return [found] if found else []
+
+
+def _run_hook(git: Git, ref: str, commit: str) -> None:
+    """Run the pre-commit hook of the project; WorktreeError with what it says if it refuses."""
+    hooked = replace(git, place=(*git.place, "-c", f"core.hooksPath={_hooks(git)}"))
+    try:
+        hooked.run("hook", "run", "--ignore-missing", "pre-commit")
+    except GitError as error:
+        _point(git, f"{ref}-refused", commit)
+        raise HookError(error.said, f"{ref}-refused") from error
+
+
+def _hooks(git: Git) -> str:
+    """Return the project's own directory of hooks: csa turns them off for every command of its own."""
+    plain = replace(git, settings=())
+    return plain.line("rev-parse", "--path-format=absolute", "--git-path", "hooks")
+
+
+def _reset_index(git: Git, git_dir: str) -> None:
+    """Have the index agree with the head. A lock that is there is a killed git's: the turn's processes are gone."""
+    for _ in range(2):
+        try:
+            git.run("reset", "--quiet")
+        except GitError:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{git_dir}/index.lock")
+        else:
+            return
+
+
+def _point(git: Git, ref: str, commit: str) -> None:
+    git.run("update-ref", ref, commit)
+
+
+def is_ancestor(git: Git, commit: str, other: str) -> bool:
+    """Say whether a commit is contained in another."""
+    try:
+        git.run("merge-base", "--is-ancestor", commit, other)
+    except GitError:
+        return False
+    return True
+
+
+def _commit_of(git: Git, name: str) -> str | None:
+    """Return the commit that a ref points to; None if there is no such ref."""
+    with suppress(GitError):
+        return git.line("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    return None
+
+
+def commit_of(tree: Worktree, environ: Mapping[str, str]) -> str | None:
+    """Return the tip of a worktree's branch; None if there is none, or no repository."""
+    if not os.path.isdir(tree.checkout):
+        return None
+    return _commit_of(open_project(tree.checkout, environ), f"refs/heads/{tree.branch}")
