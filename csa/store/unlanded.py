@@ -12,13 +12,13 @@ from csa.store.sessions import is_directory
 from csa.store.worktrees import (
     Kept,
     WorktreeError,
-    find_commit,
     find_tip,
     is_ancestor,
     open_repository,
     open_worktree,
     order_of,
     refs_of,
+    target_of,
 )
 from csa.structs import Struct, replace
 
@@ -85,16 +85,8 @@ def _not_committed(tree: Worktree, environ: Mapping[str, str]) -> Iterator[str]:
 
 def _has(git: Git, tree: Worktree, tip: str) -> bool:
     """Say whether the branch where the work is to land has it: its commits, or all that they would change."""
-    target = _target(git, tree)
+    target = target_of(git, tree)
     return target is not None and (is_ancestor(git, tip, target) or _changes_nothing(git, tip, target))
-
-
-def _target(git: Git, tree: Worktree) -> str | None:
-    if tree.target:
-        return find_commit(git, f"refs/heads/{tree.target}")
-    if os.path.isdir(tree.checkout):
-        return find_commit(replace(git, place=("-C", tree.checkout)), "HEAD")
-    return None
 
 
 def _changes_nothing(git: Git, tip: str, target: str) -> bool:

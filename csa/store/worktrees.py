@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from csa.errors import CsaError, UsageError
-from csa.model.worktree import REFS, SESSION_TRAILER, TURN_TRAILER, Worktree
+from csa.model.worktree import BRANCHES, REFS, SESSION_TRAILER, TURN_TRAILER, Worktree
 from csa.ownership import give_tree, make_directory
 from csa.paths import WORKTREES
 from csa.store.gitplumbing import ABSENT, Git, GitError, open_project
@@ -32,6 +32,14 @@ class WorktreeError(CsaError):
     """A worktree could not be made, or the work in it not be kept; `hint` says what to do."""
 
     code = "worktree"
+
+
+class HookError(WorktreeError):
+    """The project's hook refuses the commit; `said` is what it has printed, and `hint` where the work is kept."""
+
+    def __init__(self, said: str, ref: str) -> None:
+        super().__init__(f"The pre-commit hook refuses the commit: {said}", hint=f"what was left is kept as {ref}")
+        self.said = said
 
 
 class Checkout(Struct):
@@ -91,7 +99,7 @@ def snapshot(top: str, environ: Mapping[str, str], *, message: str) -> str:
 
 def worktree_path(store: Store, session_id: str) -> str:
     """Return where a session's worktree lies."""
-    return f"{store.pathname}/{WORKTREES}/{session_id}"
+    return f"{os.path.realpath(store.pathname)}/{WORKTREES}/{session_id}"
 
 
 def relocate(
@@ -109,6 +117,25 @@ def relocate(
         with suppress(GitError, WorktreeError):  # then it is a directory of which git knows nothing
             open_repository(moved, environ).run("worktree", "repair", place)
     return moved
+
+
+def check_branch(top: str, branch: str, environ: Mapping[str, str]) -> None:
+    """Raise UsageError for what is no name of a branch, WorktreeError if there is that branch."""
+    git, name = open_project(top, environ), branch.removeprefix(BRANCHES)
+    try:
+        git.run("check-ref-format", f"refs/heads/{branch}")
+    except GitError:
+        is_valid = False
+    else:
+        is_valid = not name.startswith("-")
+    if not is_valid:
+        raise UsageError(f"'{name}' cannot name a branch.", hint="--worktree=NAME: letters, digits, dashes, slashes")
+    if find_commit(git, f"refs/heads/{branch}") is not None:
+        raise _taken(branch)
+
+
+def _taken(branch: str) -> WorktreeError:
+    return WorktreeError(f"There is a branch {branch} already.", hint="choose another name: --worktree=NAME")
 
 
 def has_branch(top: str, branch: str, environ: Mapping[str, str]) -> bool:
@@ -133,7 +160,7 @@ def add_worktree(tree: Worktree, environ: Mapping[str, str]) -> Worktree:
     """
     git = open_project(tree.checkout, environ)
     if find_commit(git, f"refs/heads/{tree.branch}"):
-        raise WorktreeError(f"There is a branch {tree.branch} already.", hint="choose another: --worktree=NAME")
+        raise _taken(tree.branch)
     return _add(git, tree, "-b", tree.branch, tree.path, tree.base)
 
 
@@ -151,9 +178,56 @@ def restore_worktree(tree: Worktree, environ: Mapping[str, str], *, start: str) 
     return _add(git, tree, "-b", tree.branch, tree.path, start)
 
 
+def revive_worktree(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> tuple[Worktree, str]:
+    """Make a worktree that is gone again, and return its record and from what it was made.
+
+    It goes on from the branch. Where all of that was landed, it begins anew from where the target is now; where the
+    branch is gone, from the last tip that was kept.
+
+    Raises:
+        WorktreeError: git refuses; or neither the branch nor a tip is there any more.
+    """
+    git = open_repository(tree, environ, commits=True)
+    name = f"refs/heads/{tree.branch}"
+    tip, kept = find_commit(git, name), _kept_last(refs_of(git, session_id))
+    has_landed = tree.landed is not None and tree.landed == (tip or tree.dropped or tree.landed)
+    if has_landed and (target := target_of(git, tree)):
+        if tip and not is_checked_out(git, tree.branch):
+            git.run("update-ref", "-m", "csa: what was landed is in the target", name, target, tip)
+        return replace(restore_worktree(tree, environ, start=target), base=target), f"from {tree.target or 'HEAD'}"
+    start = kept if tip is None or (kept and is_ancestor(git, tip, kept)) else tip
+    if start is None:
+        raise WorktreeError(
+            f"The worktree {tree.path} is gone, and so is its branch {tree.branch}.",
+            hint=f'git branch {tree.branch} COMMIT, or csa run --fork-from {session_id} "..."',
+        )
+    return restore_worktree(tree, environ, start=start), f"from {tree.branch}" if tip else f"from its tip {start[:7]}"
+
+
+def target_of(git: Git, tree: Worktree) -> str | None:
+    """Return where the branch is now that the work is to land in; None if that is gone."""
+    if tree.target:
+        return find_commit(git, f"refs/heads/{tree.target}")
+    return find_commit(replace(git, place=("-C", tree.checkout)), "HEAD") if os.path.isdir(tree.checkout) else None
+
+
+def unmake_worktree(tree: Worktree, environ: Mapping[str, str]) -> None:
+    """Remove a worktree in which nothing was done, and its branch; what cannot be removed is left for a clean-up."""
+    shutil.rmtree(tree.path, ignore_errors=True)
+    with suppress(CsaError):
+        git = open_repository(tree, environ)
+        git.run("worktree", "remove", "--force", "--force", tree.path)
+        git.run("update-ref", "-d", f"refs/heads/{tree.branch}", tree.base)
+
+
+def list_submodules(tree: Worktree, environ: Mapping[str, str]) -> list[str]:
+    """Return the paths of the submodules that the worktree's commit names, which git leaves empty."""
+    return sorted(_submodules(open_worktree(tree, environ)))
+
+
 def _add(git: Git, tree: Worktree, *words: str) -> Worktree:
     make_directory(os.path.dirname(tree.path))
-    if os.path.lexists(tree.path):  # what was in its place, or a start that was killed
+    if os.path.lexists(tree.path) and not (is_directory(tree.path) and not os.listdir(tree.path)):
         move_aside(tree.path, os.path.basename(tree.path))
     had_branch = find_commit(git, f"refs/heads/{tree.branch}") is not None
     with suppress(GitError):  # what git remembers of one that was removed without it
@@ -191,7 +265,7 @@ def keep_work(
 
     Raises:
         GitError: git refuses; nothing has changed.
-        WorktreeError: the hook refuses; what is left is kept by a ref.
+        HookError: the hook refuses; what is left is kept by a ref.
     """
     message = f"{subject}\n\n{SESSION_TRAILER}: {session_id}\n{TURN_TRAILER}: {turn}\n".encode()
     ref = f"{REFS}{session_id}/{turn}"
@@ -315,15 +389,21 @@ def open_repository(tree: Worktree, environ: Mapping[str, str], *, commits: bool
 
 
 def _common_directory(tree: Worktree, environ: Mapping[str, str]) -> str | None:
-    common = tree.git_dir.rpartition("/worktrees/")[0]
-    if common and os.path.isfile(f"{common}/HEAD"):
-        return common
-    if not os.path.isdir(tree.checkout):
-        return None
+    place = repository_of(tree)
+    if place is None or place != tree.checkout:
+        return place
     with suppress(GitError):
-        git = open_project(tree.checkout, environ, commits=False)
+        git = open_project(place, environ, commits=False)
         return git.line("rev-parse", "--path-format=absolute", "--git-common-dir")
     return None
+
+
+def repository_of(tree: Worktree) -> str | None:
+    """Return a directory of the repository that a worktree belongs to; None if that is gone, or elsewhere."""
+    common = os.path.dirname(os.path.dirname(tree.git_dir))  # of `<repository>/worktrees/<name>`
+    if common and os.path.isfile(f"{common}/HEAD"):
+        return common
+    return tree.checkout if os.path.isdir(tree.checkout) else None
 
 
 def list_refs(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> dict[str, str]:
@@ -450,10 +530,7 @@ def _run_hook(git: Git, ref: str, content: str, head: str, message: bytes) -> No
     try:
         hooked.run("hook", "run", "--ignore-missing", "pre-commit")
     except GitError as error:
-        kept = _keep_apart(git, f"{ref}-refused", content, head, message)
-        raise WorktreeError(
-            f"The pre-commit hook refuses the commit: {error.said}", hint=f"what was left is kept as {kept}"
-        ) from error
+        raise HookError(error.said, _keep_apart(git, f"{ref}-refused", content, head, message)) from error
 
 
 def _hooks(git: Git) -> str:
