@@ -339,9 +339,9 @@ def _parse_window(table: Mapping[str, Any]) -> ContextWindow:
 
 
 def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
-    refused = _table_of(table, "refused")
-    if _is_empty(table, besides="refused") and _is_empty(refused):
+    if all(value is None for value in table.values()):
         return None
+    refused = _table_of(table, "refused")
     return Worktree(
         path=_required(table, "path", str),
         git_dir=_required(table, "git_dir", str),
@@ -362,17 +362,15 @@ def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
             onto=_optional(refused, "onto", str),
             message=_optional(refused, "message", str) or "",
         )
-        if not _is_empty(refused)
+        if refused
         else None,
     )
 
 
-def _is_empty(table: Mapping[str, Any], *, besides: str = "") -> bool:
-    return all(value is None for name, value in table.items() if name != besides)
-
-
 def _parse_task(table: Mapping[str, Any]) -> Task | None:
-    return Task(name=_required(table, "name", str), digest=_required(table, "digest", str)) if table else None
+    if all(value is None for value in table.values()):
+        return None
+    return Task(name=_required(table, "name", str), digest=_required(table, "digest", str))
 
 
 def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[int | float], ...]) -> float:

@@ -69,18 +69,38 @@ class Task(Struct, kw_only=True):
 
 
 def render_worktree(tree: Worktree | None) -> dict[str, Any]:
-    """Return the table of a record, with None for what is not set: also of a session without a worktree."""
-    table = {name: getattr(tree, name, None) for name in fields(Worktree)}
-    refused = tree.refused if tree else None
-    of_refused = {name: getattr(refused, name, None) or None for name in fields(Refused)}
-    if refused:
-        of_refused["files"] = list(refused.files) or None
-    return {**table, "is_ready": table["is_ready"] or None, "refused": of_refused}
+    """Return the table of a record; without a worktree no key has a value, so that there is no table."""
+    if tree is None:
+        return dict.fromkeys(fields(Worktree))
+    refused = tree.refused
+    return {
+        "path": tree.path,
+        "git_dir": tree.git_dir,
+        "branch": tree.branch,
+        "base": tree.base,
+        "checkout": tree.checkout,
+        "target": tree.target,
+        "number": tree.number,
+        "setup": tree.setup,
+        "is_ready": tree.is_ready or None,
+        "landed": tree.landed,
+        "landed_at": tree.landed_at,
+        "dropped": tree.dropped,
+        "dropped_at": tree.dropped_at,
+        "refused": {
+            "kind": refused.kind,
+            "files": list(refused.files) or None,
+            "onto": refused.onto,
+            "message": refused.message or None,
+        }
+        if refused
+        else None,
+    }
 
 
 def render_task(task: Task | None) -> dict[str, Any]:
-    """Return the table of a record; empty for a session that is no plan's."""
-    return {"name": task.name, "digest": task.digest} if task else {}
+    """Return the table of a record; without values for a session that is no plan's."""
+    return {"name": task and task.name, "digest": task and task.digest}
 
 
 def words_of(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
