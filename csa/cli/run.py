@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from csa.cli.views.progress import Progress
     from csa.cli.views.signs import Signs
+    from csa.model.worktree import Worktree
     from csa.runner.turns.turn import Turn
 
 _STALLED_S = 1.0  # without room on stderr
@@ -178,6 +179,8 @@ def _run_turn(
             started = client.begin(plan)
         _make_current(client, plan.request, plan.state.session_id)
         _announce(client, plan.state.session_id, str(plan.context.store.project))
+        if started.plan.is_new and started.plan.state.worktree and not arguments.quiet:
+            _tell_worktree(started.plan.state.worktree)
         signs.about(about_sessions([(plan.context.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
 
@@ -216,6 +219,13 @@ def _tell_queue(turn: Turn) -> None:
         tell("hint", f"csa wait {turn.session_id}")
         return
     tell_queue(Session(turn.plan.context, turn.session_id))
+
+
+def _tell_worktree(tree: Worktree) -> None:
+    """Say where the agent works, and from which commit that was made."""
+    tell("worktree", f"{tree.branch} from {tree.target or 'a detached HEAD'} ({tree.base[:7]})")
+    if tree.setup:
+        tell("setup", tree.setup)
 
 
 def _announce(client: Csa, session_id: str, project: str) -> None:

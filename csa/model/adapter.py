@@ -29,6 +29,7 @@ ErrorKind = Literal[
     "permission",
     "protocol",
     "spawn",
+    "setup",  # csa's own: the command that prepares a worktree failed, and the tool was not started
     "internal",
     "budget",  # csa's own: a budget was used up
     "invalid_output",  # the answer does not conform to the schema that was asked for

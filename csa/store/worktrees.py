@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from csa.errors import CsaError, UsageError
-from csa.model.worktree import REFS, SESSION_TRAILER, TURN_TRAILER, Worktree
+from csa.model.worktree import BRANCHES, REFS, SESSION_TRAILER, TURN_TRAILER, Worktree
 from csa.ownership import give_to_owner, give_tree, make_directory
 from csa.paths import GONE_PREFIX
 from csa.store.gitplumbing import ABSENT, Git, GitError, open_project
@@ -30,6 +30,14 @@ class WorktreeError(CsaError):
     """A worktree could not be made, or the work in it not be kept; `hint` says what to do."""
 
     code = "worktree"
+
+
+class HookError(WorktreeError):
+    """The project's hook refuses the commit; `said` is what it has printed, and `hint` where the work is kept."""
+
+    def __init__(self, said: str, ref: str) -> None:
+        super().__init__(f"The pre-commit hook refuses the commit: {said}", hint=f"what was left is kept as {ref}")
+        self.said = said
 
 
 class Checkout(Struct):
@@ -101,6 +109,25 @@ def _snapshot(git: Git, message: str) -> str:
         return aside.line("commit-tree", aside.line("write-tree"), "-p", "HEAD", stdin=message.encode())
 
 
+def check_branch(top: str, branch: str, environ: Mapping[str, str]) -> None:
+    """Raise UsageError for what is no name of a branch, WorktreeError if there is that branch."""
+    git, name = open_project(top, environ), branch.removeprefix(BRANCHES)
+    try:
+        git.run("check-ref-format", f"refs/heads/{branch}")
+    except GitError:
+        is_valid = False
+    else:
+        is_valid = not name.startswith("-")
+    if not is_valid:
+        raise UsageError(f"'{name}' cannot name a branch.", hint="--worktree=NAME: letters, digits, dashes, slashes")
+    if _commit_of(git, f"refs/heads/{branch}") is not None:
+        raise _taken(branch)
+
+
+def _taken(branch: str) -> WorktreeError:
+    return WorktreeError(f"There is a branch {branch} already.", hint="choose another name: --worktree=NAME")
+
+
 def has_branch(top: str, branch: str, environ: Mapping[str, str]) -> bool:
     """Say whether a repository has a branch."""
     return _commit_of(open_project(top, environ), f"refs/heads/{branch}") is not None
@@ -123,7 +150,7 @@ def add_worktree(tree: Worktree, environ: Mapping[str, str]) -> Worktree:
     """
     git = open_project(tree.checkout, environ)
     if _commit_of(git, f"refs/heads/{tree.branch}"):
-        raise WorktreeError(f"There is a branch {tree.branch} already.", hint="choose another: --worktree=NAME")
+        raise _taken(tree.branch)
     return _add(git, tree, "-b", tree.branch, tree.path, tree.base)
 
 
@@ -132,10 +159,75 @@ def restore_worktree(tree: Worktree, environ: Mapping[str, str], *, start: str) 
 
     It has the session's branch; if that is gone, one with its name begins at `start`.
     """
-    git = open_project(tree.checkout, environ)
+    git = open_repository(tree, environ)
     if _commit_of(git, f"refs/heads/{tree.branch}"):
         return _add(git, tree, tree.path, tree.branch)
     return _add(git, tree, "-b", tree.branch, tree.path, start)
+
+
+def revive_worktree(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> tuple[Worktree, str]:
+    """Make a worktree that is gone again, and return its record and from what it was made.
+
+    It goes on from the branch. Where all of that was landed, it begins anew from where the target is now; where the
+    branch is gone, from the last tip that was kept.
+
+    Raises:
+        WorktreeError: git refuses; or neither the branch nor a tip is there any more.
+    """
+    git = open_repository(tree, environ)
+    name = f"refs/heads/{tree.branch}"
+    tip = _commit_of(git, name)
+    if tree.landed and tip in {None, tree.landed} and (target := _target_of(git, tree)):
+        if tip:
+            git.run("update-ref", "-m", "csa: what was landed is in the target", name, target, tip)
+        return replace(restore_worktree(tree, environ, start=target), base=target), f"from {tree.target or 'HEAD'}"
+    start = tip or _last_tip(git, session_id)
+    if start is None:
+        raise WorktreeError(
+            f"The worktree {tree.path} is gone, and so is its branch {tree.branch}.",
+            hint=f'git branch {tree.branch} COMMIT, or csa run --fork-from {session_id} "..."',
+        )
+    return restore_worktree(tree, environ, start=start), f"from {tree.branch}" if tip else f"from its tip {start[:7]}"
+
+
+def _target_of(git: Git, tree: Worktree) -> str | None:
+    """Return where the branch is now that the work was to land in; None if that is gone."""
+    return _commit_of(git, f"refs/heads/{tree.target}" if tree.target else "HEAD")
+
+
+def _last_tip(git: Git, session_id: str) -> str | None:
+    """Return the tip that was kept after the last turn that ended well enough to have one."""
+    prefix = f"{REFS}{session_id}/"
+    names = git.run("for-each-ref", "--format=%(refname)", prefix).decode().split()
+    turns = [int(name) for each in names if (name := each.removeprefix(prefix)).isdecimal()]
+    return _commit_of(git, f"{prefix}{max(turns)}") if turns else None
+
+
+def repository_of(tree: Worktree) -> str | None:
+    """Return a directory of the repository that a worktree belongs to; None if that is gone, or elsewhere."""
+    common = os.path.dirname(os.path.dirname(tree.git_dir))  # of `<repository>/worktrees/<name>`
+    return next((place for place in (tree.checkout, common) if place and os.path.isdir(place)), None)
+
+
+def open_repository(tree: Worktree, environ: Mapping[str, str]) -> Git:
+    """Return git in the repository of a worktree, which may be gone itself; WorktreeError if that is, too."""
+    if (place := repository_of(tree)) is None:
+        raise WorktreeError(f"The repository {tree.checkout} is gone.", hint="restore it, or move it back")
+    return open_project(place, environ)
+
+
+def unmake_worktree(tree: Worktree, environ: Mapping[str, str]) -> None:
+    """Remove a worktree in which nothing was done, and its branch; what cannot be removed is left for a clean-up."""
+    shutil.rmtree(tree.path, ignore_errors=True)
+    with suppress(CsaError):
+        git = open_repository(tree, environ)
+        git.run("worktree", "remove", "--force", "--force", tree.path)
+        git.run("update-ref", "-d", f"refs/heads/{tree.branch}", tree.base)
+
+
+def list_submodules(tree: Worktree, environ: Mapping[str, str]) -> list[str]:
+    """Return the paths of the submodules that the worktree's commit names, which git leaves empty."""
+    return sorted(_submodules(open_worktree(tree, environ)))
 
 
 def _add(git: Git, tree: Worktree, *words: str) -> Worktree:
@@ -176,7 +268,7 @@ def keep_work(
 
     Raises:
         GitError: git refuses; nothing has changed.
-        WorktreeError: the hook refuses; what is left is kept by a ref.
+        HookError: the hook refuses; what is left is kept by a ref.
     """
     git = open_worktree(tree, environ)
     if os.path.exists(_lease(tree)):
@@ -345,9 +437,7 @@ def _run_hook(git: Git, ref: str, commit: str) -> None:
         hooked.run("hook", "run", "--ignore-missing", "pre-commit")
     except GitError as error:
         _point(git, f"{ref}-refused", commit)
-        raise WorktreeError(
-            f"The pre-commit hook refuses the commit: {error.said}", hint=f"what was left is kept as {ref}-refused"
-        ) from error
+        raise HookError(error.said, f"{ref}-refused") from error
 
 
 def _hooks(git: Git) -> str:

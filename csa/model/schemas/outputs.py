@@ -43,6 +43,8 @@ RESULT = known(
         "error": maybe(ref("turn_error", "why the turn did not succeed; null if it did, or was cancelled")),
         "tool_exit_code": maybe(integer("the tool's own exit code")),
         "denied": texts("what the agent was denied"),
+        "head": maybe(text("the project's commit when the turn had ended; of a session with a worktree, its last one")),
+        "commit": maybe(text("the one that csa has made of what the turn had left in the session's worktree")),
         "artifacts": texts("the files it left in the session's output"),
         "chain": CHAIN,
     },

@@ -102,8 +102,8 @@ _ERROR_KIND = text(
 )
 _TURN_ERROR_KIND = text(
     "`auth`, `rate_limit`, `quota`, `overloaded`, `network`, `server`, `invalid_request`, `context_overflow`, "
-    "`permission`, `protocol`, `spawn`, `internal`, `fenced`, `unknown_conversation`, `budget`, `invalid_output`, "
-    "`timeout` or `idle_timeout`; where csa could not even look, the kind of an [error](#error)"
+    "`permission`, `protocol`, `spawn`, `setup`, `internal`, `fenced`, `unknown_conversation`, `budget`, "
+    "`invalid_output`, `timeout` or `idle_timeout`; where csa could not even look, the kind of an [error](#error)"
 )
 _ERROR_MESSAGE = text("what went wrong, as a sentence")
 _MESSAGE = {

@@ -25,6 +25,7 @@ from csa.errors import NotFoundError
 from csa.ids import milliseconds_of
 from csa.model.clock import from_timestamp
 from csa.model.state import SessionState
+from csa.model.text import some_names
 from csa.runner.session import Session
 from csa.runner.sessions.history import why_refused
 from csa.runner.sessions.spans import Span, read_spans
@@ -90,9 +91,9 @@ class Changes(Struct, kw_only=True):
         """Return what a person should know of it."""
         found = list(self.notes)
         if self.unclear:
-            found.append(f"changed at another time too, or only then, so left out: {_some(self.unclear)}")
+            found.append(f"changed at another time too, or only then, so left out: {some_names(self.unclear)}")
         if self.also:
-            found.append(f"other sessions ran here meanwhile, and may have made some of this: {_some(self.also)}")
+            found.append(f"other sessions ran here meanwhile, and may have made some of this: {some_names(self.also)}")
         return found
 
 
@@ -208,7 +209,7 @@ class _Comparison:
         )
         if carried:
             self.found.committed.difference_update(carried)
-            self.notes.append(f"committed by a turn, but changed before it, so left out: {_some(carried)}")
+            self.notes.append(f"committed by a turn, but changed before it, so left out: {some_names(carried)}")
 
     def _known(self, commit: str | None, span: Span) -> str:
         """Return a commit that is there still, or the empty tree."""
@@ -306,7 +307,7 @@ class _Comparison:
         files = ((path, os.path.join(self._top, path)) for path in paths)
         secret = [path for path, file in files if os.path.isfile(file) and not os.access(file, os.R_OK)]
         if secret:
-            self.notes.append(f"may not be read, so not compared: {_some(secret)}")
+            self.notes.append(f"may not be read, so not compared: {some_names(secret)}")
         return [path for path in paths if path not in secret]
 
     def _is_there(self, path: str) -> bool:
@@ -322,7 +323,7 @@ class _Comparison:
         large = sorted(self.found.large)
         files += [ChangedFile(path=path, status="modified") for path in large]
         if large:
-            self.notes.append(f"larger than {LARGE_BYTES >> 20} MiB, so not compared: {_some(large)}")
+            self.notes.append(f"larger than {LARGE_BYTES >> 20} MiB, so not compared: {some_names(large)}")
         if form == "names":
             text = "".join(f"{file.path}\n" for file in files)
         else:
@@ -419,12 +420,6 @@ def _files(fields: Sequence[str], numbers: Iterator[tuple[int | None, int | None
             added=added,
             removed=removed,
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    few = 5
-    more = f" and {len(names) - few} more" if len(names) > few else ""
-    return ", ".join(map(_shown, names[:few])) + more
 
 
 def _others(session: Session, spans: Sequence[Span], top: str) -> Iterator[str]:

@@ -224,6 +224,10 @@ def _plan_new(
     known = (source or state).tools.get(choice.adapter.name, ToolState())
     request = _with_opening(request)
     plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory), replay=replay)
+    if request.worktree is not None:
+        from csa.runner.turns.worktree import plan_worktree  # noqa: PLC0415  # few sessions have one
+
+        plan = plan_worktree(plan)
     return _plan_fork(plan, origin, source) if origin and source else plan
 
 
@@ -254,12 +258,16 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     refuse_changed(request, state.session_id, turn=state.turns)
     if not request.reopen:
         refuse_closed(state)
+    if request.worktree is not None or request.setup is not None:
+        from csa.runner.turns.worktree import check_worktree  # noqa: PLC0415  # few sessions have one
+
+        check_worktree(state, request)
     request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)
     choice = _choose(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())
     cwd = known.cwd or _last_directory(state)
     if not Path(cwd).is_dir():
-        raise _directory_gone(state, cwd)
+        _refuse_gone(state, cwd)
     if request.name and request.name != state.name and context.store.find_name(request.name):
         raise UsageError(f"A session named '{request.name}' exists.")
     state = replace(
@@ -290,11 +298,19 @@ def _last_directory(state: SessionState) -> str:
     return last.cwd or state.project_path
 
 
-def _directory_gone(state: SessionState, cwd: str) -> NotFoundError:
-    """Say that a conversation cannot continue where it began; tools do not find theirs from anywhere else."""
+def _refuse_gone(state: SessionState, cwd: str) -> None:
+    """Refuse a conversation that cannot continue where it began; tools do not find theirs from anywhere else.
+
+    A worktree of the session's own is made again.
+    """
+    if state.worktree and f"{cwd}/".startswith(f"{state.worktree.path}/"):
+        from csa.runner.turns.worktree import refuse_gone_repository  # noqa: PLC0415  # few sessions have one
+
+        refuse_gone_repository(state.session_id, state.worktree)
+        return
     branch = f" {state.branch}" if state.branch and cwd != state.project_path else ""
     back = f"git worktree add {shlex.quote(cwd)}{branch}" if branch else "restore the directory"
-    return NotFoundError(
+    raise NotFoundError(
         f"Session {state.session_id} works in {cwd}, which is gone.",
         hint=f'{back}, or csa run --fork-from {state.session_id} "..." to continue in a new session with a summary',
     )
