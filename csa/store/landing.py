@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from csa.errors import CsaError, RefusedError
+from csa.model.text import some_names
 from csa.model.worktree import SESSION_TRAILER, Worktree
 from csa.store.gitplumbing import Git, GitError, open_project
 from csa.store.worktrees import Checkout, is_ancestor
@@ -52,7 +53,7 @@ class ConflictError(CsaError):
     code = "conflict"
 
     def __init__(self, files: Sequence[str]) -> None:
-        super().__init__(f"There are conflicts in {', '.join(files)}.")
+        super().__init__(f"There are conflicts in {some_names(files)}.")
         self.files = tuple(files)
 
 
@@ -377,14 +378,6 @@ def _explain(git: Git, target: Checkout, new: str, error: GitError) -> None:
 def in_the_way(target: Checkout, files: Sequence[str]) -> RefusedError:
     """Return the error for files that somebody has changed in a checkout, and that are about to change there."""
     return RefusedError(
-        f"These files were changed in {target.top}, and the work changes them too: {_some(files)}.",
+        f"These files were changed in {target.top}, and the work changes them too: {some_names(files, most=10)}.",
         hint="commit them, or git stash; nothing was changed there",
     )
-
-
-_NAMED = 10
-
-
-def _some(files: Sequence[str]) -> str:
-    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
-    return f"{', '.join(files[:_NAMED])}{more}"

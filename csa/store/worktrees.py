@@ -270,10 +270,8 @@ def keep_work(
         GitError: git refuses; nothing has changed.
         HookError: the hook refuses; what is left is kept by a ref.
     """
+    reclaim(tree, environ, session_id=session_id)
     git = open_worktree(tree, environ)
-    if os.path.exists(_lease(tree)):
-        _keep_interrupted(git, session_id)
-        give_back(git, tree)
     message = f"{subject}\n\n{SESSION_TRAILER}: {session_id}\n{TURN_TRAILER}: {turn}\n"
     ref, head = f"{REFS}{session_id}/{turn}", git.line("rev-parse", "HEAD")
     with _index_aside(git) as aside:
@@ -300,7 +298,7 @@ def keep_work(
 
 
 def borrow(tree: Worktree) -> None:
-    """Note that csa works in a worktree whose work is kept: whatever becomes of us, `keep_work` gives it back."""
+    """Note that csa works in a worktree whose work is kept: whatever becomes of us, `reclaim` gives it back."""
     with open(_lease(tree), "wb"):
         pass
     give_to_owner(_lease(tree))
@@ -323,13 +321,19 @@ def give_back(git: Git, tree: Worktree) -> None:
         os.unlink(_lease(tree))
 
 
+def reclaim(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> None:
+    """Have a worktree back that was not given back: csa was killed. For whoever takes the session's lock; GitError.
+
+    What is there now is kept by a ref, as somebody may have worked there since.
+    """
+    if os.path.exists(_lease(tree)):
+        git = open_worktree(tree, environ)
+        _point(git, f"{REFS}{session_id}/interrupted", _snapshot(git, "interrupted"))
+        give_back(git, tree)
+
+
 def _lease(tree: Worktree) -> str:
     return f"{tree.git_dir}/csa-borrowed"
-
-
-def _keep_interrupted(git: Git, session_id: str) -> None:
-    """Keep what was there when csa was killed by a ref: somebody may have worked there since."""
-    _point(git, f"{REFS}{session_id}/interrupted", _snapshot(git, "interrupted"))
 
 
 def take_away(tree: Worktree, environ: Mapping[str, str], *, session_id: str, tip: str | None) -> Path | None:

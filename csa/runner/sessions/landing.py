@@ -17,12 +17,14 @@ import anyio
 
 from csa.errors import CsaError, RefusedError
 from csa.model.permission import Permission
+from csa.model.text import some_names
 from csa.model.worktree import REFS, SESSION_TRAILER, Refused, Worktree
 from csa.process.launch import SpawnError
 from csa.process.shell import ShellEnd, run_shell
 from csa.runner.caller import Caller, refuse_own_lineage
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_update
+from csa.runner.turns.worktree import make_again
 from csa.store import landing as git_landing
 from csa.store.genealogy import ancestors
 from csa.store.gitplumbing import Git
@@ -32,15 +34,14 @@ from csa.store.landing import Commit, ConflictError, MovedError
 from csa.store.owner import LANDING
 from csa.store.project import git_top
 from csa.store.worktrees import (
+    HookError,
     Kept,
-    WorktreeError,
     borrow,
     commit_of,
     give_back,
     keep_work,
     open_worktree,
     peek,
-    restore_worktree,
     take_away,
 )
 from csa.structs import Struct, replace
@@ -90,8 +91,10 @@ class LandError(CsaError):
 
 
 _WORDS: dict[str, Callable[[Refused, str, str | None], str]] = {
-    "conflict": lambda refused, who, _: f"The work of session {who} conflicts in {', '.join(refused.files)}.",
-    "markers": lambda refused, who, _: f"The work of session {who} has conflict markers in {', '.join(refused.files)}.",
+    "conflict": lambda refused, who, _: f"The work of session {who} conflicts in {some_names(refused.files)}.",
+    "markers": lambda refused, who, _: (
+        f"The work of session {who} has conflict markers in {some_names(refused.files)}."
+    ),
     "check": lambda _, who, check: f"The check of session {who}'s work failed: {check}.",
     "hook": lambda _, who, __: f"The pre-commit hook refuses what session {who} has left.",
 }
@@ -248,6 +251,7 @@ class _Work:
         fds = held.shared_fds
         self._there, self.target = git_landing.read_target(into, self.tree, self._environ, held=fds)
         self._warnings: tuple[str, ...] = ()
+        self._left: tuple[str, ...] = ()  # what no commit can hold
         self._tip = ""
         self._is_contained = False  # the checkout has got the work in another way, or we were killed in between
 
@@ -291,7 +295,7 @@ class _Work:
         if not self._make_ready():
             return None
         kept = self._keep()
-        self._tip, self._warnings = kept.tip, kept.problems
+        self._tip, self._left = kept.tip, kept.problems
         onto = self.target.head
         base = git_landing.find_base(self.git, self.tree, tip=kept.tip, onto=onto)
         if base is None:
@@ -322,19 +326,26 @@ class _Work:
         if not os.path.isdir(self.tree.path):
             if tip is None or tip == self.tree.landed:
                 return False
-            self._save(restore_worktree(self.tree, self._environ, start=tip))
+            tree, problems = make_again(self.held, self.tree, self._environ)
+            self._warnings = tuple(problems)
+            self._save(tree)
         self.git = replace(open_worktree(self.tree, self._environ), held=self.held.shared_fds)
         return True
 
     def _keep(self) -> Kept:
         """Commit what is left in the worktree, as after a lost turn."""
-        turn = self.held.last_turn()
+        turn, config = self.held.last_turn(), self.session.context.config
         try:
             kept = keep_work(
-                self.tree, self._environ, session_id=self.session_id, turn=turn, subject=f"what turn {turn} has left"
+                self.tree,
+                self._environ,
+                session_id=self.session_id,
+                turn=turn,
+                subject=f"what turn {turn} has left",
+                run_hooks=config.worktree_hooks,
             )
-        except WorktreeError as error:
-            raise self._refused(Refused(kind="hook", message=self._told(error.message))) from error
+        except HookError as error:
+            raise self._refused(Refused(kind="hook", message=self._told(error.said))) from error
         if kept.is_unfinished:
             raise RefusedError(
                 f"The work of session {self.session_id} is unfinished: {'; '.join(kept.problems)}.",
@@ -424,10 +435,9 @@ class _Work:
     def _drop(self, done: Landed) -> Landed:
         """Remove the worktree, whose work is landed, unless something is left in it."""
         is_there = os.path.isdir(self.tree.path)
-        if self._warnings or (is_there and peek(self.tree, self._environ) != self.tree.landed):
+        if self._left or (is_there and peek(self.tree, self._environ) != self.tree.landed):
             return done
-        place = replace(self.tree, checkout=done.into)
-        take_away(place, self._environ, session_id=self.session_id, tip=self.tree.landed)
+        take_away(self.tree, self._environ, session_id=self.session_id, tip=self.tree.landed)
         return replace(done, is_dropped=is_there)
 
     def _landed(self, head: str) -> Landed:
@@ -438,7 +448,7 @@ class _Work:
             branch=target.branch,
             onto=target.head,
             head=head,
-            warnings=self._warnings,
+            warnings=(*self._warnings, *self._left),
         )
 
     def _refused(self, refused: Refused, **more: Any) -> LandError:
@@ -472,21 +482,28 @@ def _worktree_of(state: SessionState) -> Worktree:
 async def _check(
     session: Session, held: HeldSession, work: _Work, check: str, on_output: Callable[[bytes], None] | None
 ) -> None:
-    """Run the check in the worktree, and leave that as it was; LandError if it fails."""
+    """Prepare the worktree if it was made again, run the check in it, and clean it of what that has left.
+
+    LandError if one of them fails.
+    """
     environ = without_descriptors(without_repository(session.context.environ))
+    commands = [work.tree.setup] if work.tree.setup and not work.tree.is_ready else []
     try:
-        end = await run_shell(
-            check,
-            cwd=work.tree.path,
-            env={**environ, "CSA_WORKTREE": str(work.tree.number)},
-            shared_fds=held.shared_fds,
-            owns_process=session.context.owns_process,
-            on_output=on_output,
-        )
+        for command in (*commands, check):
+            end = await run_shell(
+                command,
+                cwd=work.tree.path,
+                env={**environ, "CSA_WORKTREE": str(work.tree.number)},
+                shared_fds=held.shared_fds,
+                owns_process=session.context.owns_process,
+                on_output=on_output,
+            )
+            if not end.has_succeeded:
+                break
     except SpawnError as error:
         raise CsaError(f"The check cannot be started: {error}.") from error
     finally:
         with anyio.CancelScope(shield=True):
             await _in_thread(work.give_back)
     if not end.has_succeeded:
-        raise await _in_thread(lambda: work.refuse_check(check, end))
+        raise await _in_thread(lambda: work.refuse_check(command, end))
