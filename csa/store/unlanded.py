@@ -56,16 +56,17 @@ def _unlanded(git: Git, tree: Worktree, *, tip: str | None, session_id: str) -> 
     if tip == tree.dropped:
         return
     turn = max((order[0] for ref in refs if (order := order_of(ref))), default=0)
-    yield from (f"{ref} is not on its branch" for ref in refs if not order_of(ref) and _turn_of(ref) >= turn)
+    yield from (f"{ref} is not on its branch" for ref in refs if _turn_apart(ref) >= turn)
     if tip not in {tree.landed, tree.base} and not _has(git, tree, tip):
         count = git.line("rev-list", "--count", tip, f"^{tree.base}")
         target = tree.target or "the commit there"
         yield f"{count} commit{'s' * (count != '1')} of {tree.branch} not in {target} of {tree.checkout}"
 
 
-def _turn_of(ref: str) -> int:
-    turn = ref.rpartition("/")[2].partition("-")[0]
-    return int(turn) if turn.isdecimal() else 0
+def _turn_apart(ref: str) -> int:
+    """Return the turn of a ref for what could not be committed on the branch; -1 for any other."""
+    turn, _, what = ref.rpartition("/")[2].partition("-")
+    return int(turn) if turn.isdecimal() and what and not order_of(ref) else -1
 
 
 def _not_committed(tree: Worktree, environ: Mapping[str, str]) -> Iterator[str]:

@@ -8,6 +8,7 @@ A worktree that is taken away is moved aside as it is, with its ignored files, a
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from csa.errors import CsaError, UsageError
 from csa.model.worktree import BRANCHES, REFS, SESSION_TRAILER, TURN_TRAILER, Worktree
-from csa.ownership import give_tree, make_directory
+from csa.ownership import give_to_owner, give_tree, make_directory
 from csa.paths import WORKTREES
 from csa.store.gitplumbing import ABSENT, Git, GitError, open_project
 from csa.store.gonetrees import move_aside
@@ -57,6 +58,7 @@ class Kept(Struct):
     commit: str | None
     problems: tuple[str, ...] = ()  # why some of it is not on the branch; nothing is lost
     is_whole: bool = True  # whether the tip has everything; otherwise the problems say what it has not
+    is_unfinished: bool = False  # no commit can hold it: it is kept by a ref, and the branch is as it was
 
 
 def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout:
@@ -91,7 +93,21 @@ def list_dirty(top: str, environ: Mapping[str, str]) -> list[str]:
 
 def snapshot(top: str, environ: Mapping[str, str], *, message: str) -> str:
     """Return a commit of a work tree as it is, without touching its index, branch or stash; GitError."""
-    git = open_project(top, environ)
+    return _snapshot(open_project(top, environ), message)
+
+
+def peek(tree: Worktree, environ: Mapping[str, str]) -> str:
+    """Return the tip of the work in a worktree, with what is not committed, but not on its branch; GitError."""
+    git = open_worktree(tree, environ)
+    taken = _snapshot(git, "what is left")
+    return git.line("rev-parse", "HEAD") if _is_same(git, taken, "HEAD") else taken
+
+
+def _is_same(git: Git, commit: str, other: str) -> bool:
+    return git.line("rev-parse", f"{commit}^{{tree}}") == git.line("rev-parse", f"{other}^{{tree}}")
+
+
+def _snapshot(git: Git, message: str) -> str:
     with _index_aside(git) as aside:
         aside.run("add", "--all")
         return aside.line("commit-tree", aside.line("write-tree"), "-p", "HEAD", stdin=message.encode())
@@ -271,6 +287,7 @@ def keep_work(
     ref = f"{REFS}{session_id}/{turn}"
     if not is_directory(tree.path) or not is_directory(tree.git_dir):
         return _keep_rest(tree, environ, session_id=session_id, ref=ref, message=message)
+    reclaim(tree, environ, session_id=session_id)
     git = open_worktree(tree, environ)
     born = find_commit(git, "HEAD")
     head = born or find_tip(git, tree, session_id=session_id) or tree.base
@@ -278,7 +295,8 @@ def keep_work(
         content, problems = _content(aside, head)
     if obstacle := _obstacle(git, tree) if born else "the agent has left a branch without a commit checked out":
         kept = _keep_apart(git, f"{ref}-unfinished", content, head, message)
-        return Kept(head, None, (*problems, f"{obstacle}: what is left is kept as {kept}"), is_whole=False)
+        problems = (*problems, f"{obstacle}: what is left is kept as {kept}")
+        return Kept(head, None, problems, is_whole=False, is_unfinished=True)
     _back_to_branch(git, tree.branch, head)
     commit = None
     if content != git.line("rev-parse", "HEAD^{tree}") or _merging(git):
@@ -344,6 +362,45 @@ def _keep_rest(tree: Worktree, environ: Mapping[str, str], *, session_id: str, r
     _point(git, session_id, ref, commit or tip)
     problems = (*problems, f"git knows nothing of the worktree {tree.path} any more")
     return Kept(commit or tip, commit, problems, is_whole=len(problems) == 1)
+
+
+def borrow(tree: Worktree) -> None:
+    """Note that csa works in a worktree whose work is kept: whatever becomes of us, `reclaim` gives it back."""
+    with open(_lease(tree), "wb"):
+        pass
+    give_to_owner(_lease(tree))
+
+
+def give_back(git: Git, tree: Worktree) -> None:
+    """Have a worktree as its branch has it, without what csa, or a command of the user's, has left; ignored files stay.
+
+    GitError: git refuses; then the next one who has the session's lock does it.
+    """
+    for name in _UNDERWAY[:2]:
+        shutil.rmtree(f"{tree.git_dir}/{name}", ignore_errors=True)
+    for name in ("index.lock", "HEAD.lock"):  # of a git that was killed: nothing runs there any more
+        with suppress(FileNotFoundError):
+            os.unlink(f"{tree.git_dir}/{name}")
+    git.run("symbolic-ref", "HEAD", f"refs/heads/{tree.branch}")
+    git.run("reset", "--quiet", "--hard")
+    git.run("clean", "--quiet", "-d", "--force")
+    with suppress(FileNotFoundError):
+        os.unlink(_lease(tree))
+
+
+def reclaim(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> None:
+    """Have a worktree back that was not given back: csa was killed. For whoever takes the session's lock; GitError.
+
+    What is there now is kept by a ref, as somebody may have worked there since.
+    """
+    if os.path.exists(_lease(tree)):
+        git = open_worktree(tree, environ)
+        _point(git, session_id, f"{REFS}{session_id}/interrupted", _snapshot(git, "interrupted"))
+        give_back(git, tree)
+
+
+def _lease(tree: Worktree) -> str:
+    return f"{tree.git_dir}/csa-borrowed"
 
 
 def take_away(tree: Worktree, environ: Mapping[str, str], *, session_id: str, tip: str | None) -> Path | None:
@@ -552,10 +609,10 @@ def _reset_index(git: Git, git_dir: str) -> None:
 
 
 def _point(git: Git, session_id: str, ref: str, commit: str) -> None:
-    """Keep a commit by the ref of its turn. What that had before stays kept, if the commit does not follow it."""
-    refs = refs_of(git, session_id)
-    mine = [name for name in refs if name == ref or (name.startswith(f"{ref}-") and order_of(name))]
-    last = max(mine, key=lambda name: order_of(name) or (0, 0), default=None)
+    """Keep a commit by a ref. What that had before stays kept by it, if the commit does not follow that."""
+    refs, form = refs_of(git, session_id), re.compile(rf"{re.escape(ref)}(?:-(\d+))?")
+    times = {name: int(found[1] or 0) for name in refs if (found := form.fullmatch(name))}
+    last = max(times, key=lambda name: times[name], default=None)
     if last is None:
         git.run("update-ref", ref, commit, ABSENT)
     elif refs[last] != commit:
