@@ -339,7 +339,7 @@ def _parse_window(table: Mapping[str, Any]) -> ContextWindow:
 
 
 def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
-    if not table:
+    if all(value is None for value in table.values()):
         return None
     refused = _table_of(table, "refused")
     return Worktree(
@@ -366,7 +366,9 @@ def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
 
 
 def _parse_task(table: Mapping[str, Any]) -> Task | None:
-    return Task(name=_required(table, "name", str), digest=_required(table, "digest", str)) if table else None
+    if all(value is None for value in table.values()):
+        return None
+    return Task(name=_required(table, "name", str), digest=_required(table, "digest", str))
 
 
 def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[int | float], ...]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from csa.structs import Struct
+from csa.structs import Struct, fields
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ class Task(Struct, kw_only=True):
 
 
 def render_worktree(tree: Worktree | None) -> dict[str, Any]:
-    """Return the table of a record; empty without a worktree."""
+    """Return the table of a record; without a worktree no key has a value, so that there is no table."""
     if tree is None:
-        return {}
+        return dict.fromkeys(fields(Worktree))
     refused = tree.refused
     return {
         "path": tree.path,
@@ -88,13 +88,13 @@ def render_worktree(tree: Worktree | None) -> dict[str, Any]:
             "message": refused.message or None,
         }
         if refused
-        else {},
+        else None,
     }
 
 
 def render_task(task: Task | None) -> dict[str, Any]:
-    """Return the table of a record; empty for a session that is no plan's."""
-    return {"name": task.name, "digest": task.digest} if task else {}
+    """Return the table of a record; without values for a session that is no plan's."""
+    return {"name": task and task.name, "digest": task and task.digest}
 
 
 def words_of(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
