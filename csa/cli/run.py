@@ -100,6 +100,11 @@ def run_turn(arguments: argparse.Namespace) -> int:
 
         print_plan(client.plan(request), as_json=arguments.json)
         return 0
+    return carry_out(client, request, arguments)
+
+
+def carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
+    """Run the turn, or start or queue it; return the exit code."""
     if client.caller is None:
         wake_abandoned(client)
     with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:
@@ -275,6 +280,8 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     if not arguments.quiet:
         what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
         tell("csa", f"session {started.session_id} is running in the background ({what})")
+        if request.worktree is not None and (tree := client.session(started.session_id).load().worktree):
+            _tell_worktree(tree)
         tell("hint", f"csa wait {started.session_id}")
     return 0
 
