@@ -83,6 +83,7 @@ def pytest_pycollect_makeitem(collector: pytest.Module, name: str, obj: object) 
     return [] if is_thorough and name.startswith("test_") and _is_quick(collector.config) else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before they are shuffled: the first case is the same each time
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave what is marked so to the thorough suite, and the further cases of a test that runs csa."""
     if not _is_quick(config):
