@@ -103,6 +103,7 @@ def test_gemini_is_told_once_and_correctly(bridges: Bridges) -> None:
     assert lines[-1] == {"type": "compressed", "session": UNKNOWN, "tokens_before": 9645, "tokens_after": 199}
 
 
+@pytest.mark.thorough
 def test_gemini_that_will_not_start(bridges: Bridges) -> None:
     """Its last words say why."""
     bridges.gemini()

@@ -339,6 +339,7 @@ def test_fallback_tries_again_as_well(place: Place) -> None:
     assert len(retries_of(place, done.session_id)) == 1
 
 
+@pytest.mark.thorough
 def test_missing_fallback_is_skipped(place: Place) -> None:
     """A tool that is not installed is passed over with a warning, in the record too."""
     place.script(fails("quota", tool="codex"), answers("by claude", tool="claude-code"))

@@ -144,6 +144,7 @@ def test_a_resume_elsewhere_runs_and_is_heard_in_the_sessions_directory(bridge: 
     assert "text" in types_of(after)
 
 
+@pytest.mark.thorough
 def test_an_unknown_session_is_an_error_and_not_a_new_one(bridge: Bridge) -> None:
     """Nothing is asked of the model."""
     code, lines = bridge.run(session=UNKNOWN)
@@ -294,6 +295,7 @@ def test_an_ephemeral_turn_is_not_kept(bridge: Bridge) -> None:
     assert bridge.run(session=lines[0]["sessionID"])[0] == 1
 
 
+@pytest.mark.thorough
 def test_a_sub_agents_step_is_told_as_usage_alone(bridge: Bridge) -> None:
     """Its words stay its own; what it has used belongs to the turn."""
     bridge.play(["usage", 50, 5, 0], ["delegate", "inner"], ["say", "done"])
@@ -326,6 +328,7 @@ def test_steps_that_lead_nowhere_end_the_turn(bridge: Bridge, reason: str) -> No
     assert reason in lines[-1]["error"]["data"]["message"]
 
 
+@pytest.mark.thorough
 def test_steps_that_call_tools_may_be_many(bridge: Bridge) -> None:
     """A provider that names no reasons is no matter where something is done."""
     step: list[list[Any]] = [["call", "pwd", "/", 0], ["end-step", "unknown"]]
