@@ -149,7 +149,7 @@ def test_term_ends_gemini_too(bridges: Bridges) -> None:
     process = bridges.start(argv, order)
     wait_for(ready.exists, "gemini compresses")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=5)
+    process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGTERM
     wait_for(lambda: not processes_of(Path(os.environ["HOME"])), "nothing is left", within_s=3)
 
