@@ -117,6 +117,7 @@ class _Tour:
             self.show(name, name, "api", "--json")
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")
+        self.show("stats --landed", "stats", "--landed", "--json")
         self.show("search", "search", "bucket", "--json")
         self.place.run("index", "build")
         self.show("index status", "index", "status", "--json")

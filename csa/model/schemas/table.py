@@ -44,6 +44,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "ps": ("what is running, in all projects, with its processes", each(outputs.PROCESS, "")),
     "top --once": ("the same as `ps`", each(outputs.PROCESS, "")),
     "stats": ("what sessions have done and used", outputs.STATS),
+    "stats --landed": ("what landed work has cost", outputs.LANDED),
     "rename": ("the session's name", upkeep.RENAMED),
     "describe": ("the session's description", upkeep.DESCRIBED),
     "pin": ("whether the session is pinned", upkeep.PINNED),
