@@ -434,7 +434,7 @@ def open_repository(tree: Worktree, environ: Mapping[str, str], *, commits: bool
     Raises:
         WorktreeError: it is gone, was moved, or its disk is not mounted.
     """
-    common = _common_directory(tree, environ)
+    common = common_directory(tree, environ)
     if common is None:
         raise WorktreeError(
             f"The repository of the worktree {tree.path} is not in {tree.checkout} any more: "
@@ -445,7 +445,8 @@ def open_repository(tree: Worktree, environ: Mapping[str, str], *, commits: bool
     return replace(git, place=(*git.place, "--git-dir", common))
 
 
-def _common_directory(tree: Worktree, environ: Mapping[str, str]) -> str | None:
+def common_directory(tree: Worktree, environ: Mapping[str, str]) -> str | None:
+    """Return git's directory of the repository that a worktree belongs to; None if that is gone, or elsewhere."""
     place = repository_of(tree)
     if place is None or place != tree.checkout:
         return place
