@@ -68,6 +68,7 @@ def test_a_proven_compaction_is_recorded(place: Place, tool: str) -> None:
     assert (state["phase"], state["turns"], state["context_status"]["is_compacted"]) == ("active", 2, True)
 
 
+@pytest.mark.thorough
 def test_sizes_are_told_where_they_are_known(place: Place) -> None:
     """claude and gemini tell how large the context was and is; the line for people has it too."""
     session_id = _session(place, "claude-code")

@@ -50,6 +50,7 @@ def test_one_session_one_turn(place: Place) -> None:
     assert [e["turn"] for e in place.events(session_id) if e["type"] == "run_started"] == [1, 2]
 
 
+@pytest.mark.thorough
 def test_one_id_one_session(place: Place) -> None:
     """Of five creations of one id one wins; the others are told that it is busy, and no remains are left."""
     session_id = "01JH4QWERT1234567890ABCDEF"

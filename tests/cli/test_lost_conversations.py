@@ -109,6 +109,7 @@ def test_without_a_handoff_it_is_refused(place: Place, tool: str) -> None:
     assert told["turns"] == [1]  # nobody was asked anything in the others
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_fork_becomes_a_handoff(place: Place, tool: str) -> None:
     """A fork of what is gone is told a digest, as one is that the tool cannot copy; and so is the fork when its is."""

@@ -94,6 +94,7 @@ def test_silent_open_stdin_does_not_block(place: Place, seen: Path) -> None:
     running.process.stdin.close()
 
 
+@pytest.mark.thorough
 def test_unread_stdin_is_told(place: Place, seen: Path) -> None:
     """Bytes on stdin that are no part of the prompt get one warning."""
     assert place.run("run", "--tool", "codex", "review", stdin=b"a diff\n").err.count(UNREAD) == 1

@@ -153,6 +153,7 @@ def test_an_answer_is_made_anew(place: Place) -> None:
     assert place.run("session", "repair", session_id).out == "Nothing to repair\n"
 
 
+@pytest.mark.thorough
 def test_genealogy_is_salvaged(place: Place) -> None:
     """The rebuilt record of a child keeps its parent and limits, where their lines can be read."""
     parent, environ = place.agent()

@@ -138,6 +138,7 @@ def test_watch_without_colour(place: Place) -> None:
         assert set(re.findall(r"\x1b\[([\d;]*)m", terminal.output)) == {"0", "0;7"}
 
 
+@pytest.mark.thorough
 def test_a_dumb_terminal_is_not_redrawn(place: Place) -> None:
     """Where the cursor cannot be moved `--watch` is refused with a hint, and `top` prints once."""
     place.codex("one")

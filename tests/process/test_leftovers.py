@@ -138,6 +138,7 @@ def test_keep_background(place: Place) -> None:
     place.wait_until_empty(within_s=2)
 
 
+@pytest.mark.thorough
 def test_a_turn_that_is_cancelled_keeps_nothing(place: Place) -> None:
     """--keep-background is for turns that end by themselves: a cancelled one is swept like any other."""
     place.play(["spawn-grandchild", "exec setsid sleep 600"], *place.hold())

@@ -111,6 +111,7 @@ def test_a_signal_twice_before_the_event_loop(place: Place) -> None:
     place.wait_until_empty(within_s=2)
 
 
+@pytest.mark.thorough
 def test_sigkill_before_the_event_loop(place: Place) -> None:
     """The tool ends with csa; the session resolves, is lost, and goes on."""
     place.play(*place.hold(), ["say", "never"])
@@ -123,6 +124,7 @@ def test_sigkill_before_the_event_loop(place: Place) -> None:
     assert place.run("run", "--session", session_id, "go on").out == "again\n"
 
 
+@pytest.mark.thorough
 def test_whose_a_session_is_before_the_event_loop(place: Place) -> None:
     """What names the sessions of a tool has a running one from its beginning on, and a lost turn's tool goes on."""
     place.script({"match": "go on", "do": [["say", "again"]]}, {"match": "hello", "do": [["say", "never"]]})

@@ -202,6 +202,10 @@ CLEANED = known(
             "damaged sessions, which stay",
         ),
         "running": texts("the ids of sessions that stay because they are running"),
+        "kept": each(
+            known("session_id project", {"why": text("what of its work has not landed")}),
+            "sessions that stay although they are old enough, because of what is in their worktrees",
+        ),
         "retired_bytes": integer("the size of what went to the trash"),
         "freed_bytes": integer("the size of what was deleted for good"),
         "failures": texts("what could not be deleted"),

@@ -44,6 +44,7 @@ from csa.store.worktrees import (
     revive_worktree,
     snapshot,
     unmake_worktree,
+    worktree_path,
 )
 from csa.structs import replace
 
@@ -66,7 +67,7 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
     found = read_checkout(plan.cwd, environ)
     branch = BRANCHES + (request.worktree or state.name or state.session_id[-_SHORT_ID:].lower())
     check_branch(found.top, branch, environ)
-    path = f"{os.path.realpath(context.store.pathname)}/{WORKTREES}/{state.session_id}"
+    path = worktree_path(context.store, state.session_id)
     tree = Worktree(
         path=path,
         git_dir="",
