@@ -139,7 +139,8 @@ def _conflict_prompt(found: list[Conflict], others: list[landing.Commit], *, bra
         f"Your work in this worktree conflicts with what has happened on {branch} meanwhile. The worktree is now on "
         f"{branch}, at {onto[:12]}, with your work merged into it and not committed. Resolve the conflicts, so that "
         "both your change and theirs do what they were meant to do: edit these files, and remove all lines with "
-        f"conflict markers (<<<<<<<, |||||||, =======, >>>>>>>). HEAD is {branch}, the other side is your work. {_LEAVE}\n\n"
+        f"conflict markers (<<<<<<<, |||||||, =======, >>>>>>>). HEAD is {branch}, the other side is your work. "
+        f"{_LEAVE}\n\n"
         f"{_quoted(chr(10).join([*shown, *more]), 'The files in conflict')}{told}"
     )
 
