@@ -57,6 +57,7 @@ def test_a_daemon_of_an_agent_is_still_inside(place: Place) -> None:
     assert place.state(child)["genealogy"]["parent_session_id"] == root
 
 
+@pytest.mark.thorough
 def test_another_state_root_is_refused(place: Place) -> None:
     """Inside a session that runs, a state root elsewhere is no way out: exit 5."""
     elsewhere = place.tmp / "elsewhere"

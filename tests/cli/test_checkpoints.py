@@ -347,6 +347,7 @@ def test_a_log_that_git_refuses(repository: Place) -> None:
     assert (" made" in done.out, done.err) == (True, "")
 
 
+@pytest.mark.thorough
 def test_a_log_whose_repository_is_gone(repository: Place) -> None:
     """The recorded heads are told, though nobody can say what was between them."""
     place = repository

@@ -286,6 +286,7 @@ def test_its_files_are_private_and_no_artifacts(place: Place) -> None:
     assert place.run("session", "show", session_id).out.count("was compacted") == 1
 
 
+@pytest.mark.thorough
 def test_one_that_cannot_begin_leaves_no_trace(place: Place) -> None:
     """Where there is no room for its logs nothing is noted, and the next turn finds no compaction that was lost."""
     session_id = _session(place, "codex")

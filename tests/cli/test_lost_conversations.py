@@ -246,6 +246,7 @@ def test_the_interface_has_nothing_to_open(place: Place, tool: str) -> None:
         assert f'csa run --session {session_id[:10]} --tool {tool} "continue"' in terminal.text
 
 
+@pytest.mark.thorough
 def test_another_account_is_another_matter(place: Place) -> None:
     """It is refused as before, with a hint that works."""
     session_id = place.codex("the capital is Ulm").session_id

@@ -60,6 +60,7 @@ def test_every_view(place: Place, columns: int) -> None:
             assert session_id(2)[:10] in text, (words, text)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("store")
 def test_scripts_find_the_id(place: Place) -> None:
     """In a pipe ids are whole and stand first; the name is beside them."""

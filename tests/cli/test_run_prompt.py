@@ -170,6 +170,7 @@ def test_missing_prompt_file(place: Place) -> None:
     assert "gone.md" in done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [["--prompt-file", ""], ["--prompt-file", "", "hello"], ["--tool", "", "hello"]])
 def test_an_empty_word_is_not_none(place: Place, words: list[str]) -> None:
     """A variable that is empty by mistake is told, and stdin is not read for it."""

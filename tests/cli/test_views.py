@@ -128,6 +128,7 @@ def test_stopping_and_going_on(place: Place) -> None:
         ends_clean(terminal, 0)
 
 
+@pytest.mark.thorough
 def test_watch_without_colour(place: Place) -> None:
     """Under NO_COLOR the view is redrawn as ever, without colours or bold; what is selected is in reverse."""
     place.codex("one")

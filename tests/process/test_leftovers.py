@@ -71,6 +71,7 @@ def test_the_journal_names_what_has_no_environment(place: Place) -> None:
     assert not is_running(survivor)
 
 
+@pytest.mark.thorough
 def test_a_reused_pid_is_no_leftover(place: Place) -> None:
     """A journalled pid that now belongs to another process, told by its start time, is not touched."""
     session_id = place.codex("go").session_id

@@ -81,6 +81,7 @@ def test_the_tool_gets_its_prompt_before_the_event_loop_is_loaded(place: Place) 
     assert place.ready.stat().st_mtime_ns <= (place.tmp / "watched").stat().st_mtime_ns
 
 
+@pytest.mark.thorough
 def test_a_prompt_that_no_pipe_holds(place: Place) -> None:
     """What there was no room for is written by the event loop, and nothing twice."""
     prompt = "".join(f"{number}\n" for number in range(60_000))

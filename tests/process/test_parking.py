@@ -104,6 +104,7 @@ def test_kill_ends_the_waiting(place: Place) -> None:
     assert running.wait().code == 8
 
 
+@pytest.mark.thorough
 def test_a_fallback_goes_first(place: Place) -> None:
     """Only where no other tool can go on is the quota waited for."""
     place.script(USED_UP, {"match": "", "tool": "claude-code", "do": [["say", "by claude"]]})
