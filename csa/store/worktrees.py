@@ -145,7 +145,7 @@ def relocate(
 
 def repair_worktree(tree: Worktree, environ: Mapping[str, str]) -> None:
     """Tell git where a worktree is that was moved, or where its repository is; GitError, WorktreeError."""
-    if not is_directory(tree.path) or not is_directory(tree.git_dir):
+    if not is_usable(tree):
         return
     git = open_repository(tree, environ)  # opened before the files change
     with open(f"{tree.path}/.git", "w") as link:
@@ -191,6 +191,11 @@ def check_branch(top: str, branch: str, environ: Mapping[str, str]) -> None:
 
 def _taken(branch: str) -> WorktreeError:
     return WorktreeError(f"There is a branch {branch} already.", hint="choose another name: --worktree=NAME")
+
+
+def is_usable(tree: Worktree) -> bool:
+    """Say whether a worktree is there, as csa has made it."""
+    return is_directory(tree.path) and is_directory(tree.git_dir)
 
 
 def has_branch(top: str, branch: str, environ: Mapping[str, str]) -> bool:
@@ -282,6 +287,8 @@ def list_submodules(tree: Worktree, environ: Mapping[str, str]) -> list[str]:
 
 def forget_worktree(git: Git, tree: Worktree) -> None:
     """Have git forget a worktree that was removed without it, so that its place is free; there must be no directory."""
+    if os.path.islink(tree.path):  # git would follow it
+        return
     with suppress(GitError):  # it knows of none
         git.run("worktree", "remove", "--force", "--force", tree.path)
 
@@ -329,7 +336,7 @@ def keep_work(
     """
     message = f"{subject}\n\n{SESSION_TRAILER}: {session_id}\n{TURN_TRAILER}: {turn}\n".encode()
     ref = f"{REFS}{session_id}/{turn}"
-    if not is_directory(tree.path) or not is_directory(tree.git_dir):
+    if not is_usable(tree):
         return _keep_rest(tree, environ, session_id=session_id, ref=ref, message=message)
     reclaim(tree, environ, session_id=session_id)
     git = open_worktree(tree, environ)

@@ -35,7 +35,7 @@ from csa.runner.sessions.worktrees import drop_worktree
 from csa.runner.turns.worktree import make_again
 from csa.store.held import open_session
 from csa.store.sessions import Store
-from csa.store.worktrees import add_worktree, keep_work, read_checkout, worktree_path
+from csa.store.worktrees import add_worktree, is_usable, keep_work, read_checkout, worktree_path
 from csa.structs import replace
 from tests.store.support import IDS, PLAIN, begin, finish, finished_session
 
@@ -119,7 +119,7 @@ class Life:
             tree = held.state.worktree
             assert tree
             turn = held.last_turn() + 1
-            if not os.path.isdir(tree.path):
+            if not is_usable(tree):
                 tree, _ = make_again(held, tree, self.environ)
                 held.save(replace(held.state, worktree=tree))
             else:  # what a killed turn has left
@@ -413,7 +413,8 @@ def _stage(life: Life, tree: Path) -> None:
 
 
 def _lock(life: Life, tree: Path) -> None:
-    (life.repo / ".git/worktrees" / tree.name / "index.lock").touch()
+    with suppress(FileNotFoundError):  # git knows nothing of it any more
+        (life.repo / ".git/worktrees" / tree.name / "index.lock").touch()
 
 
 def _init_inside(life: Life, tree: Path) -> None:
