@@ -16,15 +16,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from csa.errors import CsaError, UsageError
+from csa.errors import CsaError, ToolUnavailableError, UsageError
 from csa.model.worktree import BRANCHES, REFS, SESSION_TRAILER, TURN_TRAILER, Worktree
 from csa.ownership import give_to_owner, give_tree, make_directory
 from csa.paths import WORKTREES
-from csa.store.gitplumbing import ABSENT, Git, GitError, open_project
-from csa.store.gonetrees import move_aside
+from csa.store.atomic import read_regular
+from csa.store.gitplumbing import ABSENT, Git, GitError, open_project, version_of
+from csa.store.gonetrees import move_aside, repository_beside
 from csa.store.sessions import Store, is_directory
 from csa.structs import Struct, replace
 
+OLDEST_GIT = (2, 31)  # that worktrees work with
 _UNDERWAY = ("rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG")
 _LINK = "160000"  # the mode of a submodule, and of any other repository in a work tree
 
@@ -66,9 +68,14 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
 
     Raises:
         UsageError: it is not in a work tree of git, or that has no commit yet.
-        ToolUnavailableError: git is not installed.
+        ToolUnavailableError: git is not installed, or too old.
     """
     git = open_project(str(directory), environ)
+    if (version := version_of(git)) < OLDEST_GIT:
+        found, oldest = (".".join(map(str, each)) for each in (version, OLDEST_GIT))
+        raise ToolUnavailableError(
+            f"Worktrees need git {oldest} or newer; this is {found}.", hint="install a newer git"
+        )
     try:
         top = git.line("rev-parse", "--show-toplevel")
     except GitError as error:
@@ -131,10 +138,41 @@ def relocate(
     if place == tree.path:
         return tree
     moved = replace(tree, path=place)
-    if repair and is_directory(place):
+    if repair:
         with suppress(GitError, WorktreeError):  # then it is a directory of which git knows nothing
-            open_repository(moved, environ).run("worktree", "repair", place)
+            repair_worktree(moved, environ)
     return moved
+
+
+def repair_worktree(tree: Worktree, environ: Mapping[str, str]) -> None:
+    """Tell git where a worktree is that was moved, or where its repository is; GitError, WorktreeError."""
+    if not is_usable(tree):
+        return
+    git = open_repository(tree, environ)  # opened before the files change
+    with open(f"{tree.path}/.git", "w") as link:
+        link.write(f"gitdir: {tree.git_dir}\n")
+    git.run("worktree", "repair", tree.path)
+
+
+def rediscover(path: str, environ: Mapping[str, str]) -> Worktree | None:
+    """Return the record of a worktree whose own was lost, as far as git knows; it begins where it left the target."""
+    common = repository_beside(Path(path))
+    if common is None:
+        return None
+    git = open_project(common, environ, commits=False)
+    git = replace(git, place=(*git.place, "--git-dir", common))
+    try:
+        said = git.run("worktree", "list", "--porcelain").decode("utf-8", "surrogateescape").splitlines()
+        own = read_regular(f"{path}/.git").decode().removeprefix("gitdir:").strip()
+        head, here = find_commit(git, f"worktrees/{os.path.basename(own)}/HEAD"), find_commit(git, "HEAD")
+        base = git.line("merge-base", str(head), str(here))
+        branch = read_regular(f"{own}/HEAD").decode().removeprefix("ref: refs/heads/").strip()
+        target = git.line("rev-parse", "--abbrev-ref", "HEAD")
+    except (GitError, OSError, ValueError):
+        return None
+    top = said[0].removeprefix("worktree ")
+    target_name = None if target == "HEAD" else target
+    return Worktree(path=path, git_dir=own, branch=branch, base=base, checkout=top, target=target_name)
 
 
 def check_branch(top: str, branch: str, environ: Mapping[str, str]) -> None:
@@ -154,6 +192,11 @@ def check_branch(top: str, branch: str, environ: Mapping[str, str]) -> None:
 
 def _taken(branch: str) -> WorktreeError:
     return WorktreeError(f"There is a branch {branch} already.", hint="choose another name: --worktree=NAME")
+
+
+def is_usable(tree: Worktree) -> bool:
+    """Say whether a worktree is there, as csa has made it."""
+    return is_directory(tree.path) and is_directory(tree.git_dir)
 
 
 def has_branch(top: str, branch: str, environ: Mapping[str, str]) -> bool:
@@ -259,6 +302,8 @@ def list_submodules(tree: Worktree, environ: Mapping[str, str]) -> list[str]:
 
 def forget_worktree(git: Git, tree: Worktree) -> None:
     """Have git forget a worktree that was removed without it, so that its place is free; there must be no directory."""
+    if os.path.islink(tree.path):  # git would follow it
+        return
     with suppress(GitError):  # it knows of none
         git.run("worktree", "remove", "--force", "--force", tree.path)
 
@@ -302,7 +347,7 @@ def keep_work(
     """
     message = f"{subject}\n\n{SESSION_TRAILER}: {session_id}\n{TURN_TRAILER}: {turn}\n".encode()
     ref = f"{REFS}{session_id}/{turn}"
-    if not is_directory(tree.path) or not is_directory(tree.git_dir):
+    if not is_usable(tree):
         return _keep_rest(tree, environ, session_id=session_id, ref=ref, message=message)
     reclaim(tree, environ, session_id=session_id)
     git = open_worktree(tree, environ)
@@ -405,15 +450,49 @@ def give_back(git: Git, tree: Worktree) -> None:
         os.unlink(_lease(tree))
 
 
+def go_forward(git: Git, tree: Worktree, commit: str, before: str) -> None:
+    """Have the branch of a borrowed worktree at a commit, and its files as they are there now, for good.
+
+    Whenever csa is killed, either nothing of it has happened, or `reclaim` does the rest.
+    """
+    aside = f"{_lease(tree)}.new"
+    with open(aside, "w", encoding="ascii") as file:
+        file.write(f"{commit} {before}\n")
+    give_to_owner(aside)
+    os.rename(aside, _lease(tree))
+    _go_forward(git, tree, commit, before)
+
+
+def _go_forward(git: Git, tree: Worktree, commit: str, before: str) -> None:
+    name = f"refs/heads/{tree.branch}"
+    if find_commit(git, name) != commit:
+        git.run("update-ref", "-m", "csa: onto the target", name, commit, before)
+    git.run("symbolic-ref", "HEAD", name)
+    with suppress(FileNotFoundError):
+        os.unlink(_lease(tree))
+
+
 def reclaim(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> None:
     """Have a worktree back that was not given back: csa was killed. For whoever takes the session's lock; GitError.
 
     What is there now is kept by a ref, as somebody may have worked there since.
     """
-    if os.path.exists(_lease(tree)):
-        git = open_worktree(tree, environ)
-        _point(git, session_id, f"{REFS}{session_id}/interrupted", _snapshot(git, "interrupted"))
+    try:
+        with open(_lease(tree), encoding="ascii") as file:
+            further = file.read().split()
+    except FileNotFoundError:
+        return
+    git = open_worktree(tree, environ)
+    if further:
+        _go_forward(git, tree, *further)
+    else:
+        keep_as_it_is(git, session_id)
         give_back(git, tree)
+
+
+def keep_as_it_is(git: Git, session_id: str) -> None:
+    """Keep what is in a worktree, whatever that is, by a ref."""
+    _point(git, session_id, f"{REFS}{session_id}/interrupted", _snapshot(git, "interrupted"))
 
 
 def _lease(tree: Worktree) -> str:
