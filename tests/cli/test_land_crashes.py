@@ -24,7 +24,7 @@ if [ $n = "$AT" ]; then
 fi
 exec {GIT} "$@"
 """
-STRIDE = int(os.environ.get("CSA_TEST_STRIDE", "9"))  # 1: each command
+STRIDE = int(os.environ.get("CSA_TEST_STRIDE", "23"))  # 1: each command
 
 
 @pytest.fixture
