@@ -21,9 +21,11 @@ from csa.model.worktree import BRANCHES, Refused, Worktree
 from csa.ownership import make_directory
 from csa.paths import NEW_PREFIX, WORKTREES
 from csa.runner.context import Context
+from csa.runner.environment import outer_sandbox
 from csa.runner.request import RunRequest
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.turnrecorder import TurnRecorder, with_tool
+from csa.store.gonetrees import move_aside
 from csa.store.held import HeldSession, store_lock
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
@@ -31,15 +33,18 @@ from csa.store.worktreefiles import copy_included
 from csa.store.worktrees import (
     HookError,
     Kept,
+    WorktreeError,
     add_worktree,
     check_branch,
     forget_worktree,
+    is_usable,
     keep_work,
     list_dirty,
     list_submodules,
     open_repository,
     read_checkout,
     reclaim,
+    relocate,
     repository_of,
     revive_worktree,
     snapshot,
@@ -104,7 +109,12 @@ def check_worktree(context: Context, state: SessionState, request: RunRequest) -
 
 
 def _refuse_setup(context: Context, request: RunRequest) -> None:
-    """Refuse a command of an agent's that would run outside of what confines it."""
+    """Refuse a command with a secret, and one of an agent's that would run outside of what confines it."""
+    if request.setup and context.redactor.redact(request.setup) != request.setup:
+        raise UsageError(
+            "The setup command has a secret in it, which csa would have to store.",
+            hint="name a variable there: the command has the agent's environment, and what --secret gives it",
+        )
     if request.setup and context.caller and context.caller.permission is not Permission.FULL:
         raise RefusedError(
             f"Session {context.caller.session_id} may not name a setup command: nothing would confine it.",
@@ -135,7 +145,7 @@ def prepare_worktree(recorder: TurnRecorder) -> list[str]:
     if recorder.plan.request.with_changes and recorder.plan.dirty:
         base = snapshot(tree.checkout, environ, message=f"csa: changes in {tree.checkout} that are not committed\n")
         tree = replace(tree, base=base)
-    tree = add_worktree(_numbered(held, tree), environ)
+    tree = _add(_numbered(held, tree), environ)
     try:
         warnings = _left_out(recorder.plan) + copy_included(tree, environ) + _empty_submodules(tree, environ)
         _settle(recorder, tree)
@@ -143,6 +153,18 @@ def prepare_worktree(recorder: TurnRecorder) -> list[str]:
         unmake_worktree(tree, environ)
         raise
     return warnings
+
+
+def _add(tree: Worktree, environ: Mapping[str, str]) -> Worktree:
+    """Make a new worktree in the directory that has its number; that is removed again if it cannot be made."""
+    try:
+        return add_worktree(tree, environ)
+    except WorktreeError as error:
+        with suppress(OSError):
+            os.rmdir(tree.path)
+        if not error.hint and outer_sandbox():
+            error.hint = "the sandbox keeps the repository from being written; csa mcp's `run`, or --permission full"
+        raise
 
 
 def undo_worktree(recorder: TurnRecorder) -> None:
@@ -196,11 +218,24 @@ def _reuse(recorder: TurnRecorder, tree: Worktree) -> list[str]:
     if setup is not None and setup != (tree.setup or ""):
         tree = replace(tree, setup=setup or None, is_ready=False)
         recorder.held.state = replace(recorder.held.state, worktree=tree)
-    if not os.path.isdir(tree.path):
+    tree = _where_the_store_is(recorder, tree)
+    if not is_usable(tree):
         return _restore(recorder, tree)
     reclaim(tree, recorder.plan.context.environ, session_id=recorder.held.state.session_id)
     os.makedirs(recorder.plan.cwd, exist_ok=True)  # an agent may have removed it; its conversation is found there
     return []
+
+
+def _where_the_store_is(recorder: TurnRecorder, tree: Worktree) -> Worktree:
+    """Return the worktree as it is where the store is now; the turn works there."""
+    held, plan = recorder.held, recorder.plan
+    moved = relocate(tree, held.store, held.state.session_id, plan.context.environ)
+    if moved != tree:
+        held.state = replace(held.state, worktree=moved)
+        below = os.path.relpath(plan.cwd, tree.path)
+        if not below.startswith(".."):
+            recorder.plan = replace(plan, cwd=os.path.normpath(f"{moved.path}/{below}"))
+    return moved
 
 
 def _restore(recorder: TurnRecorder, tree: Worktree) -> list[str]:
@@ -212,10 +247,26 @@ def _restore(recorder: TurnRecorder, tree: Worktree) -> list[str]:
 
 def make_again(held: HeldSession, tree: Worktree, environ: Mapping[str, str]) -> tuple[Worktree, list[str]]:
     """Make a worktree that is gone again; return its record, and warnings. WorktreeError, GitError and OSError."""
+    session_id = held.state.session_id
+    if os.path.lexists(tree.path):  # a link, or a directory of which git knows nothing: kept, and moved aside
+        keep_work(tree, environ, session_id=session_id, turn=held.last_turn() or 1, subject="what was left")
+        move_aside(tree.path, session_id)
     forget_worktree(open_repository(tree, environ), tree)
-    tree, why = revive_worktree(_numbered(held, tree), environ, session_id=held.state.session_id)
+    tree, why = revive_worktree(_numbered(held, tree), environ, session_id=session_id)
     warnings = copy_included(tree, environ)
     return replace(tree, is_ready=False), [f"the worktree was gone; it was made again {why}", *warnings]
+
+
+def have_worktree(held: HeldSession, environ: Mapping[str, str], *, directory: str) -> None:
+    """Have the session's worktree, and the directory in it, where a tool starts without a turn; raises as above."""
+    if (tree := held.state.worktree) is None:
+        return
+    if os.path.isdir(tree.path):
+        reclaim(tree, environ, session_id=held.state.session_id)
+    else:
+        made, _ = make_again(held, tree, environ)
+        held.save(replace(held.state, worktree=made))
+    os.makedirs(directory, exist_ok=True)
 
 
 def keep_turn(recorder: TurnRecorder) -> tuple[Kept | None, list[Event]]:
