@@ -33,17 +33,21 @@ _IDENTITY = {
 }
 _SETTINGS = ("-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "core.quotePath=false")
 # Neither signatures, which may ask for a passphrase, nor processes that stay.
-_QUIET = ("log.showSignature=false", "commit.gpgSign=false", "core.fsmonitor=false", "maintenance.auto=false")
+_QUIET = (
+    *("log.showSignature=false", "commit.gpgSign=false"),
+    *("core.fsmonitor=false", "maintenance.auto=false", "submodule.recurse=false"),
+)
 
 
 class GitError(CsaError):
-    """git refused; `said` is its own message."""
+    """git refused; `said` is its own message, `output` what it had written to stdout."""
 
     code = "git"
 
-    def __init__(self, words: Iterable[str], said: str) -> None:
+    def __init__(self, words: Iterable[str], said: str, output: bytes = b"") -> None:
         super().__init__(f"git {' '.join(words)} failed: {said or 'no reason given'}.")
         self.said = said
+        self.output = output
 
 
 class Git(Struct):
@@ -56,6 +60,7 @@ class Git(Struct):
     umask: int = 0o077  # -1: the caller's
     limit_s: float = LIMIT_S
     settings: tuple[str, ...] = _SETTINGS
+    held: tuple[int, ...] = ()  # locks that stay taken until it has ended, although csa is killed
 
     def run(self, *words: str, stdin: bytes = b"", when: int | None = None) -> bytes:
         """Run a command and return its stdout; GitError if it fails. `when` is the time of a commit."""
@@ -70,6 +75,8 @@ class Git(Struct):
                 timeout=self.limit_s,
                 check=False,
                 umask=self.umask,
+                pass_fds=self.held,
+                start_new_session=bool(self.held),  # Ctrl-C is for csa, which ends when git has
                 **self._as_user(),
             )
         except subprocess.TimeoutExpired as error:
@@ -77,7 +84,7 @@ class Git(Struct):
         except OSError as error:
             raise GitError(words[:1], f"{error.strerror}") from error
         if done.returncode != 0:
-            raise GitError(words[:1], " ".join(done.stderr.decode("utf-8", "replace").split()))
+            raise GitError(words[:1], " ".join(done.stderr.decode("utf-8", "replace").split()), done.stdout)
         return done.stdout
 
     def _as_user(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from csa.errors import CsaError, UsageError
 from csa.model.worktree import BRANCHES, REFS, SESSION_TRAILER, TURN_TRAILER, Worktree
-from csa.ownership import give_tree, make_directory
+from csa.ownership import give_to_owner, give_tree, make_directory
 from csa.paths import GONE_PREFIX
 from csa.store.gitplumbing import ABSENT, Git, GitError, open_project
 from csa.structs import Struct, replace
@@ -54,6 +54,7 @@ class Kept(Struct):
     tip: str
     commit: str | None
     problems: tuple[str, ...] = ()  # why some of it is not on the branch; nothing is lost
+    is_unfinished: bool = False  # no commit can hold it: it is kept by a ref, and the branch is as it was
 
 
 def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout:
@@ -88,7 +89,21 @@ def list_dirty(top: str, environ: Mapping[str, str]) -> list[str]:
 
 def snapshot(top: str, environ: Mapping[str, str], *, message: str) -> str:
     """Return a commit of a work tree as it is, without touching its index, branch or stash; GitError."""
-    git = open_project(top, environ)
+    return _snapshot(open_project(top, environ), message)
+
+
+def peek(tree: Worktree, environ: Mapping[str, str]) -> str:
+    """Return the tip of the work in a worktree, with what is not committed, but not on its branch; GitError."""
+    git = open_worktree(tree, environ)
+    taken = _snapshot(git, "what is left")
+    return git.line("rev-parse", "HEAD") if _is_same(git, taken, "HEAD") else taken
+
+
+def _is_same(git: Git, commit: str, other: str) -> bool:
+    return git.line("rev-parse", f"{commit}^{{tree}}") == git.line("rev-parse", f"{other}^{{tree}}")
+
+
+def _snapshot(git: Git, message: str) -> str:
     with _index_aside(git) as aside:
         aside.run("add", "--all")
         return aside.line("commit-tree", aside.line("write-tree"), "-p", "HEAD", stdin=message.encode())
@@ -255,6 +270,7 @@ def keep_work(
         GitError: git refuses; nothing has changed.
         HookError: the hook refuses; what is left is kept by a ref.
     """
+    reclaim(tree, environ, session_id=session_id)
     git = open_worktree(tree, environ)
     message = f"{subject}\n\n{SESSION_TRAILER}: {session_id}\n{TURN_TRAILER}: {turn}\n"
     ref, head = f"{REFS}{session_id}/{turn}", git.line("rev-parse", "HEAD")
@@ -266,7 +282,8 @@ def keep_work(
     if obstacle := _obstacle(git, tree):
         kept = git.line("commit-tree", content, "-p", head, stdin=message.encode())
         _point(git, f"{ref}-unfinished", kept)
-        return Kept(head, None, (*problems, f"{obstacle}: what is left is kept as {ref}-unfinished"))
+        problems.append(f"{obstacle}: what is left is kept as {ref}-unfinished")
+        return Kept(head, None, tuple(problems), is_unfinished=True)
     _back_to_branch(git, tree.branch, head)
     commit = None
     if content != git.line("rev-parse", "HEAD^{tree}") or _merging(git):
@@ -278,6 +295,45 @@ def keep_work(
         _reset_index(git, tree.git_dir)
     _point(git, ref, commit or head)
     return Kept(commit or head, commit, tuple(problems))
+
+
+def borrow(tree: Worktree) -> None:
+    """Note that csa works in a worktree whose work is kept: whatever becomes of us, `reclaim` gives it back."""
+    with open(_lease(tree), "wb"):
+        pass
+    give_to_owner(_lease(tree))
+
+
+def give_back(git: Git, tree: Worktree) -> None:
+    """Have a worktree as its branch has it, without what csa, or a command of the user's, has left; ignored files stay.
+
+    GitError: git refuses; then the next one who has the session's lock does it.
+    """
+    for name in _UNDERWAY[:2]:
+        shutil.rmtree(f"{tree.git_dir}/{name}", ignore_errors=True)
+    for name in ("index.lock", "HEAD.lock"):  # of a git that was killed: nothing runs there any more
+        with suppress(FileNotFoundError):
+            os.unlink(f"{tree.git_dir}/{name}")
+    git.run("symbolic-ref", "HEAD", f"refs/heads/{tree.branch}")
+    git.run("reset", "--quiet", "--hard")
+    git.run("clean", "--quiet", "-d", "--force")
+    with suppress(FileNotFoundError):
+        os.unlink(_lease(tree))
+
+
+def reclaim(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> None:
+    """Have a worktree back that was not given back: csa was killed. For whoever takes the session's lock; GitError.
+
+    What is there now is kept by a ref, as somebody may have worked there since.
+    """
+    if os.path.exists(_lease(tree)):
+        git = open_worktree(tree, environ)
+        _point(git, f"{REFS}{session_id}/interrupted", _snapshot(git, "interrupted"))
+        give_back(git, tree)
+
+
+def _lease(tree: Worktree) -> str:
+    return f"{tree.git_dir}/csa-borrowed"
 
 
 def take_away(tree: Worktree, environ: Mapping[str, str], *, session_id: str, tip: str | None) -> Path | None:

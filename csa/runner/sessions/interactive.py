@@ -34,6 +34,7 @@ from csa.runner.turns.window import refuse_pruned
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import INTERFACE
 from csa.store.taking import refuse_busy
+from csa.store.worktrees import reclaim
 from csa.structs import replace
 
 # What a terminal gets besides text: colours, which are within a line, and everything else.
@@ -83,6 +84,8 @@ class Interaction:
         redactor = self._context.redactor
         with open_session(self._context.store, session_id, redactor, tool=name, errand=INTERFACE) as held:
             self.losses = held.losses
+            if held.state.worktree:
+                reclaim(held.state.worktree, self._context.environ, session_id=session_id)
             self._note(held, "attached", provider_session_id=self._conversation)
             held.require()
             began = time.monotonic()

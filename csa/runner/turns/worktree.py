@@ -35,6 +35,7 @@ from csa.store.worktrees import (
     list_dirty,
     list_submodules,
     read_checkout,
+    reclaim,
     repository_of,
     revive_worktree,
     snapshot,
@@ -180,18 +181,23 @@ def _reuse(recorder: TurnRecorder, tree: Worktree) -> list[str]:
         recorder.held.state = replace(recorder.held.state, worktree=tree)
     if not os.path.isdir(tree.path):
         return _restore(recorder, tree)
+    reclaim(tree, recorder.plan.context.environ, session_id=recorder.held.state.session_id)
     os.makedirs(recorder.plan.cwd, exist_ok=True)  # an agent may have removed it; its conversation is found there
     return []
 
 
 def _restore(recorder: TurnRecorder, tree: Worktree) -> list[str]:
     """Make a worktree that is gone again; where its work was landed, it goes on from where that is now."""
-    environ, session_id = recorder.plan.context.environ, recorder.plan.state.session_id
-    tree = _numbered(recorder.held, tree)
-    tree, why = revive_worktree(tree, environ, session_id=session_id)
+    tree, warnings = make_again(recorder.held, tree, recorder.plan.context.environ)
+    _settle(recorder, tree)
+    return warnings
+
+
+def make_again(held: HeldSession, tree: Worktree, environ: Mapping[str, str]) -> tuple[Worktree, list[str]]:
+    """Make a worktree that is gone again; return its record, and warnings. WorktreeError, GitError and OSError."""
+    tree, why = revive_worktree(_numbered(held, tree), environ, session_id=held.state.session_id)
     warnings = copy_included(tree, environ)
-    _settle(recorder, replace(tree, is_ready=False))
-    return [f"the worktree was gone; it was made again {why}", *warnings]
+    return replace(tree, is_ready=False), [f"the worktree was gone; it was made again {why}", *warnings]
 
 
 def keep_turn(recorder: TurnRecorder) -> tuple[Kept | None, list[Event]]:
