@@ -275,6 +275,8 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     if not arguments.quiet:
         what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
         tell("csa", f"session {started.session_id} is running in the background ({what})")
+        if request.worktree is not None and (tree := client.session(started.session_id).load().worktree):
+            _tell_worktree(tree)
         tell("hint", f"csa wait {started.session_id}")
     return 0
 

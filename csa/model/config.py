@@ -18,7 +18,18 @@ from csa.structs import Struct, field
 
 _T = TypeVar("_T")
 _Kind = Literal[
-    "text", "words", "count", "seconds", "permission", "table", "transport", "switch", "duration", "flag", "on_quota"
+    "text",
+    "words",
+    "count",
+    "seconds",
+    "permission",
+    "table",
+    "transport",
+    "switch",
+    "duration",
+    "flag",
+    "on_quota",
+    "flag_or_text",
 ]
 AUTO = "auto"
 NATIVE = "native"
@@ -368,6 +379,7 @@ _EXPECTED: Mapping[_Kind, str] = {
     "flag": "true or false",
     "switch": "on or off",
     "on_quota": "fail, wait, or wait=TIME such as wait=26h",
+    "flag_or_text": "true, false or a string",
 }
 
 
@@ -379,6 +391,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 _SIMPLE: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),
     "flag": lambda value: isinstance(value, bool),
+    "flag_or_text": lambda value: isinstance(value, bool | str),
     "on_quota": lambda value: isinstance(value, str) and parse_on_quota(value) is not None,
     "duration": lambda value: isinstance(value, str) and (not value or parse_duration(value) is not None),
 }

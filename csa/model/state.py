@@ -354,6 +354,8 @@ def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
         is_ready=_optional(table, "is_ready", bool) or False,
         landed=_optional(table, "landed", str),
         landed_at=parse_time(table.get("landed_at")),
+        dropped=_optional(table, "dropped", str),
+        dropped_at=parse_time(table.get("dropped_at")),
         refused=Refused(
             kind=_required(refused, "kind", str),
             files=words_of(refused, "files"),

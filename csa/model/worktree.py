@@ -40,6 +40,8 @@ class Worktree(Struct, kw_only=True):
         is_ready: whether that has succeeded.
         landed: the last commit of the work when it was landed; later turns may have added to it.
         landed_at: when.
+        dropped: the last commit of the work when the worktree was taken away; a later turn makes it again from there.
+        dropped_at: when.
         refused: why it could not be landed last.
     """
 
@@ -54,6 +56,8 @@ class Worktree(Struct, kw_only=True):
     is_ready: bool = False
     landed: str | None = None
     landed_at: datetime | None = None
+    dropped: str | None = None
+    dropped_at: datetime | None = None
     refused: Refused | None = None
 
 
@@ -81,6 +85,8 @@ def render_worktree(tree: Worktree | None) -> dict[str, Any]:
         "is_ready": tree.is_ready or None,
         "landed": tree.landed,
         "landed_at": tree.landed_at,
+        "dropped": tree.dropped,
+        "dropped_at": tree.dropped_at,
         "refused": {
             "kind": refused.kind,
             "files": list(refused.files) or None,

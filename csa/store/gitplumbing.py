@@ -107,10 +107,11 @@ def open_work_tree(directory: str, environ: Mapping[str, str]) -> Git:
     return Git(find_git(environ), _clean(environ), reading)
 
 
-def open_project(directory: str, environ: Mapping[str, str]) -> Git:
+def open_project(directory: str, environ: Mapping[str, str], *, commits: bool = True) -> Git:
     """Return git for working in a project as its owner, whose configuration applies.
 
-    No hook runs, nothing is signed, and no editor or prompt is opened. Without an identity, csa's own is used.
+    No hook runs, nothing is signed, and no editor or prompt is opened. Without an identity, csa's own is used, which
+    takes two processes more: `commits` says that it is needed.
     """
     working = ("-C", directory, "--no-pager", *(word for setting in _QUIET for word in ("-c", setting)))
     plain = without_repository(environ)
@@ -118,7 +119,7 @@ def open_project(directory: str, environ: Mapping[str, str]) -> Git:
     user = maker_of(directory)
     known = {**plain, **quiet, **(_home_of(user[0]) if user else {})}
     git = Git(find_git(environ), known, working, user, umask=-1, limit_s=WORK_LIMIT_S)
-    return replace(git, environ={**git.environ, **_missing_identity(git)})
+    return replace(git, environ={**git.environ, **_missing_identity(git)}) if commits else git
 
 
 def _home_of(uid: int) -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -244,8 +243,7 @@ def _scratch(git: Git, commit: str) -> Iterator[Git]:
         try:
             yield open_project(there, git.environ)
         finally:
-            shutil.rmtree(there, ignore_errors=True)
-            git.run("worktree", "prune")
+            git.run("worktree", "remove", "--force", "--force", there)
 
 
 def with_markers(git: Git, *, tip: str, onto: str, files: Sequence[str]) -> list[str]:

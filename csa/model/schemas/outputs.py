@@ -20,7 +20,7 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import BRANCH, OLD_ERROR, VOCABULARY, known, old_id, words
+from csa.model.schemas.shared import BRANCH, OLD_ERROR, VOCABULARY, WORKTREE, known, old_id, words
 
 _AMOUNTS = {
     "tokens": maybe(integer("input and output tokens")),
@@ -59,6 +59,20 @@ PLAN = record(
         "transport": text("how csa would talk to it"),
         "command": text("the command line, for a shell"),
         "cwd": text("its working directory"),
+        "worktree": maybe(
+            record(
+                {
+                    "path": text("its directory"),
+                    "branch": text("its branch"),
+                    "base": text("the commit that it would begin with"),
+                    "target": maybe(text("the branch of the checkout; null if its head is detached")),
+                    "setup": maybe(text("the command that would prepare it")),
+                    "with_changes": flag("whether it would begin with what is not committed, too"),
+                    "dirty": texts("what is not committed in the checkout"),
+                },
+                "the worktree that would be made for the session; null if none would",
+            )
+        ),
         "permission": text("what the agent may do"),
         "effort": maybe(text("the reasoning effort asked for")),
         "schema": maybe(one_of("how the answer would be held to a schema", "native", "asked")),
@@ -138,6 +152,7 @@ SESSION = known(
         "merged_from": texts("the sessions whose histories it began with"),
         "merged_into": texts("the sessions of the project that began with its history and others"),
         "branch": BRANCH,
+        "worktree": WORKTREE,
         "error": OLD_ERROR,
     },
 )

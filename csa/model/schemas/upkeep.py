@@ -258,6 +258,10 @@ TEMPLATE = known(
         "variables": texts("what `--var` must give"),
         "effort": maybe(text("the reasoning effort to ask for")),
         "permission": maybe(text("what the agent may do")),
+        "worktree": {
+            "type": ["boolean", "string", "null"],
+            "description": "whether new sessions get a git worktree, or what names its branch",
+        },
         "system": maybe(text("text for the tool's system prompt")),
         "opening": maybe(text("text that comes before the first prompt of a session")),
         "schema": maybe(text("a JSON Schema, as JSON, that answers must conform to")),

@@ -258,10 +258,10 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     refuse_changed(request, state.session_id, turn=state.turns)
     if not request.reopen:
         refuse_closed(state)
-    if request.worktree is not None or request.setup is not None:
+    if (request.worktree is not None and not request.is_templates("worktree")) or request.setup is not None:
         from csa.runner.turns.worktree import check_worktree  # noqa: PLC0415  # few sessions have one
 
-        check_worktree(state, request)
+        check_worktree(context, state, request)
     request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)
     choice = _choose(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())

@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from csa.errors import CsaError, NotFoundError, UsageError
+from csa.errors import CsaError, NotFoundError, RefusedError, UsageError
 from csa.ids import is_session_id
 from csa.model.events import Event
+from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState
 from csa.model.text import shortened, some_names
 from csa.model.worktree import BRANCHES, Refused, Worktree
 from csa.ownership import make_directory
 from csa.paths import NEW_PREFIX, WORKTREES
+from csa.runner.context import Context
 from csa.runner.request import RunRequest
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.turnrecorder import TurnRecorder, with_tool
@@ -40,6 +42,7 @@ from csa.store.worktrees import (
     revive_worktree,
     snapshot,
     unmake_worktree,
+    worktree_path,
 )
 from csa.structs import replace
 
@@ -52,15 +55,17 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
 
     Raises:
         UsageError: there is no checkout, or the name is none for a branch.
+        RefusedError: an agent that may not do everything names a setup command, which nothing would confine.
         WorktreeError: there is such a branch already.
         ToolUnavailableError: git is not installed.
     """
     request, context, state = plan.request, plan.context, plan.state
+    _refuse_setup(context, request)
     environ = context.environ
     found = read_checkout(plan.cwd, environ)
     branch = BRANCHES + (request.worktree or state.name or state.session_id[-_SHORT_ID:].lower())
     check_branch(found.top, branch, environ)
-    path = f"{os.path.realpath(context.store.pathname)}/{WORKTREES}/{state.session_id}"
+    path = worktree_path(context.store, state.session_id)
     tree = Worktree(
         path=path,
         git_dir="",
@@ -79,8 +84,9 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
     )
 
 
-def check_worktree(state: SessionState, request: RunRequest) -> None:
+def check_worktree(context: Context, state: SessionState, request: RunRequest) -> None:
     """Raise UsageError where a session that continues is to work elsewhere: its conversation belongs to a directory."""
+    _refuse_setup(context, request)
     asked, tree = request.worktree, state.worktree
     if tree is None:
         option = "--setup" if asked is None else "--worktree"
@@ -92,6 +98,15 @@ def check_worktree(state: SessionState, request: RunRequest) -> None:
         raise UsageError(
             f"Session {state.session_id} has a worktree already, on the branch {tree.branch}.",
             hint=f"csa run --session {state.session_id} continues there",
+        )
+
+
+def _refuse_setup(context: Context, request: RunRequest) -> None:
+    """Refuse a command of an agent's that would run outside of what confines it."""
+    if request.setup and context.caller and context.caller.permission is not Permission.FULL:
+        raise RefusedError(
+            f"Session {context.caller.session_id} may not name a setup command: nothing would confine it.",
+            hint="leave --setup out; what is configured runs (worktree_setup)",
         )
 
 
