@@ -267,6 +267,8 @@ def _parse_task(
     if "tools" in table:
         _check_race(place, where, table)
         own.pop("tool", None)
+    if not own.get("worktree", True) and "permission" not in table:
+        own.pop("permission", None)  # it only reads, unless the task itself says more
     if isinstance(own.get("schema"), str):
         own["schema"] = _schema(place, where, own["schema"], read)
     return PlanTask(

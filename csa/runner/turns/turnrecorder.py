@@ -120,7 +120,7 @@ class TurnRecorder(Recorder):
                 "origins": dict(self.plan.origins),
                 **({"template": request.template.name} if request.template else {}),
                 **({"system": request.system} if request.system else {}),
-                **({"flags": list(request.flags)} if request.flags else {}),
+                **({"flags": list(flags)} if (flags := request.plan or request.flags) else {}),
                 **({"secrets": sources_of(request.secrets)} if request.secrets else {}),
                 "prompt": prompt,
                 "resumed": self.tool_state.provider_session_id,
