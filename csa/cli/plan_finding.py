@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from csa.errors import ConfigError, NotFoundError, UsageError
 from csa.model.plan import plan_session_name
 from csa.runner.client import Csa
 from csa.runner.plans.reading import ReadPlan, plan_of_text, read_plan
-from csa.runner.plans.requests import file_of, last_plan_started
+from csa.runner.plans.requests import last_plan_started
+from csa.runner.plans.words import parse_words
 from csa.runner.session import Session
 from csa.store.sessions import may_hold, read_state_text
 
@@ -34,19 +36,23 @@ def find_plan(client: Csa, which: str | None) -> ReadPlan:
 
 
 def plan_of_session(session: Session) -> ReadPlan:
-    """Return the plan of a session. UsageError if it is no plan's."""
-    state, file, started = session.load(), file_of(session), last_plan_started(session)
-    if file is None or started is None:
+    """Return the plan of a session: as its file says now, else as it was run. UsageError if it is no plan's."""
+    started = last_plan_started(session)
+    flags = started.data.get("flags") if started else None
+    if started is None or not isinstance(flags, list) or "--stem" not in flags:
         raise UsageError(f"Session {session.session_id} is not a plan's.", hint="csa ls --tool plan")
-    stem = (state.name or "").removeprefix(_PREFIX)
-    try:
-        return read_plan(file, directory="/", name=stem)
-    except NotFoundError:
-        pass
-    except ConfigError:  # it was made from a list, or somebody is just writing the file
-        pass
-    text = str(started.data.get("prompt") or "")
-    return plan_of_text(text, place=state.name or session.session_id, file=file, stem=stem)
+    words = parse_words([str(word) for word in flags])
+    if words.file:
+        with suppress(NotFoundError, ConfigError):  # it is gone, a list, or somebody is just writing it
+            return read_plan(words.file, directory="/", name=words.stem, instead=words.instead)
+    return plan_of_text(
+        str(started.data.get("prompt") or ""),
+        place=words.file or words.stem,
+        file=words.file,
+        base=words.base,
+        stem=words.stem,
+        instead=words.instead,
+    )
 
 
 def _last_plan(client: Csa) -> Session:

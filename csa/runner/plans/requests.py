@@ -148,7 +148,7 @@ class TaskRequests:
             prompt=prompt,
             directory=Path(self._directory),
             park_limit_s=task.park_limit_s,
-            task=Task(unit, task.digest),
+            task=Task(name=unit, digest=task.digest),
             **options,
         )
         if task.template is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,8 +32,6 @@ from csa.store.results import read_final_text
 from csa.structs import Struct, replace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from csa.store.sessions import Record
 
 _T = TypeVar("_T")
@@ -164,7 +161,7 @@ class Scheduler:
             if before and before.merged and before.digest != task.digest:
                 await self._in_thread(lambda: self._put_aside(unit))
                 before = None
-            await self._turn(task, unit, await self._in_thread(lambda: self._request(task, unit, before)))
+            await self._turn(unit, await self._in_thread(lambda: self._request(task, unit, before)))
         except CsaError as error:
             self._fail(task, unit, error)
 
@@ -181,7 +178,7 @@ class Scheduler:
         record = self._records[over[0]]
         return read_final_text(record.paths, record.state.turns) if record.state else ""
 
-    async def _turn(self, task: PlanTask, unit: str, request: RunRequest, *, what: str = "") -> None:
+    async def _turn(self, unit: str, request: RunRequest, *, what: str = "") -> None:
         """Run a turn of a unit to its end; CsaError if it cannot begin."""
         self._calls[unit] = self._calls.get(unit, 0) + 1
         async with self._room:
@@ -231,7 +228,7 @@ class Scheduler:
                     return
                 self._known[unit] = replace(self._known[unit], status="running", is_repair=True)
                 request = self._requests.repair(task, unit, self._known[unit])
-                await self._turn(task, unit, request, what="repair")
+                await self._turn(unit, request, what="repair")
                 if self._known[unit].status != "succeeded":
                     return
         except CsaError as error:
