@@ -64,7 +64,7 @@ class PlanDecoder(StreamDecoder):
         }
 
     def _begin(self, event: Json) -> list[Update]:
-        return self._begin_call(text_of(event.get("id")), "other", text_of(event.get("text")))
+        return self._begin_call(text_of(event.get("id")), "execute", text_of(event.get("text")))
 
     def _finish(self, event: Json) -> list[Update]:
         call = text_of(event.get("id"))

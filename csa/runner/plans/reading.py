@@ -34,7 +34,9 @@ class ReadPlan(Struct, kw_only=True):
     instead: Mapping[str, Any]
 
 
-def read_plan(file: str, *, directory: str, name: str | None = None, instead: Mapping[str, Any] | None = None) -> ReadPlan:
+def read_plan(
+    file: str, *, directory: str, name: str | None = None, instead: Mapping[str, Any] | None = None
+) -> ReadPlan:
     """Read a plan from its file, which a path from `directory` names.
 
     Raises:

@@ -114,10 +114,10 @@ class TaskRequests:
         """Return the request for a new session of a unit, which gets the answers of the tasks that it needs."""
         name = session_name(self._read.stem, unit)
         request = self._said(task, unit, task.prompt)
-        opening = "\n\n".join(filter(None, [request.opening, quote_answers(answers, self._context.config)]))
+        prompt = "\n\n".join(filter(None, [request.prompt, quote_answers(answers, self._context.config)]))
         worktree = self._free_branch(name) if task.has_worktree else None
         setup = request.setup if task.has_worktree else None
-        return replace(request, name=name, opening=opening or None, worktree=worktree, setup=setup)
+        return replace(request, prompt=prompt, name=name, worktree=worktree, setup=setup)
 
     def next(self, task: PlanTask, unit: str, known: Known) -> RunRequest:
         """Return the request for a turn that goes on in the session of a unit."""

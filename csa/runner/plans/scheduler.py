@@ -184,7 +184,7 @@ class Scheduler:
         async with self._room:
             attached = await self._in_thread(partial(start_attached, self._context, request, wait_s=math.inf))
             call, name = f"{unit}#{self._calls[unit]}", session_name(self._stem, unit)
-            self._tell({"type": "begin", "id": call, "text": f"{name}: {what or attached.tool}"})
+            self._tell({"type": "begin", "id": call, "text": f"csa run {name} {what or f'--tool {attached.tool}'}"})
             self._keep(unit, attached.session_id)
             self._known[unit] = replace(self._known[unit], session_id=attached.session_id)
             await self._attend(unit, attached)
@@ -228,7 +228,7 @@ class Scheduler:
                     return
                 self._known[unit] = replace(self._known[unit], status="running", is_repair=True)
                 request = self._requests.repair(task, unit, self._known[unit])
-                await self._turn(unit, request, what="repair")
+                await self._turn(unit, request, what="--repair")
                 if self._known[unit].status != "succeeded":
                     return
         except CsaError as error:

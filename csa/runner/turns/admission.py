@@ -143,7 +143,9 @@ def _check_running(tree: Tree, plan: TurnPlan, limits: Limits) -> None:
     candidates = {turn.session_id for turn in turns} - left_out
     if len(tree.listed(candidates)) < limits.max_tree_running:
         return
-    running = [member for member in tree.members() if member.session_id not in left_out and member.is_running(tree.root)]
+    running = [
+        member for member in tree.members() if member.session_id not in left_out and member.is_running(tree.root)
+    ]
     if len(running) < limits.max_tree_running:
         return
     can_end = any(member.session_id not in plan.callers for member in running)
