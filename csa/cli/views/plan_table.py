@@ -76,7 +76,7 @@ def _named(row: _Row) -> str:
 
 def _columns(width: int | None) -> Iterator[Column]:
     for name, room, since, render in (
-        ("LINES", 11, 50, lambda row: "{:+} -{}".format(*row.changed) if row.changed else "-"),
+        ("LINES", 11, 50, lambda row: "{:+} -{}".format(*row.changed) if row.changed else ""),
         ("TOKENS", 8, 66, lambda row: tokens_of(row.cost.usage) if row.cost and row.cost.sessions else ""),
         ("COST", 8, 58, lambda row: cost_of(row.cost.usage) if row.cost and row.cost.sessions else ""),
         ("TIME", 7, 74, lambda row: elapsed(row.cost.time_s) if row.cost and row.cost.spans else ""),

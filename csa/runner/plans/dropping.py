@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 
 from csa.errors import BusyError, CsaError, NotFoundError
+from csa.model.worktree import Worktree
+from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.worktrees import Dropped, drop_worktree
 from csa.store.shown import Siblings
+from csa.store.worktrees import commit_of
 from csa.structs import Struct
 
 
@@ -46,8 +50,13 @@ def _sessions(session: Session, tasks: Collection[str]) -> Iterator[tuple[Sessio
     store = session.store
     for record in [*Siblings(store, store.ids()).children(session.session_id), session.record]:
         state = record.state
-        if state is None or state.worktree is None or state.worktree.dropped_at:
+        if state is None or state.worktree is None or not _is_there(state.worktree, session.context):
             continue
         task = state.task.name if state.task else ""
         if not tasks or task in tasks or task.partition(".")[0] in tasks:
             yield Session(session.context, record.session_id), state.name or record.session_id
+
+
+def _is_there(tree: Worktree, context: Context) -> bool:
+    """Say whether there is anything to take away."""
+    return os.path.lexists(tree.path) or commit_of(tree, context.environ) is not None

@@ -6,7 +6,7 @@ Only reads; nothing is written to the repository.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -263,6 +263,7 @@ class _Work:
             files = glance.conflicts(tips[one], tips[other])
             if one == _MERGED:
                 with_merged[other] = {*files}
+                files = [path for path in files if path not in self._refused(other)]
             else:
                 files = [
                     path for path in files if path not in with_merged.get(one, set()) | with_merged.get(other, set())
@@ -270,6 +271,11 @@ class _Work:
             if files:
                 pair = (other, None) if one == _MERGED else (one, other)
                 self.clashes.append(Clash(one=pair[0], other=pair[1], files=tuple(files)))
+
+    def _refused(self, unit: str) -> Sequence[str]:
+        """Return the files of the conflict that its state names already."""
+        refused = self._looked.known[unit].refused
+        return refused.files if refused else ()
 
     def _is_race(self, one: str, other: str) -> bool:
         return any({one, other} <= {*task.units} for task in self._read.plan.tasks.values())
