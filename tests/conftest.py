@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parents[1]
 FAKE_TOOLS_BIN = REPOSITORY / "fixtures" / "fake_tools" / "bin"
 SEARCH_PATH = os.pathsep.join([str(FAKE_TOOLS_BIN), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "HYPOTHESIS_", "MUTANT_", "MUTMUT_")
-_GRACE_S = 3.0
+_GRACE_S = 10.0
 _THOROUGH = re.compile(r"^pytestmark = .*\bpytest\.mark\.thorough\b", re.MULTILINE)
 
 
@@ -83,10 +83,17 @@ def pytest_pycollect_makeitem(collector: pytest.Module, name: str, obj: object) 
     return [] if is_thorough and name.startswith("test_") and _is_quick(collector.config) else None
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before they are shuffled: the first case is the same each time
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
     """Leave what is marked so to the thorough suite, and the further cases of a test that runs csa."""
-    if not _is_quick(config):
-        return
+    if _is_quick(config):
+        left_out = _left_out_of(items)
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+    return (yield)
+
+
+def _left_out_of(items: list[pytest.Item]) -> set[pytest.Item]:
     seen: set[tuple[Path, str]] = set()
     left_out: set[pytest.Item] = set()
     for item in items:
@@ -97,8 +104,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if test in seen:
                 left_out.add(item)
             seen.add(test)
-    config.hook.pytest_deselected(items=list(left_out))
-    items[:] = [item for item in items if item not in left_out]
+    return left_out
 
 
 def _is_quick(config: pytest.Config) -> bool:

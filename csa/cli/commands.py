@@ -91,6 +91,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("plan run", "plans.run", "run the tasks of a plan, and merge their work; again: what is not done"),
             Command("session queue", "queueing", "list the prompts that wait for a session, or change them"),
             Command("session answer", "answering", "allow what an agent asks for, or deny it"),
+            Command("session land", "landing", "bring a session's work from its worktree into your checkout"),
             Command("session attach", "watching.attach", "follow a running turn, and print its answer"),
             Command("session open", "watching.open", "open the tool's own interface on a session"),
             Command("session wait", "watching.wait", "wait until sessions have finished"),

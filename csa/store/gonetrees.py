@@ -15,12 +15,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from csa.errors import StateError
+from csa.ids import is_session_id
 from csa.model.clock import from_timestamp
 from csa.model.state import format_time, parse_time
 from csa.model.worktree import REFS
 from csa.ownership import make_directory
-from csa.paths import GONE_PREFIX, NEW_PREFIX, WORKTREES, is_of_session
-from csa.store.atomic import write_atomically
+from csa.paths import GONE_PREFIX, NEW_PREFIX, WORKTREES
+from csa.store.atomic import read_regular, write_atomically
 from csa.store.gitplumbing import open_project
 from csa.store.sessions import Store, is_directory
 from csa.store.statefile import read_record
@@ -80,18 +81,44 @@ def leave_note(worktrees: Path, session_id: str, repository: str | None, since: 
     write_atomically(place / NOTE, render_toml({"repository": repository, "since": format_time(since)}))
 
 
-def find_gone(store: Store, before: datetime) -> Iterator[Gone]:
-    """Yield what is left of worktrees that were taken away before that moment. Only reads."""
+def find_gone(store: Store, before: datetime, *, session_id: str | None = None) -> Iterator[Gone]:
+    """Yield what is left of worktrees that were taken away before that moment, of one session or all. Only reads."""
     worktrees = store.path / WORKTREES
-    for name in _names(worktrees):
-        session_id = name.removeprefix(GONE_PREFIX)
-        if name == session_id or not is_of_session(session_id) or not is_directory(place := worktrees / name):
+    for name in _names(worktrees) if session_id is None else [GONE_PREFIX + session_id]:
+        whose = name.removeprefix(GONE_PREFIX)
+        if name == whose or not is_session_id(whose) or not is_directory(place := worktrees / name):
             continue
         aside = [each for each in _names(place) if each.removesuffix(_ADMIN).isdecimal()]
         old = [each for each in aside if from_timestamp(int(each.removesuffix(_ADMIN)) / 1000) < before]
-        is_last = old == aside and _is_over(store, session_id, place, before)
+        is_last = old == aside and _is_over(store, whose, place, before)
         if old or is_last:
-            yield Gone(session_id, place, tuple(place / each for each in old), is_last)
+            yield Gone(whose, place, tuple(place / each for each in old), is_last)
+
+
+def find_orphans(store: Store, before: datetime) -> Iterator[Path]:
+    """Yield the worktrees whose session somebody has removed, if they are from before that moment. Only reads."""
+    worktrees = store.path / WORKTREES
+    for name in _names(worktrees):
+        if is_session_id(name) and _is_older(worktrees / name, before) and not is_known(store, name):
+            yield worktrees / name
+
+
+def _is_older(path: Path, before: datetime) -> bool:
+    try:
+        return from_timestamp(path.lstat().st_ctime) < before
+    except OSError:
+        return False
+
+
+def repository_beside(path: Path) -> str | None:
+    """Return the repository of a worktree, if that names it as well: an agent may have written its `.git`."""
+    try:
+        own = read_regular(path / ".git").decode().removeprefix("gitdir:").strip()
+        back = read_regular(f"{own}/gitdir").decode().strip()
+    except (OSError, ValueError):
+        return None
+    common, found, _ = own.rpartition("/worktrees/")
+    return common if found and os.path.realpath(back) == os.path.realpath(path / ".git") else None
 
 
 def _is_over(store: Store, session_id: str, place: Path, before: datetime) -> bool:
@@ -107,7 +134,12 @@ def _is_over(store: Store, session_id: str, place: Path, before: datetime) -> bo
 
 def is_known(store: Store, session_id: str) -> bool:
     """Say whether there is such a session, deleted or being made, or may be."""
-    places = [*map(store.paths, (session_id, NEW_PREFIX + session_id)), store.retired_paths(session_id)]
+    return _may_be_there(store.paths(NEW_PREFIX + session_id).pathname) or is_published(store, session_id)
+
+
+def is_published(store: Store, session_id: str) -> bool:
+    """Say whether a session has begun, or may have. It may be deleted and restored meanwhile."""
+    places = (store.paths(session_id), store.retired_paths(session_id), store.paths(session_id))
     return any(_may_be_there(paths.pathname) for paths in places)
 
 

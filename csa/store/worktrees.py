@@ -87,7 +87,8 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
 
 def list_dirty(top: str, environ: Mapping[str, str]) -> list[str]:
     """Return the paths in a work tree that differ from its commit, untracked ones among them; GitError."""
-    said = open_project(top, environ).run("--no-optional-locks", "status", "--porcelain", "-z", "--no-renames")
+    git = open_project(top, {**environ, "GIT_OPTIONAL_LOCKS": "0"})
+    said = git.run("status", "--porcelain", "-z", "--no-renames")
     return [os.fsdecode(entry[3:]) for entry in said.split(b"\0") if entry]
 
 
@@ -241,13 +242,18 @@ def list_submodules(tree: Worktree, environ: Mapping[str, str]) -> list[str]:
     return sorted(_submodules(open_worktree(tree, environ)))
 
 
+def forget_worktree(git: Git, tree: Worktree) -> None:
+    """Have git forget a worktree that was removed without it, so that its place is free; there must be no directory."""
+    with suppress(GitError):  # it knows of none
+        git.run("worktree", "remove", "--force", "--force", tree.path)
+
+
 def _add(git: Git, tree: Worktree, *words: str) -> Worktree:
     make_directory(os.path.dirname(tree.path))
     if os.path.lexists(tree.path) and not (is_directory(tree.path) and not os.listdir(tree.path)):
         move_aside(tree.path, os.path.basename(tree.path))
     had_branch = find_commit(git, f"refs/heads/{tree.branch}") is not None
-    with suppress(GitError):  # what git remembers of one that was removed without it
-        git.run("worktree", "remove", "--force", "--force", tree.path)
+    forget_worktree(git, tree)
     try:
         git.run("worktree", "add", "--quiet", "--no-track" if "-b" in words else "--quiet", *words)
     except GitError as error:
@@ -256,7 +262,7 @@ def _add(git: Git, tree: Worktree, *words: str) -> Worktree:
             git.run("worktree", "remove", "--force", "--force", tree.path)
         if not had_branch:
             with suppress(GitError):
-                git.run("update-ref", "-d", f"refs/heads/{tree.branch}")
+                git.run("update-ref", "-d", f"refs/heads/{tree.branch}", words[-1])  # unless somebody has moved it
         raise WorktreeError(f"The worktree {tree.path} cannot be made: {error.said}.") from error
     give_tree(tree.path)
     made = open_project(tree.path, git.environ)
@@ -434,7 +440,7 @@ def open_repository(tree: Worktree, environ: Mapping[str, str], *, commits: bool
     Raises:
         WorktreeError: it is gone, was moved, or its disk is not mounted.
     """
-    common = _common_directory(tree, environ)
+    common = common_directory(tree, environ)
     if common is None:
         raise WorktreeError(
             f"The repository of the worktree {tree.path} is not in {tree.checkout} any more: "
@@ -445,7 +451,8 @@ def open_repository(tree: Worktree, environ: Mapping[str, str], *, commits: bool
     return replace(git, place=(*git.place, "--git-dir", common))
 
 
-def _common_directory(tree: Worktree, environ: Mapping[str, str]) -> str | None:
+def common_directory(tree: Worktree, environ: Mapping[str, str]) -> str | None:
+    """Return git's directory of the repository that a worktree belongs to; None if that is gone, or elsewhere."""
     place = repository_of(tree)
     if place is None or place != tree.checkout:
         return place

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.worktrees import agent_does, left_of, make_repository, sh, tree_of
-from tests.support import Place
+from tests.support import CSA, Place, wait_for
 
 
 @pytest.fixture
@@ -86,3 +86,27 @@ def test_setup_prepares_the_worktree_before_the_agent(repository: Place) -> None
     assert tree["is_ready"]
     assert Path(tree["path"], "ready.log").read_text() == f"1 {session_id}\n"
     assert "set up" in (place.session(session_id) / "output/turn-0003/stderr.log").read_text()
+
+
+def test_two_that_edit_in_one_checkout(repository: Place) -> None:
+    """The second is warned, or refused with `one_writer`; a reader, and a child of one that waits, is not."""
+    place = repository
+    place.play(*place.hold(), ["say", "held"])
+    first = place.start("run", "--tool", "codex", "--name", "first", "hold")
+    place.wait_ready()
+    place.play(["say", "fine"])
+    words = ("run", "--tool", "claude-code")
+    beside = place.run(*words, "beside", cwd=place.project / "sub")
+    assert "warning: session" in beside.err
+    assert "edits in the same checkout: csa run --worktree" in beside.err
+    for calm in (["--permission", "read-only"], ["--worktree"]):
+        assert "same checkout" not in place.run(*words, *calm, "beside").err
+    alone = {"CSA_CONF_ONE_WRITER": "true"}
+    refused = place.run(*words, "beside", env=alone)
+    assert (refused.code, "one_writer is set" in refused.err) == (4, True)
+    waiting = place.start(*words, "--wait", "beside", env=alone)
+    wait_for(lambda: "waiting: session" in waiting.err, "it waits")
+    place.release()
+    assert (first.wait().code, waiting.wait().code) == (0, 0)
+    place.play(["run", f"CSA_CONF_ONE_WRITER=true {CSA} run --ephemeral inner 2>&1"], ["say", "done"])
+    assert "same checkout" not in place.codex("outer").err

@@ -115,6 +115,7 @@ def locker(lock: Path) -> str:
     return shlex.join([sys.executable, "-I", "-S", "-c", LOCKER, str(lock)])
 
 
+@pytest.mark.thorough
 def test_leftovers_are_asked_first(place: Place) -> None:
     """What a tool leaves behind gets TERM and a moment, so that it removes its lock files."""
     lock = place.project / "gc.log.lock"

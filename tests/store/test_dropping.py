@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from csa.errors import BusyError, NotFoundError, RefusedError
+from csa.model.collection import Rule
 from csa.model.worktree import Worktree
 from csa.runner.client import Csa
+from csa.runner.context import Context
 from csa.runner.session import Session
+from csa.runner.sessions.collecting import Report, collect
+from csa.runner.sessions.removal import delete_session, restore_session, with_descendants
 from csa.runner.sessions.worktrees import Dropped, drop_worktree
 from csa.store.held import open_session
 from csa.store.sessions import Store
 from csa.store.unlanded import examine_work
-from csa.store.worktrees import add_worktree, keep_work, list_refs, read_checkout, restore_worktree, worktree_path
+from csa.store.worktrees import (
+    add_worktree,
+    keep_work,
+    list_refs,
+    read_checkout,
+    restore_worktree,
+    revive_worktree,
+    worktree_path,
+)
 from csa.structs import replace
-from tests.store.support import IDS, PLAIN, begin, finished_session
+from tests.store.support import IDS, NOON, PLAIN, begin, finished_session
 from tests.store.test_session_worktrees import Run, environment, git, refused
 
 ID, OTHER = IDS[:2]
@@ -50,8 +64,16 @@ class Place:
         return Path(self.tree.path)
 
     @property
+    def context(self) -> Context:
+        return Csa(self.store.project, root=self.store.root, environ=self.environ).context
+
+    @property
     def session(self) -> Session:
-        return Csa(self.store.project, root=self.store.root, environ=self.environ).session(ID)
+        return Session(self.context, ID)
+
+    @property
+    def gone(self) -> Path:
+        return self.store.path / "worktrees" / f".gone-{ID}"
 
     def save(self, tree: Worktree) -> None:
         with open_session(self.store, ID, PLAIN, errand="change") as held:
@@ -76,6 +98,14 @@ class Place:
 @pytest.fixture
 def place(git: Run, tmp_path: Path) -> Place:
     return Place(tmp_path)
+
+
+def collected(
+    place: Place, *, days: int = 0, now: datetime = NOON, dry_run: bool = False, damaged: bool = False
+) -> Report:
+    """Collect as cron does, so many days after a moment; the session was used at noon."""
+    rule, now = Rule(days=30, damaged=damaged), now + timedelta(days=days)
+    return collect(place.context, rule, [place.store], command="gc", now=now, dry_run=dry_run)
 
 
 def test_only_what_has_landed_goes(place: Place, git: Run) -> None:
@@ -261,3 +291,101 @@ def test_who_is_in_the_way(place: Place) -> None:
         held.save(replace(held.state, worktree=None))
     with pytest.raises(NotFoundError, match="has no worktree"):
         place.drop()
+
+
+def test_what_has_not_landed_is_never_collected(place: Place, git: Run) -> None:
+    """However old: it is listed as kept. Once landed it goes, with its worktree; both are deleted for good later."""
+    tip = place.works()
+    for dry_run in (True, False):
+        report = collected(place, days=1000, dry_run=dry_run)
+        assert ([kept.session_id for kept in report.kept], report.retired) == ([ID], [])
+        assert "1 commit of csa/work not in main" in report.kept[0].why
+    git("merge", "-q", "csa/work")
+    (place.path / "x.log").write_text("ignored")
+    later = datetime.now(UTC)
+    for dry_run in (True, False):
+        report = collected(place, now=later, dry_run=dry_run)
+        assert ([item.session_id for item in report.retired], report.kept, report.failures) == ([ID], [], [])
+    assert os.listdir(place.gone.parent) == [place.gone.name]
+    assert git("for-each-ref", "refs/csa", "--format=%(objectname)") == tip
+    assert list(place.gone.glob("*/x.log"))
+    for days, whats in ((1, []), (8, ["retired", "worktree"]), (8, [])):
+        for dry_run in (True, False):
+            report = collected(place, now=later + timedelta(days=days), dry_run=dry_run)
+            assert (sorted(i.reason for i in report.purged), report.failures) == (sorted(whats), [])
+    assert (place.gone.parent.exists(), git("for-each-ref", "refs/csa")) == (False, "")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("purge", [False, True])
+def test_deleting_what_has_not_landed(place: Place, git: Run, *, purge: bool) -> None:
+    """Refused; with force it is deleted, and can be restored with its work, which stays for `undo_days` anyway."""
+    tip = place.works()
+    with pytest.raises(RefusedError, match="1 commit of csa/work not in main"):
+        delete_session(place.session, purge_now=purge)
+    with pytest.raises(RefusedError, match="nothing was deleted"):
+        with_descendants([place.session])
+    assert place.path.exists()
+    removed = delete_session(place.session, force=True, purge_now=purge)
+    assert "had not landed" in removed.warnings[0]
+    assert (git("branch", "--list", "csa/*"), git("for-each-ref", "--format=%(objectname)", "refs/csa")) == ("", tip)
+    assert list(place.gone.glob("*/1.txt"))
+    if not purge:
+        restore_session(Session(place.context, ID))
+        again, why = revive_worktree(place.tree, place.environ, session_id=ID)
+        assert (Path(again.path) / "1.txt").exists()
+        assert why == f"from its tip {tip[:7]}"
+        return
+    report = collected(place, now=datetime.now(UTC) + timedelta(days=6))
+    assert report.purged == []
+    report = collected(place, now=datetime.now(UTC) + timedelta(days=8))
+    assert [item.reason for item in report.purged] == ["worktree"]
+    assert (git("for-each-ref", "refs/csa"), place.gone.exists()) == ("", False)
+
+
+@pytest.mark.thorough
+def test_what_is_left_of_a_session(place: Place, git: Run) -> None:
+    """A damaged record keeps it; a session that somebody has removed leaves its worktree for `undo_days`."""
+    place.works()
+    paths = place.store.paths(ID)
+    sound = paths.state.read_bytes()
+    paths.state.write_bytes(b"damaged")
+    for dry_run in (True, False):
+        report = collected(place, days=1000, damaged=True, dry_run=dry_run, now=datetime.now(UTC) + timedelta(days=99))
+        assert [kept.why for kept in report.kept] == ["its record is damaged, and it has a worktree"]
+    with pytest.raises(RefusedError, match="record is damaged"):
+        delete_session(place.session)
+    paths.state.write_bytes(sound)
+    shutil.rmtree(paths.root)
+    assert collected(place, now=datetime.now(UTC)).retired == []
+    for dry_run in (True, False):
+        report = collected(place, now=datetime.now(UTC) + timedelta(hours=2), dry_run=dry_run)
+        assert [(item.reason, item.action) for item in report.retired] == [("worktree", "retire")]
+    assert list(place.gone.glob("*/1.txt"))
+    collected(place, now=datetime.now(UTC) + timedelta(days=8))
+    assert (git("for-each-ref", "refs/csa"), place.gone.exists()) == ("", False)
+    assert git("show", "csa/work:1.txt") == "new"
+
+
+@pytest.mark.thorough
+def test_a_start_that_was_killed(place: Place, git: Run) -> None:
+    """Its worktree and its branch go with its remains."""
+    paths = place.store.paths(ID)
+    paths.root.rename(paths.root.with_name(f".new-{ID}"))
+    report = collected(place, now=datetime.now(UTC) + timedelta(hours=2))
+    assert [item.reason for item in report.purged] == ["remains"]
+    assert (git("branch", "--list", "csa/*"), git("worktree", "list").count("\n")) == ("", 0)
+    assert not place.store.path.joinpath("worktrees", ID).exists()
+
+
+@pytest.mark.thorough
+def test_while_the_repository_is_not_there(place: Place, git: Run) -> None:
+    """Refs on a disk that is not mounted are deleted when it is there again."""
+    place.works()
+    delete_session(place.session, force=True, purge_now=True)
+    (place.home / "repo").rename(place.home / "elsewhere")
+    collected(place, now=datetime.now(UTC) + timedelta(days=8))
+    assert [path.name for path in place.gone.iterdir()] == ["repository.toml"]
+    (place.home / "elsewhere").rename(place.home / "repo")
+    collected(place, now=datetime.now(UTC) + timedelta(days=9))
+    assert (git("for-each-ref", "refs/csa"), place.gone.exists()) == ("", False)

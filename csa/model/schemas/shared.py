@@ -193,7 +193,7 @@ PIECES: Mapping[str, Schema] = {
             "id": old_id(),
             "action": one_of("to the trash, or for good", "retire", "purge"),
             "reason": text(
-                "why: `old`, `expired`, `ephemeral`, `damaged`, `retired`, `remains`, `runtime` or `backup`"
+                "why: `old`, `expired`, `ephemeral`, `damaged`, `retired`, `remains`, `runtime`, `backup` or `worktree`"
             ),
             "tools": texts("the tools that worked in it"),
         },

@@ -42,6 +42,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "status": ("everything about a session, with the evidence for its status", card.STATUS),
     "why": ("the evidence for a session's status", ref("evidence")),
     "diff": ("what a session's turns have changed", upkeep.CHANGES),
+    "land": ("the work that was landed", each(upkeep.LANDED, "")),
     "artifacts": ("the files that agents have left", each(upkeep.ARTIFACT, "")),
     "is-alive": ("whether a session is running", outputs.ALIVE),
     "budget": ("the usage of a session and everything below it", outputs.BUDGET),

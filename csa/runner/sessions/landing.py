@@ -8,7 +8,7 @@ Killed at any moment, it can be asked for again: each step leaves the work whole
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from csa.process.launch import SpawnError
 from csa.process.shell import ShellEnd, run_shell
 from csa.runner.caller import Caller, refuse_own_lineage
 from csa.runner.session import Session
-from csa.runner.sessions.acting import hold_session, record_update
+from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.turns.worktree import make_again
 from csa.store import landing as git_landing
 from csa.store.genealogy import ancestors
@@ -44,7 +44,7 @@ from csa.store.worktrees import (
     peek,
     take_away,
 )
-from csa.structs import Struct, replace
+from csa.structs import Struct, asdict, replace
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -81,14 +81,6 @@ class LandError(CsaError):
         self.others = tuple(others)
         self.said = refused.message
 
-    def to_json(self) -> dict[str, object]:
-        """Return its object, which says what is in conflict, and with what."""
-        others = [
-            {"commit": each.commit, "subject": each.subject, "session_id": each.session_id} for each in self.others
-        ]
-        known = {"session_id": self.session_id, "files": list(self.files), "onto": self.onto, "others": others}
-        return {**super().to_json(), **known, "said": self.said or None}
-
 
 _WORDS: dict[str, Callable[[Refused, str, str | None], str]] = {
     "conflict": lambda refused, who, _: f"The work of session {who} conflicts in {some_names(refused.files)}.",
@@ -113,6 +105,8 @@ class Landed(Struct, kw_only=True):
         files: the paths that have changed.
         is_squashed: whether the work is one commit now, as asked for or because it did not fit otherwise.
         is_dropped: whether the session's worktree was removed.
+        is_contained: whether the work had come into the checkout in another way.
+        is_preview: whether it is a dry run, which has changed nothing.
         conflicts: of a dry run, the files in conflict.
         in_way: of a dry run, the files that were changed in the checkout, and would change.
         warnings: what else one should know.
@@ -127,26 +121,44 @@ class Landed(Struct, kw_only=True):
     files: tuple[str, ...] = ()
     is_squashed: bool = False
     is_dropped: bool = False
+    is_contained: bool = False
+    is_preview: bool = False
     conflicts: tuple[str, ...] = ()
     in_way: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return its object in `csa land --json`."""
-        return {
-            "session_id": self.session_id,
-            "into": self.into,
-            "branch": self.branch,
-            "onto": self.onto,
-            "head": self.head,
-            "commits": list(self.commits),
-            "files": list(self.files),
-            "squashed": self.is_squashed,
-            "dropped": self.is_dropped,
-            "conflicts": list(self.conflicts),
-            "in_way": list(self.in_way),
-            "warnings": list(self.warnings),
-        }
+    @property
+    def status(self) -> str:
+        """What became of the work, in a word."""
+        if self.is_preview and self.commits:
+            return "would_refuse" if self.conflicts or self.in_way else "would_land"
+        if self.is_contained:
+            return "already"
+        return "landed" if self.commits else "nothing"
+
+
+def outcome_to_json(
+    session_id: str,
+    landed: Landed | None = None,
+    error: CsaError | None = None,
+    *,
+    told: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the object of a session in `csa land --json`; without an outcome it was not tried.
+
+    `told` is the error's object.
+    """
+    known: dict[str, Any] = dict.fromkeys(("into", "branch", "onto", "head"))
+    known |= {name: [] for name in ("commits", "files", "conflicts", "in_way", "warnings", "others")}
+    known |= {"is_squashed": False, "is_dropped": False, "said": None}
+    if landed:
+        known |= {name: getattr(landed, name) for name in known if hasattr(landed, name)}
+    if isinstance(error, LandError):
+        others = [asdict(each) for each in error.others]
+        known |= {"conflicts": error.files, "onto": error.onto, "others": others, "said": error.said or None}
+    status = landed.status if landed else "refused" if error else "not_tried"
+    lists = {name: list(value) for name, value in known.items() if isinstance(value, tuple)}
+    return {"session_id": session_id, "status": status, **known, **lists, "error": told}
 
 
 async def land_session(
@@ -274,6 +286,7 @@ class _Work:
             self._landed(self.target.head),
             commits=tuple(commits),
             files=files,
+            is_preview=True,
             conflicts=tuple(conflicts),
             in_way=tuple(in_way),
         )
@@ -414,7 +427,7 @@ class _Work:
             return self._drop(done) if self.tree.landed and not keep else done
         is_ours = self.git.run("for-each-ref", f"--points-at={self._tip}", self._ref("landing"))
         commits = git_landing.list_commits(self.git, self.tree.base, self._tip) if is_ours else []
-        return self._note(done, commits, keep=keep)
+        return self._note(replace(done, is_contained=not commits), commits, keep=keep)
 
     def _note(self, done: Landed, commits: Sequence[str], *, keep: bool) -> Landed:
         """Record that the work is in the checkout."""
@@ -426,6 +439,10 @@ class _Work:
         changes = {**facts, "branch": done.branch, "head": done.head}
         record_update(self.session.context, self.held, "landed", changes, replace(self.held.state, worktree=tree))
         self.tree = tree
+        loss = record_act(
+            self.session.context, "session land", self.session_id, store=self.held.store, what="landed", **changes
+        )
+        done = replace(done, warnings=(*done.warnings, loss)) if loss else done
         self.git.run("update-ref", "-d", self._ref("landing"))
         return done if keep else self._drop(done)
 

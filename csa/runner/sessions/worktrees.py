@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 from csa.errors import BusyError, NotFoundError, RefusedError
 from csa.model.state import SessionState
 from csa.model.worktree import Worktree
+from csa.paths import NEW_PREFIX, WORKTREES, SessionPaths
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.store.gitplumbing import GitError
+from csa.store.gonetrees import leave_note, move_aside, repository_beside
 from csa.store.liveness import probe
 from csa.store.sessions import Store
+from csa.store.statefile import save_state
 from csa.store.unlanded import Work, examine_work
-from csa.store.worktrees import Kept, WorktreeError, keep_work, relocate, take_away
+from csa.store.worktrees import Kept, WorktreeError, common_directory, keep_work, relocate, take_away, worktree_path
 from csa.structs import Struct, replace
 
 
@@ -77,7 +81,7 @@ def let_go(context: Context, store: Store, state: SessionState, *, force: bool) 
     if work.unlanded and not force:
         raise unlanded_error(session_id, work)
     aside = take_away(tree, context.environ, session_id=session_id, tip=work.tip)
-    gone = replace(tree, dropped=work.tip or tree.dropped, dropped_at=datetime.now(UTC))
+    gone = replace(tree, dropped=work.tip or tree.dropped, dropped_at=now())
     dropped = Dropped(
         session_id=session_id, branch=tree.branch, tip=work.tip, unlanded=work.unlanded, aside=aside, warnings=problems
     )
@@ -91,14 +95,6 @@ def unlanded_error(session_id: str, work: Work) -> RefusedError:
         f"The work of session {session_id} has not landed: {what}.",
         hint=f"csa land {session_id}, or --force gives it up; it can be brought back for undo_days",
     )
-
-
-def unlanded_work(context: Context, store: Store, state: SessionState) -> tuple[str, ...]:
-    """Say what of a session's work has not landed; nothing for a session without a worktree. Only reads."""
-    if state.worktree is None:
-        return ()
-    tree = relocate(state.worktree, store, state.session_id, context.environ, repair=False)
-    return examine_work(tree, context.environ, session_id=state.session_id).unlanded
 
 
 def _keep(context: Context, tree: Worktree, state: SessionState) -> tuple[Kept | None, tuple[str, ...]]:
@@ -123,3 +119,78 @@ def refuse_others_inside(store: Store, tree: Worktree, session_id: str) -> None:
             raise BusyError(
                 f"Session {other} is working in the worktree of session {session_id}.", hint=f"csa wait {other}"
             )
+
+
+def give_up(
+    context: Context, store: Store, paths: SessionPaths, state: SessionState | None, *, force: bool, purge: bool
+) -> tuple[str, ...]:
+    """Take away the worktree of a session that is held and about to be deleted; return warnings.
+
+    With `purge` its record goes as well, and a note says where the refs of its work are, until `undo_days` are over.
+
+    Raises:
+        RefusedError: its work has not landed, or that is unknown, and `force` is not set.
+        BusyError, OSError: as `drop_worktree`.
+    """
+    session_id = paths.session_id.removeprefix(NEW_PREFIX)
+    worktrees = store.path / WORKTREES
+    if state is None:
+        return _give_up_unknown(worktrees / session_id, session_id, force=force)
+    if state.worktree is None:
+        return ()
+    tree, warnings = state.worktree, tuple[str, ...]()
+    if tree.dropped_at is None or os.path.lexists(worktree_path(store, session_id)):
+        tree, dropped = let_go(context, store, state, force=force)
+        warnings = (*dropped.warnings, *_words(dropped))
+        if not purge:
+            save_state(paths.state, replace(state, worktree=tree))
+    if purge:
+        leave_note(worktrees, session_id, common_directory(tree, context.environ), tree.dropped_at or now())
+    return warnings
+
+
+def _words(dropped: Dropped) -> tuple[str, ...]:
+    if not dropped.unlanded:
+        return ()
+    return (f"its work had not landed, and is kept for undo_days: {'; '.join(dropped.unlanded)}",)
+
+
+def _give_up_unknown(path: Path, session_id: str, *, force: bool) -> tuple[str, ...]:
+    """Move aside the worktree of a session whose record cannot be read."""
+    if not os.path.lexists(path):
+        return ()
+    if not force:
+        raise RefusedError(
+            f"What of the work of session {session_id} has landed is unknown, as its record is damaged.",
+            hint=f"csa repair {session_id}, or --force: its worktree, {path}, is kept for undo_days",
+        )
+    return (f"its worktree is kept for undo_days: {put_away(path, session_id)}",)
+
+
+def put_away(path: Path, session_id: str) -> Path:
+    """Move a worktree of which nothing is known aside, and note what it says of its repository; OSError."""
+    repository = repository_beside(path)
+    aside = move_aside(str(path), session_id)
+    leave_note(path.parent, session_id, repository, now())
+    return aside
+
+
+def why_kept(context: Context, store: Store, session_id: str, state: SessionState | None) -> str | None:
+    """Say why a session that is old enough is not deleted: its work has not landed. Only reads."""
+    if state is None:
+        is_there = os.path.lexists(f"{store.pathname}/{WORKTREES}/{session_id}")
+        return "its record is damaged, and it has a worktree" if is_there else None
+    if state.worktree is None:
+        return None
+    tree = relocate(state.worktree, store, session_id, context.environ, repair=False)
+    try:
+        refuse_others_inside(store, tree, session_id)
+    except BusyError as error:
+        return error.message.rstrip(".")
+    unlanded = examine_work(tree, context.environ, session_id=session_id).unlanded
+    return f"its work has not landed: {'; '.join(unlanded)}" if unlanded else None
+
+
+def now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)

@@ -33,9 +33,11 @@ from csa.store.worktrees import (
     Kept,
     add_worktree,
     check_branch,
+    forget_worktree,
     keep_work,
     list_dirty,
     list_submodules,
+    open_repository,
     read_checkout,
     reclaim,
     repository_of,
@@ -210,6 +212,7 @@ def _restore(recorder: TurnRecorder, tree: Worktree) -> list[str]:
 
 def make_again(held: HeldSession, tree: Worktree, environ: Mapping[str, str]) -> tuple[Worktree, list[str]]:
     """Make a worktree that is gone again; return its record, and warnings. WorktreeError, GitError and OSError."""
+    forget_worktree(open_repository(tree, environ), tree)
     tree, why = revive_worktree(_numbered(held, tree), environ, session_id=held.state.session_id)
     warnings = copy_included(tree, environ)
     return replace(tree, is_ready=False), [f"the worktree was gone; it was made again {why}", *warnings]
