@@ -34,9 +34,10 @@ class _Row(Struct, kw_only=True):
 
     name: str
     state: TaskState
+    words: str
     session_id: str
     changed: tuple[int, int] | None
-    cost: Rollup | None
+    cost: Rollup
 
 
 def lines_of(status: PlanStatus, width: int | None) -> list[Line]:
@@ -45,11 +46,11 @@ def lines_of(status: PlanStatus, width: int | None) -> list[Line]:
     fixed = columns_for(width, _columns(width))
     names = Table([Column("TASK", _named)], rows)
     numbers = Table(fixed, rows)
-    longest = max([display_width("STATE"), *(display_width(row.state.words) for row in rows)])
+    longest = max([display_width("STATE"), *(display_width(row.words) for row in rows)])
     room = longest if width is None else max(_LEAST_STATE, min(longest, width - names.width - numbers.width - 1))
     lines: list[Line] = [[(cut(f"{names.head()}{'STATE':<{room}} {numbers.head()}".rstrip(), width), "dim")]]
     for row in rows:
-        state = cut(one_line(row.state.words), room)
+        state = cut(one_line(row.words), room)
         blank = " " * (room - display_width(state) + 1)
         lines.append([(names.line(row), ""), (state, _STYLES.get(row.state.kind, "")), (blank + numbers.line(row), "")])
     lines += [[(cut(one_line(text), width), "yellow")] for text in _warnings(status)]
@@ -60,14 +61,18 @@ def lines_of(status: PlanStatus, width: int | None) -> list[Line]:
 def _rows(task: TaskStatus) -> Iterator[_Row]:
     is_race = bool(task.task.tools)
     whole = task.units[0].session_id if len(task.units) == 1 and not is_race else ""
-    yield _Row(name=task.task.name, state=task.state, session_id=whole, changed=task.changed, cost=task.cost)
+    words = task.state.words
+    yield _Row(
+        name=task.task.name, state=task.state, words=words, session_id=whole, changed=task.changed, cost=task.cost
+    )
     for unit in task.units if is_race else ():
         yield _alternative(task, unit)
 
 
 def _alternative(task: TaskStatus, unit: UnitStatus) -> _Row:
     name = "  " + unit.unit.removeprefix(f"{task.task.name}.")
-    return _Row(name=name, state=unit.state, session_id=unit.session_id, changed=unit.changed, cost=None)
+    changed, words = unit.changed, unit.words
+    return _Row(name=name, state=unit.state, words=words, session_id=unit.session_id, changed=changed, cost=unit.cost)
 
 
 def _named(row: _Row) -> str:
@@ -77,9 +82,9 @@ def _named(row: _Row) -> str:
 def _columns(width: int | None) -> Iterator[Column]:
     for name, room, since, render in (
         ("LINES", 11, 50, lambda row: "{:+} -{}".format(*row.changed) if row.changed else ""),
-        ("TOKENS", 8, 66, lambda row: tokens_of(row.cost.usage) if row.cost and row.cost.sessions else ""),
-        ("COST", 8, 58, lambda row: cost_of(row.cost.usage) if row.cost and row.cost.sessions else ""),
-        ("TIME", 7, 74, lambda row: elapsed(row.cost.time_s) if row.cost and row.cost.spans else ""),
+        ("TOKENS", 8, 66, lambda row: tokens_of(row.cost.usage) if row.cost.sessions else ""),
+        ("COST", 8, 58, lambda row: cost_of(row.cost.usage) if row.cost.sessions else ""),
+        ("TIME", 7, 74, lambda row: elapsed(row.cost.time_s) if row.cost.spans else ""),
     ):
         yield Column(name, render, room, gap=0, since=since, is_number=True)
     shown = None if width is None else _ID_LENGTH

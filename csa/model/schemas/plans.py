@@ -40,6 +40,7 @@ _SESSION = record(
         "tool": maybe(text("the tool of its last turn")),
         "added": maybe(integer("lines that it adds; null without a worktree")),
         "removed": maybe(integer("lines that it removes; likewise")),
+        **_COST,
     }
 )
 _TASK = record(

@@ -40,6 +40,12 @@ class UnitStatus(Struct, kw_only=True):
     session_id: str
     tool: str | None
     changed: tuple[int, int] | None
+    cost: Rollup
+
+    @property
+    def words(self) -> str:
+        """Its state in words: of a race, no more than one is merged."""
+        return "finished" if self.state.kind == "finished" and "." in self.unit else self.state.words
 
 
 class TaskStatus(Struct, kw_only=True):
@@ -134,10 +140,12 @@ def _unit_json(unit: UnitStatus) -> dict[str, Any]:
         "name": unit.unit,
         "session_id": unit.session_id,
         "state": unit.state.kind,
-        "words": unit.state.words,
+        "words": unit.words,
         "tool": unit.tool,
         "added": unit.changed and unit.changed[0],
         "removed": unit.changed and unit.changed[1],
+        "usage": unit.cost.usage.to_sum(),
+        "time_s": round(unit.cost.time_s, 3),
     }
 
 
@@ -181,6 +189,7 @@ def _task_status(
             session_id=known.session_id,
             tool=_tool_of(looked.records[unit]),
             changed=changed.get(unit),
+            cost=costs.get(unit, Rollup()),
         )
         for unit in task.units
         if (known := looked.known.get(unit))
