@@ -186,7 +186,7 @@ class Plan(Struct, kw_only=True):
 
     def unit_task(self, unit: str) -> PlanTask:
         """Return the task that a unit belongs to; UsageError if there is none."""
-        if found := next((task for task in self.tasks.values() if unit in task.units), None):
+        if found := next((task for task in self.tasks.values() if task.tools and unit in task.units), None):
             return found
         units = [unit for task in self.tasks.values() if task.tools for unit in task.units]
         hint = f"these race: {', '.join(units)}" if units else "no task has tools = [...]"

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -39,11 +39,22 @@ def main() -> int:
         client = Csa.from_environment(command=words.command, owns_process=True)
         order = Order(tasks=words.tasks, fresh=words.fresh, takes=words.takes)
         scheduler = Scheduler(client, read, order, directory=os.getcwd(), tell=_tell)
-        return anyio.run(_run, scheduler)
+        return _unwrapped(lambda: anyio.run(_run, scheduler))
     except CsaError as error:
         hint = f" ({error.hint})" if error.hint else ""
         _tell({"type": "ended", "code": error.exit_code, "text": "", "message": f"{error.message}{hint}"})
         return error.exit_code
+
+
+def _unwrapped(run: Callable[[], int]) -> int:
+    """Run something; an error comes out of the groups that task groups have put it into."""
+    try:
+        return run()
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
 
 
 async def _run(scheduler: Scheduler) -> int:

@@ -107,7 +107,8 @@ class Scheduler:
         self._look()
         for name in self._order.fresh:
             for unit in self._plan.tasks[name].units:
-                self._put_aside(unit)
+                if known := self._known.pop(unit, None):
+                    self._put_aside(unit, known)
 
     def _look(self) -> None:
         looked = look_at_plan(self._context, self._plan, self._stem)
@@ -159,7 +160,7 @@ class Scheduler:
         """Run a turn in the session of a unit, or in a new one."""
         try:
             if before and before.merged and before.digest != task.digest:
-                await self._in_thread(lambda: self._put_aside(unit))
+                await self._in_thread(partial(self._put_aside, unit, before))
                 before = None
             await self._turn(unit, await self._in_thread(lambda: self._request(task, unit, before)))
         except CsaError as error:
@@ -289,11 +290,8 @@ class Scheduler:
     def _keep(self, unit: str, session_id: str) -> None:
         self._records[unit] = self._context.store.record(session_id)
 
-    def _put_aside(self, unit: str) -> None:
+    def _put_aside(self, unit: str, known: Known) -> None:
         """Give the session of a unit another name, so that it begins again in a new one; the old one keeps its work."""
-        if (known := self._known.pop(unit, None)) is None:
-            return
-        del self._records[unit]
         store, name = self._context.store, session_name(self._stem, unit)
         aside = aside_name(name, store.names(newest=0))
         rename_session(Session(self._context, known.session_id), aside)

@@ -385,7 +385,7 @@ def _plan(
         retries=0 if is_plan else context.config.retries if request.retries is None else request.retries,
         fallback=() if is_plan else others(fallback_of(context, request), tool, model.value),
         park_limit_s=context.config.park_limit_s if request.park_limit_s is None else request.park_limit_s,
-        hands_over=context.config.hands_over if request.handoff is None else request.handoff,
+        hands_over=not is_plan and (context.config.hands_over if request.handoff is None else request.handoff),
         callers=tuple(context.caller.lineage()) if context.caller else (),
         replay=replay,
         asks=asks_token(context, request, choice, permission, kept=state.ask),

@@ -316,6 +316,7 @@ class TurnRecorder(Recorder):
             "window": wanted.window,
             "ask": wanted.ask,
             "shared": wanted.shared,
+            "task": wanted.task,
         }
 
     def _save_state(self, *, spent: Spent | None = None, at: datetime | None = None) -> None:
