@@ -32,6 +32,17 @@ RULES = (
 )
 
 
+PLAN = """
+tool = "codex"
+[task.notes]
+prompt = "Write notes"
+[task.check]
+needs = ["notes"]
+worktree = false
+prompt = "Check the bucket's arithmetic"
+"""
+
+
 class Shown(NamedTuple):
     """A command line, and what it printed."""
 
@@ -60,6 +71,7 @@ class _Tour:
         self._run_agents()
         self._look()
         self._land()
+        self._plan()
         self._answer()
         self._manage()
         self._clean_up()
@@ -119,7 +131,6 @@ class _Tour:
             self.show(name, name, "api", "--json")
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")
-        self.show("stats --landed", "stats", "--landed", "--json")
         self.show("search", "search", "bucket", "--json")
         self.place.run("index", "build")
         self.show("index status", "index", "status", "--json")
@@ -128,7 +139,21 @@ class _Tour:
         """Have an agent work in a worktree."""
         self.place.run("run", "--tool", "codex", "--worktree", "--name", "notes", "Write notes")
         self.show("land", "land", "notes", "--json")
+        self.show("stats --landed", "stats", "--landed", "--json")
         self.place.run("rm", "notes", "--purge")
+
+    def _plan(self) -> None:
+        """Run a plan of two tasks, of which one needs the other."""
+        (self.place.project / "plan.toml").write_text(PLAN)
+        self.show("plan run --dry-run", "plan", "run", "plan.toml", "--dry-run", "--json")
+        self.show("plan run", "plan", "run", "plan.toml", "--json")
+        self.show("plan status", "plan", "status", "--json")
+        self.show("plan run --detach", "plan", "run", "plan.toml", "--detach", "--json")
+        self.place.run("wait", "plan-plan")
+        self.show("plan drop", "plan", "drop", "plan.toml", "--json", code=5)
+        self.place.run("plan", "drop", "plan.toml", "--force")
+        self.place.run("rm", "--tree", "plan-plan", "--purge")
+        (self.place.project / "plan.toml").unlink()
 
     def _answer(self) -> None:
         """Have an agent ask."""

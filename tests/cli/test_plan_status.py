@@ -114,7 +114,11 @@ def test_a_race_and_its_lines(place: Place) -> None:
             assert terminal.end() == 0
         lines = terminal.text.splitlines()
         assert all(len(line) <= columns for line in lines)
-        assert [line.split()[:2] for line in lines[1:4]] == [["!", "race"], ["✓", "codex"], ["✓", "claude-code"]]
+        assert [line[:9].rstrip() for line in lines[1:4]] == ["! race", "  ✓ codex", "  ✓ claud"]
+    assert place.run("plan", "run", "plan.toml", "--take", "race.codex").code == 0
+    found = place.run("plan", "status", "--json").json
+    assert [unit["words"] for unit in found["tasks"][0]["sessions"]] == ["merged", "finished"]
+    assert found["would_conflict"] == []
 
 
 @pytest.mark.thorough

@@ -33,6 +33,7 @@ class _Row(Struct, kw_only=True):
     """A line: a task, or an alternative of a race."""
 
     name: str
+    indent: str = ""
     state: TaskState
     words: str
     session_id: str
@@ -70,13 +71,21 @@ def _rows(task: TaskStatus) -> Iterator[_Row]:
 
 
 def _alternative(task: TaskStatus, unit: UnitStatus) -> _Row:
-    name = "  " + unit.unit.removeprefix(f"{task.task.name}.")
+    name = unit.unit.removeprefix(f"{task.task.name}.")
     changed, words = unit.changed, unit.words
-    return _Row(name=name, state=unit.state, words=words, session_id=unit.session_id, changed=changed, cost=unit.cost)
+    return _Row(
+        name=name,
+        indent="  ",
+        state=unit.state,
+        words=words,
+        session_id=unit.session_id,
+        changed=changed,
+        cost=unit.cost,
+    )
 
 
 def _named(row: _Row) -> str:
-    return f"{_MARKS.get(row.state.kind, '!')} {one_line(row.name)}"
+    return f"{row.indent}{_MARKS.get(row.state.kind, '!')} {one_line(row.name)}"
 
 
 def _columns(width: int | None) -> Iterator[Column]:

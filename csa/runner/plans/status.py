@@ -259,7 +259,7 @@ class _Work:
             elif (tip := glance.tip(tree)) and tree.git_dir:
                 extent = glance.measure(tree.base, tip)
                 self.changed[unit] = extent.added, extent.removed
-                if extent.files:
+                if extent.files and not self._is_over(unit):
                     tips[unit] = tip
         return tips
 
@@ -280,6 +280,12 @@ class _Work:
             if files:
                 pair = (other, None) if one == _MERGED else (one, other)
                 self.clashes.append(Clash(one=pair[0], other=pair[1], files=tuple(files)))
+
+    def _is_over(self, unit: str) -> bool:
+        """Say whether its task is merged: by another alternative in a race, if not by this one."""
+        return any(
+            self._looked.states[task.name].kind in OVER for task in self._read.plan.tasks.values() if unit in task.units
+        )
 
     def _refused(self, unit: str) -> Sequence[str]:
         """Return the files of the conflict that its state names already."""
