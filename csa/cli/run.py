@@ -64,6 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     _find_template(arguments)
+    if arguments.repair and not is_prompt_given(arguments):
+        arguments.prompt, arguments.is_literal = "", True
     if not wants_editor(arguments):
         return run_turn(arguments)
     from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are given

@@ -68,6 +68,11 @@ def add_worktree_options(parser: argparse.ArgumentParser) -> None:
         metavar="CMD",
         help="run this shell command in it before the agent (default: as configured); '' is none",
     )
+    tree.add_argument(
+        "--repair",
+        action="store_true",
+        help="have the agent resolve what csa land has refused: a conflict, or a failed check; needs no PROMPT",
+    )
 
 
 def add_template_options(parser: argparse.ArgumentParser) -> None:

@@ -66,6 +66,7 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         worktree=arguments.worktree,
         with_changes=arguments.with_changes,
         setup=arguments.setup,
+        repair=arguments.repair,
     )
     if request.images or request.files:
         from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some

@@ -181,15 +181,19 @@ def _as_one(git: Git, base: str, tip: str, message: str) -> str:
 
 
 def _rebase(git: Git, onto: str, base: str, tip: str) -> str:
-    plain = replace(git, place=(*git.place, *(word for setting in _PLAIN for word in ("-c", setting))))
     try:
-        plain.run("rebase", "--quiet", "--merge", "--empty=drop", "--onto", onto, base, tip)
+        plain_git(git).run("rebase", "--quiet", "--merge", "--empty=drop", "--onto", onto, base, tip)
     except GitError:
         files = _unmerged(git)
         if not files:
             raise
         raise ConflictError(files) from None
     return git.line("rev-parse", "HEAD")
+
+
+def plain_git(git: Git, *settings: str) -> Git:
+    """Return git for rebasing and merging, whatever the user has configured for that."""
+    return replace(git, place=(*git.place, *(word for setting in (*_PLAIN, *settings) for word in ("-c", setting))))
 
 
 def _unmerged(git: Git) -> list[str]:

@@ -394,15 +394,49 @@ def give_back(git: Git, tree: Worktree) -> None:
         os.unlink(_lease(tree))
 
 
+def go_forward(git: Git, tree: Worktree, commit: str, before: str) -> None:
+    """Have the branch of a borrowed worktree at a commit, and its files as they are there now, for good.
+
+    Whenever csa is killed, either nothing of it has happened, or `reclaim` does the rest.
+    """
+    aside = f"{_lease(tree)}.new"
+    with open(aside, "w", encoding="ascii") as file:
+        file.write(f"{commit} {before}\n")
+    give_to_owner(aside)
+    os.rename(aside, _lease(tree))
+    _go_forward(git, tree, commit, before)
+
+
+def _go_forward(git: Git, tree: Worktree, commit: str, before: str) -> None:
+    name = f"refs/heads/{tree.branch}"
+    if find_commit(git, name) != commit:
+        git.run("update-ref", "-m", "csa: onto the target", name, commit, before)
+    git.run("symbolic-ref", "HEAD", name)
+    with suppress(FileNotFoundError):
+        os.unlink(_lease(tree))
+
+
 def reclaim(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> None:
     """Have a worktree back that was not given back: csa was killed. For whoever takes the session's lock; GitError.
 
     What is there now is kept by a ref, as somebody may have worked there since.
     """
-    if os.path.exists(_lease(tree)):
-        git = open_worktree(tree, environ)
-        _point(git, session_id, f"{REFS}{session_id}/interrupted", _snapshot(git, "interrupted"))
+    try:
+        with open(_lease(tree), encoding="ascii") as file:
+            further = file.read().split()
+    except FileNotFoundError:
+        return
+    git = open_worktree(tree, environ)
+    if further:
+        _go_forward(git, tree, *further)
+    else:
+        keep_as_it_is(git, session_id)
         give_back(git, tree)
+
+
+def keep_as_it_is(git: Git, session_id: str) -> None:
+    """Keep what is in a worktree, whatever that is, by a ref."""
+    _point(git, session_id, f"{REFS}{session_id}/interrupted", _snapshot(git, "interrupted"))
 
 
 def _lease(tree: Worktree) -> str:

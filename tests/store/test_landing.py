@@ -160,7 +160,7 @@ def test_a_check_that_fails(scene: Scene) -> None:
     said: list[bytes] = []
     check = "ls c.txt d.txt && echo leftover > product; echo $CSA_WORKTREE >&2; exit 3"
     error = scene.refused(session, check=check, on_output=said.append)
-    assert (error.kind, error.said) == ("check", "c.txt\nd.txt\n1")
+    assert (error.kind, error.said) == ("check", f"$ {check}\nc.txt\nd.txt\n1")
     assert b"".join(said) == b"c.txt\nd.txt\n1\n"
     assert scene.git("rev-parse", "HEAD") == head == scene.tree(session).base
     assert scene.git("status", "--porcelain", at=scene.at(session)) == ""

@@ -409,7 +409,7 @@ class _Work:
 
     def refuse_check(self, check: str, end: ShellEnd) -> LandError:
         """Record that the check has failed, and return the error."""
-        refused = Refused(kind="check", onto=self.target.head, message=self._told(end.tail))
+        refused = Refused(kind="check", onto=self.target.head, message=self._told(f"$ {check}\n{end.tail}"))
         return self._refused(refused, check=check)
 
     def finish(self, found: _Found, *, keep: bool) -> Landed:

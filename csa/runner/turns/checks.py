@@ -56,6 +56,8 @@ def _check_beginning(request: RunRequest) -> None:
         )
     if request.setup is not None and request.worktree is None and not (continues or request.session_id is not None):
         raise UsageError("--setup prepares a worktree.", hint='csa run --worktree --setup CMD "..."')
+    if request.repair and not (continues or request.session_id is not None):
+        raise UsageError("--repair continues the session that could not be landed.", hint="csa run -s S --repair")
     if request.reopen and not (continues or request.session_id is not None):
         raise UsageError("--reopen continues a closed session.", hint='csa run --session S --reopen "..."')
 

@@ -65,7 +65,7 @@ def plan_turn(
         UsageError, NotFoundError, AmbiguousError, StateError, ToolUnavailableError: as their names say.
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
-    check_request(request, may_lack_prompt=bool(context.replay))
+    check_request(request, may_lack_prompt=bool(context.replay) or request.repair)
     context, request = _knowing_secrets(context, request)
     if request.images or request.files:
         from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some
@@ -265,6 +265,10 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
 
         check_worktree(context, state, request)
     _refuse_plan(session, state, request)
+    if request.repair:
+        from csa.runner.turns.repair import check_repair  # noqa: PLC0415  # few turns are one
+
+        check_repair(state)
     request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)
     choice = _choose(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())

@@ -58,9 +58,13 @@ class StartedTurn:
     def _begin(self, problems: list[str]) -> None:
         """Record the turn; `problems` are of its worktree."""
         recorder = self.recorder
+        reaped = self._reap_earlier()
+        if recorder.plan.request.repair:
+            from csa.runner.turns.repair import prepare_repair  # noqa: PLC0415  # few turns are one
+
+            prepare_repair(recorder)
         self.plan = recorder.plan
         self.command = make_command(self.plan, recorder.tool_state, turn=recorder.turn, paths=recorder.paths)
-        reaped = self._reap_earlier()
         self.started_at, self.began_s = datetime.now(UTC), time.monotonic()
         self.first = self._record(reaped) + self._keep_lost(problems)
 

@@ -223,14 +223,15 @@ def keep_turn(recorder: TurnRecorder) -> tuple[Kept | None, list[Event]]:
     plan, tree = recorder.plan, recorder.held.state.worktree
     if tree is None or not recorder.is_ours():
         return None, []
-    subject = summarise(recorder.held.redactor.redact(plan.request.prompt))
+    about = plan.state.description if plan.request.repair else plan.request.prompt
+    subject = summarise(recorder.held.redactor.redact(about))
     return _keep(recorder, tree, turn=recorder.turn, subject=subject)
 
 
 def keep_lost(recorder: TurnRecorder) -> list[Event]:
     """Commit what a lost turn has left, before the next one begins to work; return warnings, as recorded."""
     tree = recorder.held.state.worktree
-    if tree is None or not recorder.follows_lost:
+    if tree is None or not recorder.follows_lost or recorder.plan.request.repair:  # which has done so, if it had to
         return []
     return _keep(recorder, tree, turn=recorder.turn - 1, subject="what a turn has left that was lost")[1]
 
