@@ -227,13 +227,22 @@ class Scheduler:
             for left in range(task.repairs, -1, -1):
                 if await self._land(task, unit) or not left:
                     return
-                self._known[unit] = replace(self._known[unit], status="running", is_repair=True)
-                request = self._requests.repair(task, unit, self._known[unit])
-                await self._turn(unit, request, what="--repair")
-                if self._known[unit].status != "succeeded":
+                if not await self._repair(task, unit):
                     return
         except CsaError as error:
             self._fail(task, unit, error)
+
+    async def _repair(self, task: PlanTask, unit: str) -> bool:
+        """Have the agent of a unit resolve what keeps its work out; say whether it has ended well."""
+        before = self._known[unit]
+        self._known[unit] = replace(before, status="running", is_repair=True)
+        try:
+            await self._turn(unit, self._requests.repair(task, unit, before), what="--repair")
+        except CsaError as error:
+            self._known[unit] = before
+            self._tell({"type": "warning", "text": f"{unit} cannot be repaired: {error.message}"})
+            return False
+        return self._known[unit].status == "succeeded"
 
     async def _land(self, task: PlanTask, unit: str) -> bool:
         """Say whether the work of a unit is in the plan's tree now; what keeps it out is recorded there."""
