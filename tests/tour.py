@@ -27,6 +27,7 @@ RULES = (
     },
     {"match": CHECK, "do": [["usage", 900, 60], ["say", "It adds up."]]},
     {"match": "/compact", "do": [["compact"]]},
+    {"match": "Write the changelog", "do": [["run", "echo 1.0 > CHANGES"], ["usage", 700, 40], ["say", "Written."]]},
     {"match": "Write notes", "do": [["run", "echo Notes > notes.md"], ["say", "Written."]]},
     {"match": "Tidy up", "do": [["ask", "execute", "rm -r build"], ["say", "Done."]]},
 )
@@ -34,10 +35,10 @@ RULES = (
 
 PLAN = """
 tool = "codex"
-[task.notes]
-prompt = "Write notes"
+[task.changes]
+prompt = "Write the changelog"
 [task.check]
-needs = ["notes"]
+needs = ["changes"]
 worktree = false
 prompt = "Check the bucket's arithmetic"
 """
