@@ -14,6 +14,15 @@ FILES = (
     'echo "# Limits" > "$CSA_OUTPUT_DIR/limits.md" && echo "RATE = 5" > limiter.py && git add limiter.py'
     ' && git commit -q -m "Add the limiter"'
 )
+PLAN = """
+tool = "codex"
+[task.notes]
+prompt = "Write more notes"
+[task.index]
+needs = ["notes"]
+prompt = "Read the notes"
+worktree = false
+"""
 RULES = (
     {
         "match": DESIGN,
@@ -27,21 +36,10 @@ RULES = (
     },
     {"match": CHECK, "do": [["usage", 900, 60], ["say", "It adds up."]]},
     {"match": "/compact", "do": [["compact"]]},
-    {"match": "Write the changelog", "do": [["run", "echo 1.0 > CHANGES"], ["usage", 700, 40], ["say", "Written."]]},
+    {"match": "Write more notes", "do": [["run", "echo More > more.md"], ["usage", 700, 40], ["say", "Written."]]},
     {"match": "Write notes", "do": [["run", "echo Notes > notes.md"], ["say", "Written."]]},
     {"match": "Tidy up", "do": [["ask", "execute", "rm -r build"], ["say", "Done."]]},
 )
-
-
-PLAN = """
-tool = "codex"
-[task.changes]
-prompt = "Write the changelog"
-[task.check]
-needs = ["changes"]
-worktree = false
-prompt = "Check the bucket's arithmetic"
-"""
 
 
 class Shown(NamedTuple):
@@ -72,9 +70,9 @@ class _Tour:
         self._run_agents()
         self._look()
         self._land()
-        self._plan()
         self._answer()
         self._manage()
+        self._plan()
         self._clean_up()
         return self.found
 
@@ -144,17 +142,14 @@ class _Tour:
         self.place.run("rm", "notes", "--purge")
 
     def _plan(self) -> None:
-        """Run a plan of two tasks, of which one needs the other."""
-        (self.place.project / "plan.toml").write_text(PLAN)
-        self.show("plan run --dry-run", "plan", "run", "plan.toml", "--dry-run", "--json")
-        self.show("plan run", "plan", "run", "plan.toml", "--json")
+        """Run the tasks of a plan."""
+        (self.place.project / "docs.toml").write_text(PLAN)
+        self.show("plan run --dry-run", "plan", "run", "docs.toml", "--dry-run", "--json")
+        self.show("plan run", "plan", "run", "docs.toml", "--json")
         self.show("plan status", "plan", "status", "--json")
-        self.show("plan run --detach", "plan", "run", "plan.toml", "--detach", "--json")
-        self.place.run("wait", "plan-plan")
-        self.show("plan drop", "plan", "drop", "plan.toml", "--json", code=5)
-        self.place.run("plan", "drop", "plan.toml", "--force")
-        self.place.run("rm", "--tree", "plan-plan", "--purge")
-        (self.place.project / "plan.toml").unlink()
+        self.show("plan drop", "plan", "drop", "docs.toml", "--json", code=5)
+        self.show("plan run --detach", "plan", "run", "docs.toml", "--fresh", "index", "--detach", "--json")
+        self.place.run("wait", "plan-docs")
 
     def _answer(self) -> None:
         """Have an agent ask."""

@@ -121,6 +121,7 @@ class TurnRecorder(Recorder):
                 **({"template": request.template.name} if request.template else {}),
                 **({"system": request.system} if request.system else {}),
                 **({"flags": list(flags)} if (flags := request.plan or request.flags) else {}),
+                **({"repair": True} if request.repair else {}),
                 **({"secrets": sources_of(request.secrets)} if request.secrets else {}),
                 "prompt": prompt,
                 "resumed": self.tool_state.provider_session_id,
