@@ -8,6 +8,7 @@ Objects are only added; a ref moves only from the value that was read (compare-a
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -120,6 +121,12 @@ def open_project(directory: str, environ: Mapping[str, str], *, commits: bool = 
     known = {**plain, **quiet, **(_home_of(user[0]) if user else {})}
     git = Git(find_git(environ), known, working, user, umask=-1, limit_s=WORK_LIMIT_S)
     return replace(git, environ={**git.environ, **_missing_identity(git)}) if commits else git
+
+
+def version_of(git: Git) -> tuple[int, ...]:
+    """Return git's version, as (2, 39); (0, 0) if it does not say."""
+    found = re.search(r"(\d+)\.(\d+)", git.line("version"))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _home_of(uid: int) -> dict[str, str]:

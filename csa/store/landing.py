@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from csa.errors import CsaError, RefusedError
 from csa.model.text import some_names
 from csa.model.worktree import SESSION_TRAILER, Worktree
-from csa.store.gitplumbing import Git, GitError, open_project
+from csa.store.gitplumbing import Git, GitError, open_project, version_of
 from csa.store.worktrees import Checkout, is_ancestor
 from csa.structs import Struct, replace
 
@@ -204,7 +204,7 @@ def _unmerged(git: Git) -> list[str]:
 def find_conflicts(git: Git, *, onto: str, base: str, tip: str) -> list[str]:
     """Return the files in which the work, as a whole, would conflict with a commit; no ref or file is changed."""
     work = _as_one(git, base, tip, "work")
-    if _version(git) < _MERGE_TREE:
+    if version_of(git) < _MERGE_TREE:
         return _try_elsewhere(git, onto, base, work)
     # merge-tree finds the common ancestor itself: give it one, which has the target's tree.
     ours = git.line("commit-tree", f"{onto}^{{tree}}", "-p", base, stdin=b"target")
@@ -220,11 +220,6 @@ def _merge_tree(git: Git, ours: str, theirs: str) -> bytes:
         if not error.output:
             raise
         return error.output
-
-
-def _version(git: Git) -> tuple[int, ...]:
-    found = re.search(r"(\d+)\.(\d+)", git.line("version"))
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _try_elsewhere(git: Git, onto: str, base: str, work: str) -> list[str]:

@@ -16,15 +16,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from csa.errors import CsaError, UsageError
+from csa.errors import CsaError, ToolUnavailableError, UsageError
 from csa.model.worktree import BRANCHES, REFS, SESSION_TRAILER, TURN_TRAILER, Worktree
 from csa.ownership import give_to_owner, give_tree, make_directory
 from csa.paths import WORKTREES
-from csa.store.gitplumbing import ABSENT, Git, GitError, open_project
-from csa.store.gonetrees import move_aside
+from csa.store.atomic import read_regular
+from csa.store.gitplumbing import ABSENT, Git, GitError, open_project, version_of
+from csa.store.gonetrees import move_aside, repository_beside
 from csa.store.sessions import Store, is_directory
 from csa.structs import Struct, replace
 
+OLDEST_GIT = (2, 31)  # that worktrees work with
 _UNDERWAY = ("rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG")
 _LINK = "160000"  # the mode of a submodule, and of any other repository in a work tree
 
@@ -66,9 +68,14 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
 
     Raises:
         UsageError: it is not in a work tree of git, or that has no commit yet.
-        ToolUnavailableError: git is not installed.
+        ToolUnavailableError: git is not installed, or too old.
     """
     git = open_project(str(directory), environ)
+    if (version := version_of(git)) < OLDEST_GIT:
+        found, oldest = (".".join(map(str, each)) for each in (version, OLDEST_GIT))
+        raise ToolUnavailableError(
+            f"Worktrees need git {oldest} or newer; this is {found}.", hint="install a newer git"
+        )
     try:
         top = git.line("rev-parse", "--show-toplevel")
     except GitError as error:
@@ -130,10 +137,41 @@ def relocate(
     if place == tree.path:
         return tree
     moved = replace(tree, path=place)
-    if repair and is_directory(place):
+    if repair:
         with suppress(GitError, WorktreeError):  # then it is a directory of which git knows nothing
-            open_repository(moved, environ).run("worktree", "repair", place)
+            repair_worktree(moved, environ)
     return moved
+
+
+def repair_worktree(tree: Worktree, environ: Mapping[str, str]) -> None:
+    """Tell git where a worktree is that was moved, or where its repository is; GitError, WorktreeError."""
+    if not is_usable(tree):
+        return
+    git = open_repository(tree, environ)  # opened before the files change
+    with open(f"{tree.path}/.git", "w") as link:
+        link.write(f"gitdir: {tree.git_dir}\n")
+    git.run("worktree", "repair", tree.path)
+
+
+def rediscover(path: str, environ: Mapping[str, str]) -> Worktree | None:
+    """Return the record of a worktree whose own was lost, as far as git knows; it begins where it left the target."""
+    common = repository_beside(Path(path))
+    if common is None:
+        return None
+    git = open_project(common, environ, commits=False)
+    git = replace(git, place=(*git.place, "--git-dir", common))
+    try:
+        said = git.run("worktree", "list", "--porcelain").decode("utf-8", "surrogateescape").splitlines()
+        own = read_regular(f"{path}/.git").decode().removeprefix("gitdir:").strip()
+        head, here = find_commit(git, f"worktrees/{os.path.basename(own)}/HEAD"), find_commit(git, "HEAD")
+        base = git.line("merge-base", str(head), str(here))
+        branch = read_regular(f"{own}/HEAD").decode().removeprefix("ref: refs/heads/").strip()
+        target = git.line("rev-parse", "--abbrev-ref", "HEAD")
+    except (GitError, OSError, ValueError):
+        return None
+    top = said[0].removeprefix("worktree ")
+    target_name = None if target == "HEAD" else target
+    return Worktree(path=path, git_dir=own, branch=branch, base=base, checkout=top, target=target_name)
 
 
 def check_branch(top: str, branch: str, environ: Mapping[str, str]) -> None:
@@ -153,6 +191,11 @@ def check_branch(top: str, branch: str, environ: Mapping[str, str]) -> None:
 
 def _taken(branch: str) -> WorktreeError:
     return WorktreeError(f"There is a branch {branch} already.", hint="choose another name: --worktree=NAME")
+
+
+def is_usable(tree: Worktree) -> bool:
+    """Say whether a worktree is there, as csa has made it."""
+    return is_directory(tree.path) and is_directory(tree.git_dir)
 
 
 def has_branch(top: str, branch: str, environ: Mapping[str, str]) -> bool:
@@ -244,6 +287,8 @@ def list_submodules(tree: Worktree, environ: Mapping[str, str]) -> list[str]:
 
 def forget_worktree(git: Git, tree: Worktree) -> None:
     """Have git forget a worktree that was removed without it, so that its place is free; there must be no directory."""
+    if os.path.islink(tree.path):  # git would follow it
+        return
     with suppress(GitError):  # it knows of none
         git.run("worktree", "remove", "--force", "--force", tree.path)
 
@@ -291,7 +336,7 @@ def keep_work(
     """
     message = f"{subject}\n\n{SESSION_TRAILER}: {session_id}\n{TURN_TRAILER}: {turn}\n".encode()
     ref = f"{REFS}{session_id}/{turn}"
-    if not is_directory(tree.path) or not is_directory(tree.git_dir):
+    if not is_usable(tree):
         return _keep_rest(tree, environ, session_id=session_id, ref=ref, message=message)
     reclaim(tree, environ, session_id=session_id)
     git = open_worktree(tree, environ)

@@ -352,8 +352,8 @@ def test_what_is_left_of_a_session(place: Place, git: Run) -> None:
     paths.state.write_bytes(b"damaged")
     for dry_run in (True, False):
         report = collected(place, days=1000, damaged=True, dry_run=dry_run, now=datetime.now(UTC) + timedelta(days=99))
-        assert [kept.why for kept in report.kept] == ["its record is damaged, and it has a worktree"]
-    with pytest.raises(RefusedError, match="record is damaged"):
+        assert [kept.why for kept in report.kept] == ["it has a worktree of which its record does not tell"]
+    with pytest.raises(RefusedError, match="its record does not tell"):
         delete_session(place.session)
     paths.state.write_bytes(sound)
     shutil.rmtree(paths.root)

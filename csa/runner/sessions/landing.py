@@ -39,6 +39,7 @@ from csa.store.worktrees import (
     borrow,
     commit_of,
     give_back,
+    is_usable,
     keep_work,
     open_worktree,
     peek,
@@ -336,7 +337,7 @@ class _Work:
     def _make_ready(self) -> bool:
         """Have the worktree there; return whether the session has any work."""
         tip = commit_of(self.tree, self._environ)
-        if not os.path.isdir(self.tree.path):
+        if not is_usable(self.tree):
             if tip is None or tip == self.tree.landed:
                 return False
             tree, problems = make_again(self.held, self.tree, self._environ)

@@ -9,17 +9,26 @@ from pathlib import Path
 from csa.errors import BusyError, NotFoundError, RefusedError
 from csa.model.state import SessionState
 from csa.model.worktree import Worktree
-from csa.paths import NEW_PREFIX, WORKTREES, SessionPaths
+from csa.paths import GONE_PREFIX, NEW_PREFIX, WORKTREES, SessionPaths
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.store.gitplumbing import GitError
 from csa.store.gonetrees import leave_note, move_aside, repository_beside
 from csa.store.liveness import probe
-from csa.store.sessions import Store
+from csa.store.sessions import Store, is_directory
 from csa.store.statefile import save_state
 from csa.store.unlanded import Work, examine_work
-from csa.store.worktrees import Kept, WorktreeError, common_directory, keep_work, relocate, take_away, worktree_path
+from csa.store.worktrees import (
+    Kept,
+    WorktreeError,
+    common_directory,
+    keep_work,
+    relocate,
+    repair_worktree,
+    take_away,
+    worktree_path,
+)
 from csa.structs import Struct, replace
 
 
@@ -137,7 +146,7 @@ def give_up(
     if state is None:
         return _give_up_unknown(worktrees / session_id, session_id, force=force)
     if state.worktree is None:
-        return ()
+        return _give_up_unknown(worktrees / session_id, session_id, force=force)
     tree, warnings = state.worktree, tuple[str, ...]()
     if tree.dropped_at is None or os.path.lexists(worktree_path(store, session_id)):
         tree, dropped = let_go(context, store, state, force=force)
@@ -161,7 +170,7 @@ def _give_up_unknown(path: Path, session_id: str, *, force: bool) -> tuple[str, 
         return ()
     if not force:
         raise RefusedError(
-            f"What of the work of session {session_id} has landed is unknown, as its record is damaged.",
+            f"What of the work of session {session_id} has landed is unknown, as its record does not tell.",
             hint=f"csa repair {session_id}, or --force: its worktree, {path}, is kept for undo_days",
         )
     return (f"its worktree is kept for undo_days: {put_away(path, session_id)}",)
@@ -177,11 +186,9 @@ def put_away(path: Path, session_id: str) -> Path:
 
 def why_kept(context: Context, store: Store, session_id: str, state: SessionState | None) -> str | None:
     """Say why a session that is old enough is not deleted: its work has not landed. Only reads."""
-    if state is None:
+    if state is None or state.worktree is None:
         is_there = os.path.lexists(f"{store.pathname}/{WORKTREES}/{session_id}")
-        return "its record is damaged, and it has a worktree" if is_there else None
-    if state.worktree is None:
-        return None
+        return "it has a worktree of which its record does not tell" if is_there else None
     tree = relocate(state.worktree, store, session_id, context.environ, repair=False)
     try:
         refuse_others_inside(store, tree, session_id)
@@ -189,6 +196,28 @@ def why_kept(context: Context, store: Store, session_id: str, state: SessionStat
         return error.message.rstrip(".")
     unlanded = examine_work(tree, context.environ, session_id=session_id).unlanded
     return f"its work has not landed: {'; '.join(unlanded)}" if unlanded else None
+
+
+def move_worktree(context: Context, source: Store, state: SessionState) -> tuple[Worktree, str | None]:
+    """Move the worktree of a session that is held to another store; return its record, and what was wrong.
+
+    What is in it is kept before. Whatever goes wrong, the next turn makes it again from what was kept.
+    """
+    assert state.worktree is not None  # the caller has looked
+    session_id, place = state.session_id, worktree_path(context.store, state.session_id)
+    here = replace(state.worktree, path=worktree_path(source, session_id))
+    moved = replace(here, path=place)
+    _, problems = _keep(context, here, state) if is_directory(here.path) else (None, ())
+    try:
+        for name in (session_id, GONE_PREFIX + session_id):
+            was = source.path / WORKTREES / name
+            if os.path.lexists(was):
+                os.makedirs(os.path.dirname(place), mode=0o700, exist_ok=True)
+                os.rename(was, context.store.path / WORKTREES / name)
+        repair_worktree(moved, context.environ)
+    except (OSError, GitError, WorktreeError) as error:
+        problems = (*problems, str(error))
+    return moved, "; ".join(problems) or None
 
 
 def now() -> datetime:

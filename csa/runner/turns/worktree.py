@@ -24,6 +24,7 @@ from csa.runner.context import Context
 from csa.runner.request import RunRequest
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.turnrecorder import TurnRecorder, with_tool
+from csa.store.gonetrees import move_aside
 from csa.store.held import HeldSession, store_lock
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
@@ -34,12 +35,14 @@ from csa.store.worktrees import (
     add_worktree,
     check_branch,
     forget_worktree,
+    is_usable,
     keep_work,
     list_dirty,
     list_submodules,
     open_repository,
     read_checkout,
     reclaim,
+    relocate,
     repository_of,
     revive_worktree,
     snapshot,
@@ -196,11 +199,24 @@ def _reuse(recorder: TurnRecorder, tree: Worktree) -> list[str]:
     if setup is not None and setup != (tree.setup or ""):
         tree = replace(tree, setup=setup or None, is_ready=False)
         recorder.held.state = replace(recorder.held.state, worktree=tree)
-    if not os.path.isdir(tree.path):
+    tree = _where_the_store_is(recorder, tree)
+    if not is_usable(tree):
         return _restore(recorder, tree)
     reclaim(tree, recorder.plan.context.environ, session_id=recorder.held.state.session_id)
     os.makedirs(recorder.plan.cwd, exist_ok=True)  # an agent may have removed it; its conversation is found there
     return []
+
+
+def _where_the_store_is(recorder: TurnRecorder, tree: Worktree) -> Worktree:
+    """Return the worktree as it is where the store is now; the turn works there."""
+    held, plan = recorder.held, recorder.plan
+    moved = relocate(tree, held.store, held.state.session_id, plan.context.environ)
+    if moved != tree:
+        held.state = replace(held.state, worktree=moved)
+        below = os.path.relpath(plan.cwd, tree.path)
+        if not below.startswith(".."):
+            recorder.plan = replace(plan, cwd=os.path.normpath(f"{moved.path}/{below}"))
+    return moved
 
 
 def _restore(recorder: TurnRecorder, tree: Worktree) -> list[str]:
@@ -212,8 +228,12 @@ def _restore(recorder: TurnRecorder, tree: Worktree) -> list[str]:
 
 def make_again(held: HeldSession, tree: Worktree, environ: Mapping[str, str]) -> tuple[Worktree, list[str]]:
     """Make a worktree that is gone again; return its record, and warnings. WorktreeError, GitError and OSError."""
+    session_id = held.state.session_id
+    if os.path.lexists(tree.path):  # a link, or a directory of which git knows nothing: kept, and moved aside
+        keep_work(tree, environ, session_id=session_id, turn=held.last_turn() or 1, subject="what was left")
+        move_aside(tree.path, session_id)
     forget_worktree(open_repository(tree, environ), tree)
-    tree, why = revive_worktree(_numbered(held, tree), environ, session_id=held.state.session_id)
+    tree, why = revive_worktree(_numbered(held, tree), environ, session_id=session_id)
     warnings = copy_included(tree, environ)
     return replace(tree, is_ready=False), [f"the worktree was gone; it was made again {why}", *warnings]
 
