@@ -72,7 +72,7 @@ def render_plans() -> str:
     places = {"task": "a task", "plan": "the top", "both": "both", "own": "both, each its own"}
     keys = [("key", "meaning", "default", "in", ""), ("---",) * 5]
     for name, key in PLAN_KEYS.items():
-        default = "" if key.form.default in ("", (), {}) else f"`{render_value(key.form.default)}`"
+        default = f"`{render_value(key.form.default)}`" if key.form.default or key.form.kind == "flag" else ""
         keys.append((f"`{name}`", key.form.meaning, default, places[key.place], "*work*" if key.is_work else ""))
     states = [("state", "it means", "another run"), ("---",) * 3]
     states += [(f"`{name.replace('_', ' ')}`", *meaning) for name, meaning in STATES.items()]
