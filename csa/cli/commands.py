@@ -88,7 +88,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("run", "run", "run an agent on a prompt, in a new or an existing session"),
             Command("chat", "chat", "talk with an agent, turn by turn"),
             Command("session retry", "retry", "send a session's last prompt again"),
-            Command("plan run", "plans.run", "run the tasks of a plan, and merge their work; again: what is not done"),
+            Command("plan run", "plans.run", "run the tasks of a plan, and merge their work"),
             Command("session queue", "queueing", "list the prompts that wait for a session, or change them"),
             Command("session answer", "answering", "allow what an agent asks for, or deny it"),
             Command("session land", "landing", "bring a session's work from its worktree into your checkout"),
