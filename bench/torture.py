@@ -3,7 +3,8 @@
 Every part prints its figures and counts what was broken; the exit code is 1 when anything was. Nothing leaves this
 machine, and what is started is ended.
 
-    python bench/torture.py [--kills 1000] [--turns 500] [--detached 200] [--races 100] [--lives 200] [--steps 15] [--seed 4711] [PART ...]
+    python bench/torture.py [--kills 1000] [--turns 500] [--detached 200] [--races 100] [--lives 200] [--steps 15]
+        [--seed 4711] [PART ...]
 """
 
 from __future__ import annotations
