@@ -49,6 +49,7 @@ class Capabilities(Struct):
     images: a prompt can come with images (`TurnRequest.attachments`).
     files: likewise, with text files and PDFs.
     asks: what the level denies can be asked of a person (`TurnRequest.asks`).
+    writes_repository: what its agents run at `edit` may write `.git`, and so make branches.
     """
 
     fork: bool = False
@@ -59,6 +60,7 @@ class Capabilities(Struct):
     files: bool = False
     flags: bool = False
     asks: bool = False
+    writes_repository: bool = True
 
 
 class TurnRequest(Struct, kw_only=True):

@@ -100,8 +100,18 @@ def worktree_around(store: Store, directory: str) -> Worktree | None:
     return state.worktree if state else None
 
 
-def system_note(state: SessionState, *, csa_command: str, max_depth: int, worktree: Worktree | None = None) -> str:
-    """Return what an agent needs to know about csa, as briefly as possible; `worktree` is the one it works in."""
+def system_note(
+    state: SessionState,
+    *,
+    csa_command: str,
+    max_depth: int,
+    worktree: Worktree | None = None,
+    makes_branches: bool = True,
+) -> str:
+    """Return what an agent needs to know about csa, as briefly as possible.
+
+    `worktree` is the one it works in; `makes_branches` says whether it can give others one.
+    """
     lines = [
         f"You run inside csa session {state.session_id} (depth {state.depth}).",
         "Put files for others into the directory $CSA_OUTPUT_DIR.",
@@ -109,7 +119,7 @@ def system_note(state: SessionState, *, csa_command: str, max_depth: int, worktr
     if worktree:
         lines.append(
             f"You work in a git worktree, on the branch {worktree.branch}. Leave your changes as they are: "
-            "csa commits them on that branch when your turn ends."
+            "csa commits them on that branch."
         )
     csa_command = shlex.quote(csa_command)
     if state.depth < max_depth:
@@ -122,7 +132,7 @@ def system_note(state: SessionState, *, csa_command: str, max_depth: int, worktr
             f"`{csa_command} result ID` prints the answer. "
             "With --summary, run and result print only about 200 tokens of a long answer."
         )
-        if worktree:
+        if worktree and makes_branches:
             lines.append(
                 f"`{csa_command} run --worktree` gives a sub-agent that edits beside you a worktree of its own, "
                 f"and `{csa_command} land ID` brings its work into yours."

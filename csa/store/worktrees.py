@@ -118,6 +118,7 @@ def _is_same(git: Git, commit: str, other: str) -> bool:
 def _snapshot(git: Git, message: str) -> str:
     with _index_aside(git) as aside:
         aside.run("add", "--all")
+        _leave_out_repositories(aside, "HEAD")
         return aside.line("commit-tree", aside.line("write-tree"), "-p", "HEAD", stdin=message.encode())
 
 
@@ -218,10 +219,24 @@ def add_worktree(tree: Worktree, environ: Mapping[str, str]) -> Worktree:
     Raises:
         WorktreeError: there is such a branch, or git refuses; it says why.
     """
-    git = open_project(tree.checkout, environ)
-    if find_commit(git, f"refs/heads/{tree.branch}"):
-        raise _taken(tree.branch)
-    return _add(git, tree, "-b", tree.branch, tree.path, tree.base)
+    return _add_with_branch(open_project(tree.checkout, environ), tree, tree.base)
+
+
+def _add_with_branch(git: Git, tree: Worktree, start: str) -> Worktree:
+    """Make the branch first, which only one of several can, so that nobody takes back what is another's."""
+    name = f"refs/heads/{tree.branch}"
+    try:
+        git.run("update-ref", "-m", "csa: a new worktree", name, start, ABSENT)
+    except GitError as error:
+        if find_commit(git, name):
+            raise _taken(tree.branch) from error
+        raise WorktreeError(f"The branch {tree.branch} cannot be made: {error.said}.") from error
+    try:
+        return _add(git, tree)
+    except BaseException:
+        with suppress(GitError):
+            git.run("update-ref", "-d", name, start)
+        raise
 
 
 def restore_worktree(tree: Worktree, environ: Mapping[str, str], *, start: str) -> Worktree:
@@ -234,8 +249,8 @@ def restore_worktree(tree: Worktree, environ: Mapping[str, str], *, start: str) 
     if found := find_commit(git, f"refs/heads/{tree.branch}"):
         if found != start and is_ancestor(git, found, start) and not is_checked_out(git, tree.branch):
             git.run("update-ref", "-m", "csa: what was kept", f"refs/heads/{tree.branch}", start, found)
-        return _add(git, tree, tree.path, tree.branch)
-    return _add(git, tree, "-b", tree.branch, tree.path, start)
+        return _add(git, tree)
+    return _add_with_branch(git, tree, start)
 
 
 def revive_worktree(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> tuple[Worktree, str]:
@@ -293,21 +308,17 @@ def forget_worktree(git: Git, tree: Worktree) -> None:
         git.run("worktree", "remove", "--force", "--force", tree.path)
 
 
-def _add(git: Git, tree: Worktree, *words: str) -> Worktree:
+def _add(git: Git, tree: Worktree) -> Worktree:
     make_directory(os.path.dirname(tree.path))
     if os.path.lexists(tree.path) and not (is_directory(tree.path) and not os.listdir(tree.path)):
         move_aside(tree.path, os.path.basename(tree.path))
-    had_branch = find_commit(git, f"refs/heads/{tree.branch}") is not None
     forget_worktree(git, tree)
     try:
-        git.run("worktree", "add", "--quiet", "--no-track" if "-b" in words else "--quiet", *words)
+        git.run("worktree", "add", "--quiet", tree.path, tree.branch)
     except GitError as error:
         with suppress(GitError, OSError):
             shutil.rmtree(tree.path, ignore_errors=True)
             git.run("worktree", "remove", "--force", "--force", tree.path)
-        if not had_branch:
-            with suppress(GitError):
-                git.run("update-ref", "-d", f"refs/heads/{tree.branch}", words[-1])  # unless somebody has moved it
         raise WorktreeError(f"The worktree {tree.path} cannot be made: {error.said}.") from error
     give_tree(tree.path)
     made = open_project(tree.path, git.environ)

@@ -254,7 +254,9 @@ def test_what_a_session_has_changed_in_its_worktree(repository: Place) -> None:
     whole = {"a": "modified", "one": "added", "sub/b": "deleted", "three": "added", "two": "added"}
 
     def statuses(*words: str) -> dict[str, str]:
-        found = place.run("diff", session_id, *words, "--json", cwd=Path("/")).json
+        done = place.run("diff", session_id, *words, "--json", cwd=Path("/"))
+        assert done.code == 0, done.out
+        found = done.json
         assert (found["unclear"], found["notes"]) == ([], [])
         return {file["path"]: file["status"] for file in found["files"]}
 
@@ -267,6 +269,33 @@ def test_what_a_session_has_changed_in_its_worktree(repository: Place) -> None:
     sh(place, "git worktree prune; git branch -qD csa/x")
     assert statuses() == whole
     assert statuses("--turn", "2") == {"sub/b": "deleted", "three": "added", "two": "added"}
+
+
+def test_without_a_turn_the_worktree_is_there_too(repository: Place) -> None:
+    """A compaction finds the worktree that was gone, made again; a secret does not get into its record."""
+    place = repository
+    session_id = work(place, "echo one > one")
+    tree = Path(tree_of(place, session_id)["path"])
+    shutil.rmtree(tree)
+    place.play(["compact"])
+    assert place.run("compress", session_id).code == 0
+    assert (tree / "one").exists()
+    secret = "ghp_" + "a" * 36
+    kept = place.run("run", "--tool", "codex", "--worktree", "--setup", f"login {secret}", "work")
+    assert (kept.code, "has a secret in it" in kept.err) == (2, True)
+
+
+def test_one_of_many_that_begin_at_once_gets_the_name(repository: Place) -> None:
+    """Of several with the same name exactly one begins, with its branch; numbers differ."""
+    place = repository
+    agent_does(place, "echo x > x")
+    same = [place.start("run", "--tool", "codex", "--worktree=same", "work") for _ in range(4)]
+    others = [place.start("run", "--tool", "codex", "--worktree", "work") for _ in range(3)]
+    assert sorted(one.wait().code for one in same) == [0, 1, 1, 1]
+    assert [one.wait().code for one in others] == [0, 0, 0]
+    assert subjects(place, "csa/same") == ["work", "first"]
+    assert len({tree_of(place, found)["number"] for found in place.published()}) == 4
+    assert len(left_of(place)[2]) == 4
 
 
 def test_numbers_are_the_smallest_free_ones(repository: Place) -> None:

@@ -168,8 +168,9 @@ def _open_comparison(environ: Mapping[str, str], top: str, tree: Worktree | None
     if place is None:
         raise _gone(top)
     git = open_work_tree(place, environ)
-    if tree and is_own and is_there:  # an agent may have rewritten its `.git`
-        git = replace(git, place=(*git.place, "--git-dir", tree.git_dir, "--work-tree", tree.path))
+    if tree and is_own:  # an agent may have rewritten its `.git`
+        own = (tree.git_dir, top) if is_there else (git.line("rev-parse", "--absolute-git-dir"), str(scratch))
+        git = replace(git, place=(*git.place, "--git-dir", own[0], "--work-tree", own[1]))
     return _Comparison(git, place, scratch, is_own=is_own, has_files=is_there)
 
 

@@ -79,7 +79,9 @@ def plan_turn(
     if context.secrets:
         from csa.runner.secrets import refuse_words_of_records  # noqa: PLC0415  # few turns have any
 
-        names = (plan.adapter.name, plan.cwd, plan.state.name, plan.model, plan.effort, plan.state.project_path)
+        tree = plan.state.worktree
+        names = [plan.adapter.name, plan.cwd, plan.state.name, plan.model, plan.effort, plan.state.project_path]
+        names += [tree.branch, tree.setup] if tree else []
         refuse_words_of_records(context.secrets, [plan.state.session_id, *filter(None, names)])
     return plan
 

@@ -94,7 +94,13 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         problems += ["; ".join(each) for each in check_files(plan.adapter, base, plan.cwd)]
     directory = run_directory(context.store.paths(plan.state.session_id))
     worktree = plan.state.worktree or worktree_around(context.store, plan.cwd)
-    note = system_note(plan.state, csa_command=context.command, max_depth=plan.max_depth, worktree=worktree)
+    note = system_note(
+        plan.state,
+        csa_command=context.command,
+        max_depth=plan.max_depth,
+        worktree=worktree,
+        makes_branches=plan.permission is Permission.FULL or plan.adapter.capabilities.writes_repository,
+    )
     asked = TurnRequest(
         prompt="" if plan.compacts else _prompt(plan, known, handoff),
         cwd=plan.cwd,

@@ -21,6 +21,7 @@ from csa.model.worktree import BRANCHES, Refused, Worktree
 from csa.ownership import make_directory
 from csa.paths import NEW_PREFIX, WORKTREES
 from csa.runner.context import Context
+from csa.runner.environment import outer_sandbox
 from csa.runner.request import RunRequest
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.turnrecorder import TurnRecorder, with_tool
@@ -32,6 +33,7 @@ from csa.store.worktreefiles import copy_included
 from csa.store.worktrees import (
     HookError,
     Kept,
+    WorktreeError,
     add_worktree,
     check_branch,
     forget_worktree,
@@ -107,7 +109,12 @@ def check_worktree(context: Context, state: SessionState, request: RunRequest) -
 
 
 def _refuse_setup(context: Context, request: RunRequest) -> None:
-    """Refuse a command of an agent's that would run outside of what confines it."""
+    """Refuse a command with a secret, and one of an agent's that would run outside of what confines it."""
+    if request.setup and context.redactor.redact(request.setup) != request.setup:
+        raise UsageError(
+            "The setup command has a secret in it, which csa would have to store.",
+            hint="name a variable there: the command has the agent's environment, and what --secret gives it",
+        )
     if request.setup and context.caller and context.caller.permission is not Permission.FULL:
         raise RefusedError(
             f"Session {context.caller.session_id} may not name a setup command: nothing would confine it.",
@@ -138,7 +145,7 @@ def prepare_worktree(recorder: TurnRecorder) -> list[str]:
     if recorder.plan.request.with_changes and recorder.plan.dirty:
         base = snapshot(tree.checkout, environ, message=f"csa: changes in {tree.checkout} that are not committed\n")
         tree = replace(tree, base=base)
-    tree = add_worktree(_numbered(held, tree), environ)
+    tree = _add(_numbered(held, tree), environ)
     try:
         warnings = _left_out(recorder.plan) + copy_included(tree, environ) + _empty_submodules(tree, environ)
         _settle(recorder, tree)
@@ -146,6 +153,18 @@ def prepare_worktree(recorder: TurnRecorder) -> list[str]:
         unmake_worktree(tree, environ)
         raise
     return warnings
+
+
+def _add(tree: Worktree, environ: Mapping[str, str]) -> Worktree:
+    """Make a new worktree in the directory that has its number; that is removed again if it cannot be made."""
+    try:
+        return add_worktree(tree, environ)
+    except WorktreeError as error:
+        with suppress(OSError):
+            os.rmdir(tree.path)
+        if not error.hint and outer_sandbox():
+            error.hint = "the sandbox keeps the repository from being written; csa mcp's `run`, or --permission full"
+        raise
 
 
 def undo_worktree(recorder: TurnRecorder) -> None:
@@ -236,6 +255,18 @@ def make_again(held: HeldSession, tree: Worktree, environ: Mapping[str, str]) ->
     tree, why = revive_worktree(_numbered(held, tree), environ, session_id=session_id)
     warnings = copy_included(tree, environ)
     return replace(tree, is_ready=False), [f"the worktree was gone; it was made again {why}", *warnings]
+
+
+def have_worktree(held: HeldSession, environ: Mapping[str, str], *, directory: str) -> None:
+    """Have the session's worktree, and the directory in it, where a tool starts without a turn; raises as above."""
+    if (tree := held.state.worktree) is None:
+        return
+    if os.path.isdir(tree.path):
+        reclaim(tree, environ, session_id=held.state.session_id)
+    else:
+        made, _ = make_again(held, tree, environ)
+        held.save(replace(held.state, worktree=made))
+    os.makedirs(directory, exist_ok=True)
 
 
 def keep_turn(recorder: TurnRecorder) -> tuple[Kept | None, list[Event]]:
