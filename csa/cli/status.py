@@ -22,7 +22,7 @@ from csa.cli.output import (
     shorten,
     terminal_width,
 )
-from csa.cli.selecting import add_selector, find_to_read, find_to_show
+from csa.cli.selecting import add_hosts, add_selector, find_to_read, find_to_show
 from csa.cli.views.naming import as_read, called, subject_of
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
@@ -49,6 +49,7 @@ _Field = tuple[str, str]
 
 def configure_status(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
+    add_hosts(parser, several=False)
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
@@ -165,6 +166,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("shared", _SHARED.get(str(state.shared), "")),
             ("replay of", _replayed(card)),
             ("writable", ", ".join(place(Path(path)) for path in state.extra_writable)),
+            ("host", card.info.store.host),
             ("project", place(Path(state.project_path))),
             ("directory", place(card.info.record.paths.root)),
             ("parent", state.parent_session_id and as_read(_parent(card), sys.stdout)),
@@ -187,7 +189,9 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
 def _status(card: SessionCard, now: datetime) -> str:
     words = [card.info.status]
     owner, last = card.liveness.owner, card.last_turn
-    if card.info.status in {"running", "open"} and owner:
+    if card.liveness.away:
+        words = [f"away: {card.liveness.away.in_words}"]
+    elif card.info.status in {"running", "open"} and owner:
         words.append(owner.in_words)
     elif card.info.status in {"running", "unknown"} and card.liveness.stranger:
         words.append(card.liveness.stranger.in_words)
