@@ -51,7 +51,7 @@ def execute(arguments: argparse.Namespace) -> int:
             {
                 "session_id": session.session_id,
                 "project": session.store.project_pathname,
-                "host": session.store.host,
+                "mirror": session.store.host,
                 **_to_json(liveness),
             }
         )

@@ -208,7 +208,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "children": self.children if state else None,
             "merged_from": list(state.merged_from) if state else [],
             "merged_into": self.merged_into if state else [],
-            "host": self.store.host,
+            "mirror": self.store.host,
             "turns": state and state.turns,
             "branch": state and state.branch,
             "created_at": format_time(state.created_at) if state else None,

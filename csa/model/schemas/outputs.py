@@ -19,7 +19,7 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import BRANCH, HOST, OLD_ERROR, VOCABULARY, known, old_id, words
+from csa.model.schemas.shared import BRANCH, MIRROR, OLD_ERROR, VOCABULARY, known, old_id, words
 
 _AMOUNTS = {
     "tokens": maybe(integer("input and output tokens")),
@@ -79,7 +79,7 @@ PLAN = record(
 HIT = record(
     {
         **words("session_id name project turn tool"),
-        "host": HOST,
+        "mirror": MIRROR,
         "at": maybe(VOCABULARY["at"]),
         "role": one_of("who said it, or that it was done", "user", "assistant", "thought", "tool"),
         "text": text("the message; for a tool call its title and its output"),
@@ -130,7 +130,7 @@ KILLED = known(
 SESSION = known(
     f"{_NAMES} turns depth root_session_id {_SPAN} created_at last_accessed fault",
     {
-        "host": HOST,
+        "mirror": MIRROR,
         "id": old_id(),
         "tools": texts("all tools that have worked in it"),
         "children": maybe(integer("how many sessions of the project it has started")),
@@ -194,7 +194,7 @@ ANSWERED = known("session_id", {**_ASKED, "allowed": flag("it may")})
 ALIVE = known(
     "session_id project tool turn pid since fault",
     {
-        "host": HOST,
+        "mirror": MIRROR,
         "state": one_of("the answer", "alive", "not_alive", "unknown"),
         "errand": maybe(text("an activity that is not a turn")),
         "parked_until": maybe(moment("when a parked turn continues")),

@@ -26,7 +26,7 @@ REPLAYED_FROM = record(
 )
 TURN_STATUSES = ("succeeded", "failed", "cancelled", "timed_out", "killed", "lost")
 STATUSES = ("running", "open", "idle", *TURN_STATUSES, "unknown", "away", "damaged", "retired", "removed")
-HOST = maybe(text("the other host whose session it is, seen in its mirror; null for those of this host"))
+MIRROR = maybe(text("the other host whose session it is, seen in its mirror; null for those of this host"))
 VOCABULARY: Mapping[str, Schema] = {
     "session_id": text("the session's full id, a ULID"),
     "prefix": text("the shortest unique prefix of the id, at least 10 characters"),

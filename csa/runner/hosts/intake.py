@@ -36,7 +36,7 @@ from csa.store.locks import acquire_lock
 from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, OWN, TOLD_FILE, Mirror
 from csa.store.sessions import Store, is_directory
 from csa.store.transcript import end_of_last_line, lines_backwards
-from csa.structs import Struct
+from csa.structs import Struct, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ class Intake:
                 yield (project, session_id), _having(store.paths(session_id).pathname)
             for session_id in set(store.retired_ids()).difference(store.ids()):
                 yield (project, session_id), _having(store.retired_paths(session_id).pathname, is_gone=True)
-            for session_id in _unfinished(store):
-                yield (project, session_id), _having(f"{store.sessions_dir}/{NEW_PREFIX}{session_id}")
+            for session_id in _unfinished(store):  # their files come again, and then the word that all is there
+                begun = _having(f"{store.sessions_dir}/{NEW_PREFIX}{session_id}")
+                yield (project, session_id), replace(begun, files={})
 
     def take(self, stream: IO[bytes]) -> bool:
         """Take frames until there are no more; say whether the last one was a beat. ProtocolError for anything else."""

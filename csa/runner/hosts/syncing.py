@@ -126,7 +126,7 @@ def reach_of(engine: Engine) -> tuple[str, ...]:
 def explain_failure(engine: Engine, code: int, words: str) -> HostError:
     """Say why there is no outlet, from how the process has ended and what it has said on stderr."""
     host, lowered = engine.name, words.lower()
-    last = words.rpartition("\n")[2].strip() or f"it ended with exit code {code}"
+    last = words.strip().rpartition("\n")[2].strip() or f"it ended with exit code {code}"
     for mark, step in _STEPS:
         if mark in lowered:
             return HostError(f"{host} cannot be reached: {last.rstrip('.')}.", hint=step.format(host=host))

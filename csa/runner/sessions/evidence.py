@@ -91,7 +91,7 @@ class Evidence(Struct, kw_only=True):
             "session_id": self.session_id,
             "name": self.name,
             "project": self.project,
-            "host": self.host,
+            "mirror": self.host,
             "heard_s": _rounded(self.heard_s),
             "status": self.status,
             "fault": self.fault and self.fault.to_json(),

@@ -80,7 +80,7 @@ class Hit(Struct, kw_only=True):
             "session_id": self.session_id,
             "name": self.name,
             "project": self.store.project_pathname,
-            "host": self.store.host,
+            "mirror": self.store.host,
             "turn": self.turn,
             "tool": self.tool or None,
             "role": self.role,
