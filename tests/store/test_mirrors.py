@@ -32,7 +32,7 @@ HOST = "n1"
 @pytest.fixture
 def host(tmp_path: Path) -> Store:
     """Return a store on another host: another state root."""
-    return Store(tmp_path / "host", tmp_path / "its" / "project")
+    return Store(tmp_path / "host", "/p")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def mirror(state_root: Path) -> Mirror:
     return mirror_for(str(state_root), HOST)
 
 
-@pytest.fixture(params=[487, pytest.param(1, marks=pytest.mark.thorough)])
+@pytest.fixture(params=[235, pytest.param(1, marks=pytest.mark.thorough)])
 def every(request: pytest.FixtureRequest) -> int:
     """Return how many bytes are between two offsets that are tried."""
     found: int = request.param
@@ -115,8 +115,9 @@ def test_whatever_is_cut_off_leaves_a_valid_mirror(host: Store, mirror: Mirror, 
         cut = copy_of(mirror, end)
         take(cut, stream[:end])
         check_valid(host, cut)
-        sync(host, cut)
-        assert content(seen(host, cut)) == content(host)
+        if end % 5 == 0:
+            sync(host, cut)
+            assert content(seen(host, cut)) == content(host)
     sync(host, mirror)
     again = sync(host, mirror)
     assert (again.taken.lines, again.taken.sessions) == (0, 0)
@@ -159,7 +160,7 @@ def test_only_its_host_says_that_a_turn_was_lost(host: Store, mirror: Mirror) ->
     assert away
     assert away.in_words == f"running when last seen 4 min ago (event {last})"
     assert its.record(IDS[0]).status == "away"
-    held.release()
+    held.close()
     sync(host, mirror)
     assert (probe(paths).state, its.record(IDS[0]).status) == ("not_alive", "lost")
     os.utime(heard, (time.time() - 250, time.time() - 250))

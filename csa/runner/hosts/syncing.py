@@ -159,21 +159,22 @@ class Sync:
             BusyError: another process brings the mirror up to date.
             ProtocolError: what came makes no sense.
         """
-        with Intake(self._mirror) as intake:
-            self.taken = intake.taken
-            link = self._link = Link(self.engine, *(["--follow"] if follow else []))
-            try:
-                if self._ended.is_set():
-                    return
-                intake.greet(link.greeting())
+        link = self._link = Link(self.engine, *(["--follow"] if follow else []))
+        try:
+            if self._ended.is_set():
+                return
+            greeting = link.greeting()
+            with Intake(self._mirror) as intake:
+                self.taken = intake.taken
+                intake.greet(greeting)
                 self._tell("connected")
                 with suppress(BrokenPipeError, ValueError):  # it has ended, and says why; or we have been told to
                     write_having(link.stdin, intake.having())
                 is_complete = intake.take(link.stdout)
-                if not self._ended.is_set() and (follow or not is_complete):
-                    raise link.failure()
-            finally:
-                link.close()
+            if not self._ended.is_set() and (follow or not is_complete):
+                raise link.failure()
+        finally:
+            link.close()
 
     def watch(self) -> None:
         """Do so until `end`: after a failure again, after a pause that grows."""
