@@ -28,7 +28,7 @@ PUBLIC := csa/__init__.py csa/errors.py $(addprefix csa/runner/, client.py verbs
 help:
 	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
 	@echo "make playground a shell with the fake tools, for docs/tutorial.md; keeps its sessions in .playground"
-	@echo "make test       the quick suite: each idea once, over the bundled fake tools (90 seconds)"
+	@echo "make test       the quick suite: each idea once, over the bundled fake tools (a minute)"
 	@echo "make check      lint, types, layers and the thorough suite (15 minutes)"
 	@echo "make test-real  the real tools, also as ACP agents, against a loopback provider"
 	@echo "make test-real-slow  those of them that take minutes: turns that last"

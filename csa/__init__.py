@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from csa.runner.sessions.budget import BudgetReport, BudgetState
     from csa.runner.sessions.editing import Edit
     from csa.runner.sessions.ending import KillResult
+    from csa.runner.sessions.landing import Landed, LandError
     from csa.runner.sessions.removal import Removed, Restored
     from csa.runner.sessions.searching import Hit
     from csa.runner.sessions.waiting import WaitResult
@@ -103,6 +104,7 @@ _HOMES = {
     "csa.runner.sessions.budget": ("BudgetReport", "BudgetState"),
     "csa.runner.sessions.editing": ("Edit",),
     "csa.runner.sessions.ending": ("KillResult",),
+    "csa.runner.sessions.landing": ("LandError", "Landed"),
     "csa.runner.sessions.removal": ("Removed", "Restored"),
     "csa.runner.sessions.searching": ("Hit",),
     "csa.runner.sessions.waiting": ("WaitResult",),
@@ -135,6 +137,8 @@ __all__ = [
     "FullError",
     "Hit",
     "KillResult",
+    "LandError",
+    "Landed",
     "Liveness",
     "Message",
     "Node",

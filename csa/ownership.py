@@ -29,8 +29,11 @@ def make_directory(path: Path | str) -> None:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        if not os.path.isdir(path):
+        if os.path.isdir(path):
+            return
+        if os.path.lexists(path):
             raise
+        make_directory(path)  # another process has just removed it
     else:
         give_to_owner(path)
 

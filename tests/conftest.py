@@ -1,13 +1,16 @@
 """What every test gets: an environment of its own, and a check that it leaves no process behind."""
 
+import gc
 import os
+import re
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 
 from csa.paths import SessionPaths
 from csa.store.sessions import Store
-from tests import effort
+from tests import effort, reading
 from tests.browser import _started, chromium, context  # noqa: F401  # fixtures
 from tests.forkserver import ForkServer
 from tests.serving import Server, serving
@@ -25,7 +28,8 @@ REPOSITORY = Path(__file__).parents[1]
 FAKE_TOOLS_BIN = REPOSITORY / "fixtures" / "fake_tools" / "bin"
 SEARCH_PATH = os.pathsep.join([str(FAKE_TOOLS_BIN), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "HYPOTHESIS_", "MUTANT_", "MUTMUT_")
-_GRACE_S = 3.0
+_GRACE_S = 10.0
+_THOROUGH = re.compile(r"^pytestmark = .*\bpytest\.mark\.thorough\b", re.MULTILINE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,15 +45,55 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Have the workers of pytest-xdist share what they compile."""
+    reading.tell(node)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Have the workers read the tests together; what is read stays, so that looking for garbage in it is in vain."""
+    gc.disable()
+    try:
+        reading.read(session, is_wanted=lambda path: not _is_left_out(path, session.config))
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not even read the tests of the real tools where none is asked for."""
-    return True if _is_quick(config) and collection_path.name == "real" else None
+    """Do not even read what is left to other suites as a whole."""
+    return _is_left_out(collection_path, config) or None
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave what is marked so to the thorough suite, and the further cases of a test that runs csa."""
+@cache
+def _is_left_out(path: Path, config: pytest.Config) -> bool:
+    """Say whether the quick suite does without a file: of the real tools, or whose `pytestmark` is `thorough`."""
     if not _is_quick(config):
-        return
+        return False
+    return "real" in path.relative_to(REPOSITORY).parts or bool(path.is_file() and _THOROUGH.search(path.read_text()))
+
+
+def pytest_pycollect_makeitem(collector: pytest.Module, name: str, obj: object) -> list[pytest.Item] | None:
+    """Make nothing of what is marked so as a whole in the quick suite, which has as many of these as of others."""
+    marks = getattr(obj, "pytestmark", ())
+    is_thorough = isinstance(marks, list) and any(mark.name == "thorough" for mark in marks)
+    return [] if is_thorough and name.startswith("test_") and _is_quick(collector.config) else None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before they are shuffled: the first case is the same each time
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
+    """Leave what is marked so to the thorough suite, and the further cases of a test that runs csa."""
+    if _is_quick(config):
+        left_out = _left_out_of(items)
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+    return (yield)
+
+
+def _left_out_of(items: list[pytest.Item]) -> set[pytest.Item]:
     seen: set[tuple[Path, str]] = set()
     left_out: set[pytest.Item] = set()
     for item in items:
@@ -60,8 +104,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if test in seen:
                 left_out.add(item)
             seen.add(test)
-    config.hook.pytest_deselected(items=list(left_out))
-    items[:] = [item for item in items if item not in left_out]
+    return left_out
 
 
 def _is_quick(config: pytest.Config) -> bool:

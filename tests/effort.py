@@ -20,7 +20,7 @@ def choose(*, thorough: bool) -> None:
         "csa",
         deadline=None,
         derandomize=not thorough,
-        max_examples=_number(_USUAL),
+        max_examples=number(_USUAL),
         database=None,
         report_multiple_bugs=False,
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
@@ -28,10 +28,11 @@ def choose(*, thorough: bool) -> None:
     settings.load_profile("csa")
 
 
-def examples(number: int) -> Callable[[Any], Any]:
+def examples(thorough: int) -> Callable[[Any], Any]:
     """Have hypothesis try so many examples when the suite is thorough."""
-    return settings(max_examples=_number(number))
+    return settings(max_examples=number(thorough))
 
 
-def _number(thorough: int) -> int:
-    return thorough if _is_thorough else max(5, thorough // _FEWER)
+def number(thorough: int, least: int = 5) -> int:
+    """Return how often something is tried, of the number for the thorough suite."""
+    return thorough if _is_thorough else max(least, thorough // _FEWER)

@@ -22,8 +22,12 @@ from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any
 
+from csa import structs
+from csa.structs import Struct
+
 _PACKAGES = ("csa", "csa_adapters")
 _PROGRAMS = ("guardian", "kernelprobe", "_bridge", "acp_opencode", "acp_wire", "opencode_server")
+_SERVER = "csa.serve."  # which is never run to its end, and heavy
 _ALSO = ("anyio._backends._asyncio", "argparse", "rich.console", "rich.live", "tomlkit", "tomllib", "tenacity", "ulid")
 _LARGEST = 1 << 20
 
@@ -109,10 +113,13 @@ def _report(pidfd: int, pid: int, asking: socket.socket) -> None:
 def _load() -> None:
     for package in map(import_module, _PACKAGES):
         for module in walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith(_PROGRAMS):
+            if not module.name.endswith(_PROGRAMS) and not module.name.startswith(_SERVER):
                 import_module(module.name)
     for name in _ALSO:
         import_module(name)
+    for cls in Struct.__subclasses__():
+        if cls.__init__ is structs._init_at_first:  # noqa: SLF001  # else each process compiles it once more
+            cls.__init__ = structs._make_init(cls.__fields__)  # type: ignore[method-assign]  # noqa: SLF001
     gc.collect()
     gc.freeze()
 

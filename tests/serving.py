@@ -7,7 +7,7 @@ import json
 import signal
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from tests.support import PATIENCE_S, Place, Running, wait_for
@@ -103,7 +103,8 @@ class Server:
             yield read_events(answer)
         finally:
             if connection.sock:
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):  # the server has closed it
+                    connection.sock.shutdown(socket.SHUT_RDWR)
             connection.close()
 
     def stop(self) -> int:

@@ -32,9 +32,15 @@ Json = dict[str, Any]
 Steps = list[list[Any]]
 
 
+def allowing(seconds: float) -> float:
+    """Return the time in which a machine as busy as this one does what takes others so many seconds at most."""
+    busy = 2 + os.getloadavg()[0] / (os.cpu_count() or 1)
+    return max(seconds, min(seconds * busy, PATIENCE_S))
+
+
 def wait_for(condition: Callable[[], object], what: str, *, within_s: float = PATIENCE_S) -> None:
     """Poll for what has nothing to wait on; fail when it does not come about."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + allowing(within_s)
     while not condition():
         assert time.monotonic() < deadline, f"did not happen within {within_s} s: {what}"
         time.sleep(_POLL_S)
@@ -366,7 +372,7 @@ class Place:
 
 def close_place(place: Place) -> None:
     """Fail when something still runs, and kill it."""
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + allowing(2)
     while (left := place.processes()) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     kill_all(left)

@@ -27,6 +27,7 @@ RULES = (
     },
     {"match": CHECK, "do": [["usage", 900, 60], ["say", "It adds up."]]},
     {"match": "/compact", "do": [["compact"]]},
+    {"match": "Write notes", "do": [["run", "echo Notes > notes.md"], ["say", "Written."]]},
     {"match": "Tidy up", "do": [["ask", "execute", "rm -r build"], ["say", "Done."]]},
 )
 
@@ -58,6 +59,7 @@ class _Tour:
         place.script(*RULES, busy)
         self._run_agents()
         self._look()
+        self._land()
         self._answer()
         self._manage()
         self._clean_up()
@@ -117,6 +119,7 @@ class _Tour:
             self.show(name, name, "api", "--json")
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")
+        self.show("stats --landed", "stats", "--landed", "--json")
         self.show("search", "search", "bucket", "--json")
         self._look_elsewhere()
         self.place.run("index", "build")
@@ -129,6 +132,12 @@ class _Tour:
         place.run("intake", "n1", stdin=place.run("outlet", stdin=have.encode()).out.encode())
         self.show("hosts", "hosts", "--json")
         shutil.rmtree(place.state_root / ".mirrors")
+
+    def _land(self) -> None:
+        """Have an agent work in a worktree."""
+        self.place.run("run", "--tool", "codex", "--worktree", "--name", "notes", "Write notes")
+        self.show("land", "land", "notes", "--json")
+        self.place.run("rm", "notes", "--purge")
 
     def _answer(self) -> None:
         """Have an agent ask."""

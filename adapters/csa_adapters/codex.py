@@ -53,7 +53,9 @@ class CodexAdapter:
     name = "codex"
     family = "openai"
     executable = "codex"
-    capabilities = Capabilities(fork=True, system_on_resume=False, extra_writable=True, flags=True, images=True)
+    capabilities = Capabilities(
+        fork=True, system_on_resume=False, extra_writable=True, flags=True, images=True, writes_repository=False
+    )
     # CODEX_HOME is configuration and stays; CODEX_SANDBOX_NETWORK_DISABLED is true of every descendant.
     outer_markers = frozenset(
         {

@@ -251,13 +251,14 @@ def _count_items(items: list[Item]) -> str:
     """Count sessions and other items."""
     counts: dict[str, int] = {}
     for item in items:
-        name = {each: each for each in ("remains", "runtime", "backup")}.get(item.reason, "session")
+        name = {each: each for each in ("remains", "runtime", "backup", "worktree")}.get(item.reason, "session")
         counts[name] = counts.get(name, 0) + 1
     words = {
         "session": ("session", "sessions"),
         "remains": ("remains of a start or deletion", "remains of starts or deletions"),
         "runtime": ("runtime directory", "runtime directories"),
         "backup": ("backup of a repair", "backups of repairs"),
+        "worktree": ("worktree", "worktrees"),
     }
     return ", ".join(f"{count} {words[name][count != 1]}" for name, count in counts.items())
 
@@ -266,7 +267,10 @@ def _warn_of_rest(report: Report, *, damaged: bool) -> None:
     """Warn about what was left although it is old enough, and what failed."""
     shown = report.damaged if damaged else []
     warn(f"damaged, left as it is: {fault.message}" for _, fault in shown)
+    warn(f"session {kept.session_id} is kept: {kept.why}" for kept in (report.kept if damaged else []))
     warn(report.failures)
+    if damaged and report.kept:
+        tell("hint", "csa land S brings the work into your checkout; csa rm --force S gives it up")
     if shown:
         tell("hint", "csa validate shows more; --damaged deletes old ones")
 
@@ -284,6 +288,7 @@ def _print_report(report: Report, *, dry_run: bool, more: dict[str, Any] | None 
             "purged": [item.to_json() for item in report.purged],
             "damaged": [_damaged_to_json(session_id, fault) for session_id, fault in report.damaged],
             "running": report.running,
+            "kept": [kept.to_json() for kept in report.kept],
             "retired_bytes": report.retired_bytes,
             "freed_bytes": report.freed_bytes,
             "failures": report.failures,

@@ -89,6 +89,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("session retry", "retry", "send a session's last prompt again"),
             Command("session queue", "queueing", "list the prompts that wait for a session, or change them"),
             Command("session answer", "answering", "allow what an agent asks for, or deny it"),
+            Command("session land", "landing", "bring a session's work from its worktree into your checkout"),
             Command("session attach", "watching.attach", "follow a running turn, and print its answer"),
             Command("session open", "watching.open", "open the tool's own interface on a session"),
             Command("session wait", "watching.wait", "wait until sessions have finished"),

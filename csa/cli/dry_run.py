@@ -18,6 +18,17 @@ def _attachments(request: RunRequest) -> list[str]:
     return [describe(each.to_event()) for each in attachments_of(request)]
 
 
+def _worktree(plan: TurnPlan, *, as_json: bool) -> dict[str, object] | str | None:
+    """Return what is known of the worktree that would be made; None for a session that has one, or gets none."""
+    tree = plan.state.worktree
+    if tree is None or tree.git_dir:
+        return None
+    if not as_json:
+        return f"{tree.branch} from {tree.target or 'a detached HEAD'} ({tree.base[:7]})"
+    told: dict[str, object] = {name: getattr(tree, name) for name in ("path", "branch", "base", "target", "setup")}
+    return {**told, "with_changes": plan.request.with_changes, "dirty": list(map(printable, plan.dirty))}
+
+
 def print_plan(plan: TurnPlan, *, as_json: bool) -> None:
     """Print what a turn would be."""
     origins = plan.origins
@@ -29,6 +40,7 @@ def print_plan(plan: TurnPlan, *, as_json: bool) -> None:
         "transport": plan.transport,
         "command": shlex.join(plan.command),
         "cwd": plan.cwd,
+        "worktree": _worktree(plan, as_json=as_json),
         "permission": plan.permission.value,
         "model": plan.model,
         "effort": plan.effort,

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 _INFINITY = float("inf")
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-KINDS = {"csa": "dim", "hint": "cyan", "warning": "yellow", "error": "red"}  # of messages on stderr
+KINDS = {
+    "csa": "dim",
+    "worktree": "dim",
+    "setup": "dim",
+    "hint": "cyan",
+    "warning": "yellow",
+    "error": "red",
+}  # of messages on stderr
 _OFF = {"", "0", "false"}
 _WIDEST = 65_535  # columns; no terminal can be wider
 STATUS_STYLES = {

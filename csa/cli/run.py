@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from csa.cli.views.progress import Progress
     from csa.cli.views.signs import Signs
+    from csa.model.worktree import Worktree
     from csa.runner.turns.turn import Turn
 
 _STALLED_S = 1.0  # without room on stderr
@@ -63,6 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     _find_template(arguments)
+    if arguments.repair and not is_prompt_given(arguments):
+        arguments.prompt, arguments.is_literal = "", True
     if not wants_editor(arguments):
         return run_turn(arguments)
     from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are given
@@ -178,6 +181,8 @@ def _run_turn(
             started = client.begin(plan)
         _make_current(client, plan.request, plan.state.session_id)
         _announce(client, plan.state.session_id, str(plan.context.store.project))
+        if started.plan.is_new and started.plan.state.worktree and not arguments.quiet:
+            _tell_worktree(started.plan.state.worktree)
         signs.about(about_sessions([(plan.context.store, plan.state.session_id)]))
         import anyio  # noqa: PLC0415  # loaded while the tool starts, as all of what attends to it
 
@@ -216,6 +221,13 @@ def _tell_queue(turn: Turn) -> None:
         tell("hint", f"csa wait {turn.session_id}")
         return
     tell_queue(Session(turn.plan.context, turn.session_id))
+
+
+def _tell_worktree(tree: Worktree) -> None:
+    """Say where the agent works, and from which commit that was made."""
+    tell("worktree", f"{tree.branch} from {tree.target or 'a detached HEAD'} ({tree.base[:7]})")
+    if tree.setup:
+        tell("setup", tree.setup)
 
 
 def _announce(client: Csa, session_id: str, project: str) -> None:
@@ -265,6 +277,8 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
     if not arguments.quiet:
         what = f"{started.tool}, turn {started.turn}, PID {started.pid}"
         tell("csa", f"session {started.session_id} is running in the background ({what})")
+        if request.worktree is not None and (tree := client.session(started.session_id).load().worktree):
+            _tell_worktree(tree)
         tell("hint", f"csa wait {started.session_id}")
     return 0
 

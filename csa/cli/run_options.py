@@ -26,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--after-turn", type=int, metavar="N", help="only if turn N is the session's last; else exit 4")
     which.add_argument("--ephemeral", action="store_true", help="read no project files and keep no session")
+    add_worktree_options(parser)
     add_template_options(parser)
     prompt = parser.add_argument_group("the prompt")
     prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file; `-` is stdin")
@@ -49,6 +50,29 @@ def add_session_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     which.add_argument("--fork-from", metavar="S", help="start a new session with a copy of S's conversation")
     add_about_options(which)
     return which
+
+
+def add_worktree_options(parser: argparse.ArgumentParser) -> None:
+    """Add what gives a new session a checkout of its own."""
+    tree = parser.add_argument_group("a git worktree of its own (docs/worktrees.md)")
+    tree.add_argument(
+        "--worktree",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="work in a new worktree, on the new branch csa/NAME from HEAD; csa commits there what each turn leaves",
+    )
+    tree.add_argument("--with-changes", action="store_true", help="begin it with what is not committed here, too")
+    tree.add_argument(
+        "--setup",
+        metavar="CMD",
+        help="run this shell command in it before the agent (default: as configured); '' is none",
+    )
+    tree.add_argument(
+        "--repair",
+        action="store_true",
+        help="have the agent resolve what csa land has refused: a conflict, or a failed check; needs no PROMPT",
+    )
 
 
 def add_template_options(parser: argparse.ArgumentParser) -> None:

@@ -63,6 +63,10 @@ def request_from(arguments: argparse.Namespace) -> RunRequest:
         budget_usd=arguments.budget_usd,
         budget_time_s=arguments.budget_time,
         directory=Path.cwd() if arguments.cd else None,
+        worktree=arguments.worktree,
+        with_changes=arguments.with_changes,
+        setup=arguments.setup,
+        repair=arguments.repair,
     )
     if request.images or request.files:
         from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some

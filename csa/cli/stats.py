@@ -1,14 +1,21 @@
-"""Sum up what sessions have done and used: by tool, day, tree of sessions, or owner.
+"""Sum up what sessions have done and used: by tool, day, tree of sessions, or owner; or what landed work has cost.
 
 SESSIONS are those with a turn in the given time; OK is the success rate of finished turns; SHARE the share of all
 turns; CONTEXT what a turn read on average, in all its requests together; TOKENS and COST include compactions, and what
 is known of turns that failed, were lost or are still running; TIME is the time of its turns; MEMORY what 95 of 100
 turns did not exceed at their peak. A + means at least this much: some turns did not report what they used; - that none
 did.
+
+With --landed a row is the work of a session in a worktree, with all its attempts, repairs and sub-agents, or that of a
+plan's task. It is landed if commits of it are in the history of the branch you are on, also if they were rebased or
+squashed since; elsewhere if it was landed in another branch, or was removed from this one; else open, or what it was
+refused for: conflict, check failed. COMMITS and LINES are those in the history. Below are the sums of what is landed
+and of what is not.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -18,9 +25,11 @@ from csa.cli.outputs import human_bytes
 from csa.cli.selecting import add_hosts, open_client, selected_stores
 from csa.cli.session_list import read_since
 from csa.cli.views.table import Column, Table, columns_for
+from csa.errors import UsageError
 from csa.ids import unique_prefix_length
 from csa.model.statistics import Tally
 from csa.model.wording import cost_of, elapsed, tokens, tokens_of
+from csa.paths import home
 from csa.runner.sessions.statistics import KEYS, Statistics, gather_statistics
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -29,12 +38,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from csa.model.state import SessionState
+    from csa.runner.client import Csa
+    from csa.store.sessions import Store
 
 _MIN_NAME = 8
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--by", choices=tuple(KEYS), default="tool", help="group by (default: tool)")
+    parser.add_argument("--by", choices=tuple(KEYS), help="group by (default: tool)")
+    parser.add_argument("--landed", action="store_true", help="what work in worktrees cost, and what is left of it")
     parser.add_argument("--since", metavar="WHEN", help="only turns since: 12h, 2d, 3w ago, or a local date")
     parser.add_argument("--all-projects", action="store_true", help="of all projects")
     add_hosts(parser)
@@ -45,17 +57,37 @@ def execute(arguments: argparse.Namespace) -> int:
     since = read_since(arguments.since, datetime.now(UTC))
     client = open_client()
     stores = selected_stores(client, arguments)
-    found = gather_statistics(stores, by=arguments.by, since=since)
+    if arguments.landed:
+        if arguments.host or arguments.all_hosts:
+            raise UsageError("--landed looks at the commits here.", hint="csa stats --landed --all-projects")
+        return _show_landed(client, stores, arguments, since)
+    by = arguments.by or "tool"
+    found = gather_statistics(stores, by=by, since=since)
     if arguments.json:
-        print_json(found.to_json(by=arguments.by, since=since))
+        print_json(found.to_json(by=by, since=since))
     elif not found.total.turns:
         print("No turns found")
     else:
-        _print_table(found, arguments.by)
+        _print_table(found, by)
         print(cut(_summary(found), terminal_width(sys.stdout)))
     if found.replayed and not arguments.json:
         tell("csa", f"{count_of(found.replayed, 'replayed turn')} not counted")
     warn(f"left out: {one_line(fault.message)}" for fault in found.left_out)
+    return 0
+
+
+def _show_landed(client: Csa, stores: list[Store], arguments: argparse.Namespace, since: datetime | None) -> int:
+    from csa.cli.landed import print_landed  # noqa: PLC0415  # other statistics need none of it
+    from csa.runner.sessions.landed import gather_landed  # noqa: PLC0415  # nor of this
+
+    if arguments.by:
+        raise UsageError("--by and --landed cannot be combined.")
+    found = gather_landed(client.context, stores, since=since)
+    if arguments.json:
+        print_json(found.to_json(since=since))
+    else:
+        print_landed(found, home(os.environ))
+    warn([*found.notes, *(f"left out: {one_line(fault.message)}" for fault in found.left_out)])
     return 0
 
 

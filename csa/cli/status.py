@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -41,9 +42,11 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
+    from csa.model.worktree import Worktree
     from csa.store.turns import ConversationRecord
 
 _LABEL_WIDTH = 12
+_SHORT = 7  # characters of a commit
 _Field = tuple[str, str]
 
 
@@ -161,6 +164,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
         for label, value in (
             ("owner", state.owner),
             ("branch", state.branch),
+            ("worktree", state.worktree and _worktree(state.worktree, place)),
             ("permission", state.permission),
             ("template", card.last_turn and card.last_turn.template),
             ("shared", _SHARED.get(str(state.shared), "")),
@@ -184,6 +188,15 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
         yield "closed", f"{_moment(state.closed_at, now)}; csa run --reopen continues it"
     for index, (turn, what) in enumerate(card.denied):
         yield "" if index else "denied", f"turn {turn}: {what}"
+
+
+def _worktree(tree: Worktree, place: Callable[[Path], str]) -> str:
+    """Return where a session's worktree is, what it was made from, and what has become of its work."""
+    origin = f"from {tree.target or 'a detached HEAD'} ({tree.base[:_SHORT]})"
+    gone = "" if os.path.isdir(tree.path) else ", gone"
+    landed = f", landed {tree.landed[:_SHORT]}" if tree.landed else ""
+    refused = f", refused: {tree.refused.kind}" if tree.refused else ""
+    return f"{place(Path(tree.path))} {origin}{gone}{landed}{refused}"
 
 
 def _status(card: SessionCard, now: datetime) -> str:

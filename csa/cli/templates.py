@@ -70,6 +70,7 @@ def configure_save(parser: argparse.ArgumentParser) -> None:
     values.add_argument("-t", "--tool", metavar="T", help=KEYS["tool"].meaning.replace("`", ""))
     values.add_argument("-m", "--model", metavar="M", help=KEYS["model"].meaning)
     values.add_argument("--effort", metavar="E", help=KEYS["effort"].meaning)
+    values.add_argument("--worktree", nargs="?", const="", metavar="NAME", help=KEYS["worktree"].meaning)
     levels = [level.value for level in Permission]
     values.add_argument("--permission", choices=levels, help=KEYS["permission"].meaning)
     for key in ("description", *_FILES):
@@ -120,6 +121,8 @@ def _given(arguments: argparse.Namespace, key: str) -> Any:
     if key == "schema":
         found = read_schema(arguments.schema)
         return json.dumps(found, indent=2, ensure_ascii=False) if found else None
+    if key == "worktree":
+        return True if arguments.worktree == "" else arguments.worktree
     name = getattr(arguments, f"{key}_file", None)
     value = getattr(arguments, key)
     if name is not None and value is not None:

@@ -29,6 +29,7 @@ ErrorKind = Literal[
     "permission",
     "protocol",
     "spawn",
+    "setup",  # csa's own: the command that prepares a worktree failed, and the tool was not started
     "internal",
     "budget",  # csa's own: a budget was used up
     "invalid_output",  # the answer does not conform to the schema that was asked for
@@ -48,6 +49,7 @@ class Capabilities(Struct):
     images: a prompt can come with images (`TurnRequest.attachments`).
     files: likewise, with text files and PDFs.
     asks: what the level denies can be asked of a person (`TurnRequest.asks`).
+    writes_repository: what its agents run at `edit` may write `.git`, and so make branches.
     """
 
     fork: bool = False
@@ -58,6 +60,7 @@ class Capabilities(Struct):
     files: bool = False
     flags: bool = False
     asks: bool = False
+    writes_repository: bool = True
 
 
 class TurnRequest(Struct, kw_only=True):

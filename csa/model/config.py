@@ -30,6 +30,7 @@ _Kind = Literal[
     "flag",
     "on_quota",
     "engine",
+    "flag_or_text",
 ]
 AUTO = "auto"
 NATIVE = "native"
@@ -89,6 +90,9 @@ KEYS: Mapping[str, Key] = {
     "undo_days": Key("count", 7, "for how many days deleted sessions can be restored", limits=True, grows=True),
     "on_finish": Key("text", "", "a shell command to run after each turn; empty: none"),
     "on_finish_timeout_s": Key("seconds", 0.0, "time limit of that command, in seconds; 0 is no limit"),
+    "worktree_setup": Key("text", "", "a shell command that prepares each new worktree; empty: none"),
+    "worktree_hooks": Key("flag", False, "run the project's pre-commit hook when csa commits in a worktree"),
+    "one_writer": Key("flag", False, "refuse a turn that may edit where another one does", limits=True, grows=True),
     "audit_reads": Key("flag", False, "also record in audit.jsonl who reads a session", limits=True, grows=True),
 }
 TOOL_KEYS: Mapping[str, Key] = {
@@ -113,7 +117,7 @@ _ALIASES = {"max_context_tokens": "context_window_tokens"}
 # authentication method may open a browser.
 _NOT_FOR_PROJECTS = (
     *("ask", "ask_timeout_s", "auth_method", "command", "env", "env_drop", "transport"),
-    *("on_finish", "on_finish_timeout_s"),
+    *("on_finish", "on_finish_timeout_s", "worktree_setup", "worktree_hooks"),
 )
 
 
@@ -209,6 +213,8 @@ class Config(Struct):
     undo_days = _Value(int)
     on_finish_timeout_s = _Value(_limit)
     audit_reads = _Value(bool)
+    worktree_hooks = _Value(bool)
+    one_writer = _Value(bool)
 
     @property
     def park_limit_s(self) -> float:
@@ -249,6 +255,11 @@ class Config(Struct):
     def on_finish(self) -> str | None:
         """None: nothing is run."""
         return str(self.values["on_finish"][0]) or None
+
+    @property
+    def worktree_setup(self) -> str | None:
+        """None: nothing is run."""
+        return str(self.values["worktree_setup"][0]) or None
 
     @property
     def acp_tools(self) -> tuple[str, ...]:
@@ -405,6 +416,7 @@ _EXPECTED: Mapping[_Kind, str] = {
     "flag": "true or false",
     "switch": "on or off",
     "on_quota": "fail, wait, or wait=TIME such as wait=26h",
+    "flag_or_text": "true, false or a string",
 }
 
 
@@ -417,6 +429,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 _SIMPLE: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),
     "flag": lambda value: isinstance(value, bool),
+    "flag_or_text": lambda value: isinstance(value, bool | str),
     "on_quota": lambda value: isinstance(value, str) and parse_on_quota(value) is not None,
     "duration": lambda value: isinstance(value, str) and (not value or parse_duration(value) is not None),
 }

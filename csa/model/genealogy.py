@@ -36,8 +36,9 @@ def build_forest(items: Sequence[tuple[str, str | None, T]]) -> list[Node[T]]:
     parents = {session_id: parent for session_id, parent, _ in items}
     roots: list[Node[T]] = []
     missing: dict[str, Node[T]] = {}
+    circling = _circling(parents)
     for session_id, parent, _ in items:
-        if parent is None or _leads_back(session_id, parents):
+        if parent is None or (session_id in circling and _leads_back(session_id, parents)):
             parents[session_id] = None
             roots.append(nodes[session_id])
         elif parent in nodes:
@@ -85,6 +86,21 @@ def _key(projects: dict[str, list[str]], session_id: str, project: str) -> str:
 def _has_parent_there(projects: dict[str, list[str]], entry: _Kin) -> bool:
     _, project, parent, elsewhere = entry
     return parent is not None and (elsewhere or project) in projects.get(parent, ())
+
+
+def _circling(parents: dict[str, str | None]) -> set[str]:
+    """Return those that are their own ancestors, in a time that does not grow with the depth of a tree."""
+    found, seen = set[str](), set[str]()
+    for start in parents:
+        path: list[str] = []
+        at: str | None = start
+        while at is not None and at not in seen:
+            seen.add(at)
+            path.append(at)
+            at = parents.get(at)
+        if at in path:
+            found.update(path[path.index(at) :])
+    return found
 
 
 def _leads_back(start: str, parents: dict[str, str | None]) -> bool:

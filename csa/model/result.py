@@ -97,6 +97,7 @@ class RunResult(Struct, kw_only=True):
         denied: what the agent was not allowed to do.
         artifacts: names of the turn's files among the session's artifacts.
         head: the project's git commit when the turn had ended.
+        commit: the one that csa has made of what the turn had left in the session's worktree; None if it left nothing.
         chain: the turns of the run, this one last, if a fallback made more than one.
     """
 
@@ -126,6 +127,7 @@ class RunResult(Struct, kw_only=True):
     denied: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
     head: str | None = None
+    commit: str | None = None
     chain: tuple[Link, ...] = ()
 
     @property
@@ -142,8 +144,8 @@ class RunResult(Struct, kw_only=True):
     def to_event(self) -> dict[str, Any]:
         """Return the data of `run_finished`; it has `chain` if a fallback made more than one turn, and `output`."""
         chain = {"chain": [asdict(link) for link in self.chain]} if self.chain else {}
-        output = {} if self.output is None else {"output": self.output}
-        return {**self._values(_EVENT), **output, **chain}
+        more = {name: value for name in ("commit", "output") if (value := getattr(self, name)) is not None}
+        return {**self._values(_EVENT), **more, **chain}
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `csa run --json` and `csa result --json` print: see docs/json.md."""
@@ -174,7 +176,7 @@ _EVENT = (
 )
 _RECORD = (
     *("session_id", "turn", "tool", "model", "provider_session_id", "status", "exit_code", "tool_exit_code"),
-    *("summary", "error", "denied", "usage", "duration_s", "started_at", "finished_at"),
+    *("summary", "error", "denied", "usage", "duration_s", "started_at", "finished_at", "head", "commit"),
 )
 
 
@@ -283,6 +285,7 @@ def result_from_event(session_id: str, turn: int, data: Mapping[str, Any]) -> di
         "peak_rss_bytes": None if memory is None else int(memory),
         "denied": tuple(map(str, denied or ())),
         "head": text_of(data.get("head")),
+        "commit": text_of(data.get("commit")),
         "output": data.get("output"),
         "chain": tuple(map(_link, chain or ())),
     }

@@ -339,7 +339,7 @@ def _parse_window(table: Mapping[str, Any]) -> ContextWindow:
 
 
 def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
-    if not table:
+    if all(value is None for value in table.values()):
         return None
     refused = _table_of(table, "refused")
     return Worktree(
@@ -354,6 +354,8 @@ def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
         is_ready=_optional(table, "is_ready", bool) or False,
         landed=_optional(table, "landed", str),
         landed_at=parse_time(table.get("landed_at")),
+        dropped=_optional(table, "dropped", str),
+        dropped_at=parse_time(table.get("dropped_at")),
         refused=Refused(
             kind=_required(refused, "kind", str),
             files=words_of(refused, "files"),
@@ -366,7 +368,9 @@ def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
 
 
 def _parse_task(table: Mapping[str, Any]) -> Task | None:
-    return Task(name=_required(table, "name", str), digest=_required(table, "digest", str)) if table else None
+    if all(value is None for value in table.values()):
+        return None
+    return Task(name=_required(table, "name", str), digest=_required(table, "digest", str))
 
 
 def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[int | float], ...]) -> float:

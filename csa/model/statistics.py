@@ -62,6 +62,16 @@ class Tally(Struct, frozen=False):
         self.compactions += 1
         self.usage = self.usage + usage
 
+    def merge(self, other: Tally) -> None:
+        """Add another tally."""
+        self.sessions |= other.sessions
+        for tool, count in other.tools.items():
+            self.tools[tool] = self.tools.get(tool, 0) + count
+        for name in ("turns", "ended", "succeeded", "messages", "compactions", "usage", "time_s"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self._contexts += other._contexts
+        self._memory += other._memory
+
     @property
     def running(self) -> int:
         """How many of the turns have not ended."""

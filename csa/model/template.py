@@ -21,6 +21,7 @@ KEYS: Mapping[str, Key] = {
     "model": Key("text", "", "the model to ask that tool for"),
     "effort": Key("text", "", "the reasoning effort to ask it for"),
     "permission": Key("permission", "", "what the agent may do: read-only, edit or full"),
+    "worktree": Key("flag_or_text", False, "a git worktree for each new session; a text names its branch, csa/TEXT"),
     "system": Key("text", "", "text to add to the tool's system prompt"),
     "opening": Key("text", "", "text that comes before the first prompt of a session"),
     "prompt": Key("text", "", "the prompt, with `{{prompt}}` where what is typed goes, else before it"),
@@ -29,7 +30,7 @@ KEYS: Mapping[str, Key] = {
     "context_tokens": Key("count", 0, "how many tokens of earlier turns a turn sends at most; 0 is no limit"),
 }
 PROMPT = "prompt"  # the variable
-_TEXTS = ("description", "system", "opening", "prompt")  # may have variables
+_TEXTS = ("description", "worktree", "system", "opening", "prompt")  # may have variables
 _WITH_PROMPT = ("description", "prompt")  # and that one
 _PLACE = re.compile(r"(\{{2,})([ \t]*([A-Za-z_][A-Za-z0-9_-]*)[ \t]*)(\}{2,})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -77,10 +78,15 @@ class Template(Struct):
         """
         self._check_variables(variables)
         values = {**variables, PROMPT: prompt}
-        found = {key: _fill(value, values) if key in _TEXTS else value for key, value in self.values.items()}
+        found = {
+            key: _fill(value, values) if key in _TEXTS and isinstance(value, str) else value
+            for key, value in self.values.items()
+        }
+        if (named := found.pop("worktree", False)) is not False:
+            found["worktree"] = "" if named is True else named
         if "schema" in found:
             found["schema"] = parse_json(found["schema"])
-        if PROMPT not in _names_in(self.values.get(PROMPT, "")):
+        if PROMPT not in _names_in(self.values.get(PROMPT)):
             found[PROMPT] = "\n\n".join(text for text in (found.get(PROMPT), prompt) if text)
         return found
 
@@ -104,7 +110,7 @@ class Template(Struct):
             )
 
     def _names(self) -> list[str]:
-        return [name for key in _TEXTS if key in self.values for name in _names_in(self.values[key])]
+        return [name for key in _TEXTS for name in _names_in(self.values.get(key))]
 
 
 def make_template(name: str, place: str, values: Mapping[str, Any], *, is_project: bool) -> Template:
@@ -118,7 +124,7 @@ def make_template(name: str, place: str, values: Mapping[str, Any], *, is_projec
         if key in found and found.get("tool", AUTO) == AUTO:
             raise ConfigError(f"{place}: '{key}' is for a tool, and the template names none.", hint='add tool = "..."')
     for key in _TEXTS:
-        if key not in _WITH_PROMPT and PROMPT in _names_in(found.get(key, "")):
+        if key not in _WITH_PROMPT and PROMPT in _names_in(found.get(key)):
             raise ConfigError(f"{place}: {{{{prompt}}}} has no place in '{key}'.", hint="put it into 'prompt'")
     if "schema" in found:
         _check_schema(place, found["schema"])
@@ -143,7 +149,10 @@ def _fill(text: str, values: Mapping[str, str]) -> str:
     return _each_place(text, lambda found: values[found[3]] if len(found[1]) == _DEPTH else found[0][2:-2])
 
 
-def _names_in(text: str) -> list[str]:
+def _names_in(text: object) -> list[str]:
+    """Return the variables in a text; what is none has none."""
+    if not isinstance(text, str):
+        return []
     return [found[3] for found in _PLACE.finditer(text) if len(found[1]) == len(found[4]) == _DEPTH]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class _Visible(dict[int, int]):
     """The replacement of each character, for `str.translate`: only for those that a terminal would act on.
@@ -70,3 +72,10 @@ def display_width(text: str) -> int:
 def count_of(number: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun."""
     return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def some_names(names: Sequence[str], *, most: int = 5) -> str:
+    """Name the first few of many, and say how many more there are; what is not UTF-8 is replaced."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    shown = (name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names[:most])
+    return ", ".join(shown) + more

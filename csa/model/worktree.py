@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from csa.structs import Struct
+from csa.structs import Struct, fields
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Worktree(Struct, kw_only=True):
         is_ready: whether that has succeeded.
         landed: the last commit of the work when it was landed; later turns may have added to it.
         landed_at: when.
+        dropped: the last commit of the work when the worktree was taken away; a later turn makes it again from there.
+        dropped_at: when.
         refused: why it could not be landed last.
     """
 
@@ -54,6 +56,8 @@ class Worktree(Struct, kw_only=True):
     is_ready: bool = False
     landed: str | None = None
     landed_at: datetime | None = None
+    dropped: str | None = None
+    dropped_at: datetime | None = None
     refused: Refused | None = None
 
 
@@ -65,9 +69,9 @@ class Task(Struct, kw_only=True):
 
 
 def render_worktree(tree: Worktree | None) -> dict[str, Any]:
-    """Return the table of a record; empty without a worktree."""
+    """Return the table of a record; without a worktree no key has a value, so that there is no table."""
     if tree is None:
-        return {}
+        return dict.fromkeys(fields(Worktree))
     refused = tree.refused
     return {
         "path": tree.path,
@@ -81,6 +85,8 @@ def render_worktree(tree: Worktree | None) -> dict[str, Any]:
         "is_ready": tree.is_ready or None,
         "landed": tree.landed,
         "landed_at": tree.landed_at,
+        "dropped": tree.dropped,
+        "dropped_at": tree.dropped_at,
         "refused": {
             "kind": refused.kind,
             "files": list(refused.files) or None,
@@ -88,13 +94,13 @@ def render_worktree(tree: Worktree | None) -> dict[str, Any]:
             "message": refused.message or None,
         }
         if refused
-        else {},
+        else None,
     }
 
 
 def render_task(task: Task | None) -> dict[str, Any]:
-    """Return the table of a record; empty for a session that is no plan's."""
-    return {"name": task.name, "digest": task.digest} if task else {}
+    """Return the table of a record; without values for a session that is no plan's."""
+    return {"name": task and task.name, "digest": task and task.digest}
 
 
 def words_of(table: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ _REPORT_S = 10.0
 _LONGEST_REPORT = 200
 _SAID = (
     *("prompt", "tool", "session", "name", "description", "model", "effort", "permission", "schema", "timeout_s"),
-    "budget_tokens",
+    *("budget_tokens", "worktree"),
 )
 _RESULT = ("text", "output", "error", "denied", "artifacts", "duration_s", "usage")
 _SHORT = ("session_id", "name", "description", "project", "parent_session_id", "status")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from csa.runner.queueing import Queued
     from csa.runner.request import RunOptions, RunRequest
     from csa.runner.sessions.creating import Created
+    from csa.runner.sessions.landing import Landed
     from csa.runner.sessions.merging import Merged
     from csa.runner.turns.compaction import CompactionResult
     from csa.runner.turns.plan import TurnPlan
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 class Csa(SessionVerbs):
     """The sessions of one project, and the means to run more.
 
-    `run`, `ask` and `compress` are for async code. All else is plain calls, of which `ask_sync`, `wait`, `kill` and
-    `events` with `follow` block: in async code, `await anyio.to_thread.run_sync(client.wait, "api")`.
+    `run`, `ask`, `compress` and `land` are for async code. All else is plain calls, of which `ask_sync`, `wait`,
+    `kill` and `events` with `follow` block: in async code, `await anyio.to_thread.run_sync(client.wait, "api")`.
     A *selector* is a session's id, a unique prefix of one, its name, or `@last`, `@self`, `@parent`, `@root`.
     """
 
@@ -253,6 +254,39 @@ class Csa(SessionVerbs):
         result = await Compaction(plan).run()
         record_act(plan.context, "session compress", result.session_id, what=result.status)
         return result
+
+    async def land(
+        self,
+        selector: str,
+        *,
+        into: Path | str | None = None,
+        squash: bool = False,
+        check: str | None = None,
+        dry_run: bool = False,
+        keep: bool = False,
+    ) -> Landed:
+        """Bring the work of a session that runs in a worktree of its own into a checkout of the same repository.
+
+        Args:
+            selector: the session.
+            into: a directory in the checkout; where the client was opened when None.
+            squash: as one commit.
+            check: a shell command that must succeed in the worktree before, with the work on the checkout's commit.
+            dry_run: say what would be landed, and what is in the way, and change nothing.
+            keep: leave the worktree and its branch where they are.
+
+        Raises as `session`, and:
+            LandError: it conflicts with the checkout, or the check failed: `.kind`, `.files`, `.said`. The checkout is
+                as it was; `run(..., session=selector, repair=True)` hands that to the agent.
+            RefusedError: a changed file is in the way; or it is no checkout of the repository; or an agent may not.
+            BusyError: the session is running.
+        """
+        from csa.runner.sessions.landing import land_session  # noqa: PLC0415  # as above
+
+        place = self.context.directory if into is None else into
+        return await land_session(
+            self.session(selector), into=place, squash=squash, check=check, dry_run=dry_run, keep=keep
+        )
 
     def plan(self, request: RunRequest, *, new_id: str | None = None) -> TurnPlan:
         """Decide what a request means, without writing anything: the tool, its command, the limits. Raises as `run`."""

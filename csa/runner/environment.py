@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,17 +12,23 @@ from csa.model.adapter import Invocation
 from csa.model.config import ToolConfig
 from csa.model.redaction import NAMES_VARIABLE
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
+from csa.paths import WORKTREES, SessionPaths
 from csa.process.session_processes import KEEP_VARIABLE
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import REPLAY, REPLAY_SPEED, Context
 from csa.runner.current import VARIABLE as CURRENT_VARIABLE
 from csa.store.inherited import without_descriptors
+from csa.store.sessions import Store
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.model.worktree import Worktree
 
 _OWN_VARIABLES = (
     *IDENTITY_VARIABLES,
     *("CSA_PROJECT_ROOT", "CSA_OUTPUT_DIR", "CSA_TOOL", KEEP_VARIABLE, CURRENT_VARIABLE),
     *(REPLAY, REPLAY_SPEED),
+    "CSA_WORKTREE",
 )
 
 
@@ -50,9 +57,16 @@ def with_secrets(environ: Mapping[str, str], secrets: Mapping[str, str]) -> dict
 
 
 def session_environment(
-    state: SessionState, paths: SessionPaths, *, turn: int, tool: str, root: Path, keep_background: bool = False
+    state: SessionState,
+    paths: SessionPaths,
+    *,
+    turn: int,
+    tool: str,
+    root: Path,
+    keep_background: bool = False,
+    worktree: Worktree | None = None,
 ) -> dict[str, str]:
-    """Return the `CSA_*` variables that say which session this is."""
+    """Return the `CSA_*` variables that say which session this is; `worktree` is the one it works in."""
     variables = {
         "CSA_SESSION_ID": state.session_id,
         "CSA_DEPTH": str(state.depth),
@@ -64,6 +78,8 @@ def session_environment(
     }
     if state.parent_session_id:
         variables["CSA_PARENT_SESSION"] = state.parent_session_id
+    if worktree:
+        variables["CSA_WORKTREE"] = str(worktree.number)
     if keep_background:
         variables[KEEP_VARIABLE] = "1"
     return variables
@@ -75,12 +91,36 @@ def apply_changes(base: Mapping[str, str], invocation: Invocation, cwd: str) -> 
     return {name: value for name, value in merged.items() if value is not None}
 
 
-def system_note(state: SessionState, *, csa_command: str, max_depth: int) -> str:
-    """Return what an agent needs to know about csa, as briefly as possible."""
+def worktree_around(store: Store, directory: str) -> Worktree | None:
+    """Return the worktree of a session of this project that a directory lies in, whichever session that is."""
+    top = f"{os.path.realpath(store.pathname)}/{WORKTREES}/"
+    if not directory.startswith(top):
+        return None
+    state = store.record(directory[len(top) :].partition("/")[0]).state
+    return state.worktree if state else None
+
+
+def system_note(
+    state: SessionState,
+    *,
+    csa_command: str,
+    max_depth: int,
+    worktree: Worktree | None = None,
+    makes_branches: bool = True,
+) -> str:
+    """Return what an agent needs to know about csa, as briefly as possible.
+
+    `worktree` is the one it works in; `makes_branches` says whether it can give others one.
+    """
     lines = [
         f"You run inside csa session {state.session_id} (depth {state.depth}).",
         "Put files for others into the directory $CSA_OUTPUT_DIR.",
     ]
+    if worktree:
+        lines.append(
+            f"You work in a git worktree, on the branch {worktree.branch}. Leave your changes as they are: "
+            "csa commits them on that branch."
+        )
     csa_command = shlex.quote(csa_command)
     if state.depth < max_depth:
         lines.append(
@@ -92,6 +132,11 @@ def system_note(state: SessionState, *, csa_command: str, max_depth: int) -> str
             f"`{csa_command} result ID` prints the answer. "
             "With --summary, run and result print only about 200 tokens of a long answer."
         )
+        if worktree and makes_branches:
+            lines.append(
+                f"`{csa_command} run --worktree` gives a sub-agent that edits beside you a worktree of its own, "
+                f"and `{csa_command} land ID` brings its work into yours."
+            )
     return "\n".join(lines)
 
 

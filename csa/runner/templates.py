@@ -159,6 +159,7 @@ def values_of(session: Session) -> dict[str, Any]:
         "model": tool.model if tool else None,
         "effort": tool.effort if tool else None,
         "permission": state.permission,
+        "worktree": True if state.worktree else None,
         "system": escaped(str(system)) if system else None,
         "context_window": state.window.turns,
         "context_tokens": state.window.tokens,

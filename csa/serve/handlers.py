@@ -45,6 +45,7 @@ _SAID = (
     *("prompt", "tool", "model", "effort", "permission", "ask", "ask_timeout_s", "system", "schema"),
     *("timeout_s", "idle_timeout_s", "budget_tokens", "budget_usd", "budget_time_s"),
 )
+_SAID_OF_NEW = ("name", "description", "worktree", "with_changes")
 
 
 class Served:
@@ -167,7 +168,8 @@ def create(served: Served, asked: Asked) -> Any:
     wanted = asked.body.get("session_id")
     if wanted is not None and (kept := _existing(served, client, wanted)):
         return kept
-    request = _request(asked, name=asked.body.get("name"), description=asked.body.get("description"), session_id=wanted)
+    own = {name: asked.body[name] for name in _SAID_OF_NEW if name in asked.body}
+    request = _request(asked, session_id=wanted, **own)
     try:
         return _begin(client, asked, request)
     except (AppearedError, BusyError):

@@ -8,6 +8,7 @@ Objects are only added; a ref moves only from the value that was read (compare-a
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -33,17 +34,21 @@ _IDENTITY = {
 }
 _SETTINGS = ("-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "core.quotePath=false")
 # Neither signatures, which may ask for a passphrase, nor processes that stay.
-_QUIET = ("log.showSignature=false", "commit.gpgSign=false", "core.fsmonitor=false", "maintenance.auto=false")
+_QUIET = (
+    *("log.showSignature=false", "commit.gpgSign=false"),
+    *("core.fsmonitor=false", "maintenance.auto=false", "submodule.recurse=false"),
+)
 
 
 class GitError(CsaError):
-    """git refused; `said` is its own message."""
+    """git refused; `said` is its own message, `output` what it had written to stdout."""
 
     code = "git"
 
-    def __init__(self, words: Iterable[str], said: str) -> None:
+    def __init__(self, words: Iterable[str], said: str, output: bytes = b"") -> None:
         super().__init__(f"git {' '.join(words)} failed: {said or 'no reason given'}.")
         self.said = said
+        self.output = output
 
 
 class Git(Struct):
@@ -56,6 +61,7 @@ class Git(Struct):
     umask: int = 0o077  # -1: the caller's
     limit_s: float = LIMIT_S
     settings: tuple[str, ...] = _SETTINGS
+    held: tuple[int, ...] = ()  # locks that stay taken until it has ended, although csa is killed
 
     def run(self, *words: str, stdin: bytes = b"", when: int | None = None) -> bytes:
         """Run a command and return its stdout; GitError if it fails. `when` is the time of a commit."""
@@ -70,6 +76,8 @@ class Git(Struct):
                 timeout=self.limit_s,
                 check=False,
                 umask=self.umask,
+                pass_fds=self.held,
+                start_new_session=bool(self.held),  # Ctrl-C is for csa, which ends when git has
                 **self._as_user(),
             )
         except subprocess.TimeoutExpired as error:
@@ -77,7 +85,7 @@ class Git(Struct):
         except OSError as error:
             raise GitError(words[:1], f"{error.strerror}") from error
         if done.returncode != 0:
-            raise GitError(words[:1], " ".join(done.stderr.decode("utf-8", "replace").split()))
+            raise GitError(words[:1], " ".join(done.stderr.decode("utf-8", "replace").split()), done.stdout)
         return done.stdout
 
     def _as_user(self) -> dict[str, Any]:
@@ -100,10 +108,11 @@ def open_work_tree(directory: str, environ: Mapping[str, str]) -> Git:
     return Git(find_git(environ), _clean(environ), reading)
 
 
-def open_project(directory: str, environ: Mapping[str, str]) -> Git:
+def open_project(directory: str, environ: Mapping[str, str], *, commits: bool = True) -> Git:
     """Return git for working in a project as its owner, whose configuration applies.
 
-    No hook runs, nothing is signed, and no editor or prompt is opened. Without an identity, csa's own is used.
+    No hook runs, nothing is signed, and no editor or prompt is opened. Without an identity, csa's own is used, which
+    takes two processes more: `commits` says that it is needed.
     """
     working = ("-C", directory, "--no-pager", *(word for setting in _QUIET for word in ("-c", setting)))
     plain = without_repository(environ)
@@ -111,7 +120,13 @@ def open_project(directory: str, environ: Mapping[str, str]) -> Git:
     user = maker_of(directory)
     known = {**plain, **quiet, **(_home_of(user[0]) if user else {})}
     git = Git(find_git(environ), known, working, user, umask=-1, limit_s=WORK_LIMIT_S)
-    return replace(git, environ={**git.environ, **_missing_identity(git)})
+    return replace(git, environ={**git.environ, **_missing_identity(git)}) if commits else git
+
+
+def version_of(git: Git) -> tuple[int, ...]:
+    """Return git's version, as (2, 39); (0, 0) if it does not say."""
+    found = re.search(r"(\d+)\.(\d+)", git.line("version"))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _home_of(uid: int) -> dict[str, str]:

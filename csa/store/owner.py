@@ -9,7 +9,8 @@ from datetime import datetime
 from csa.procfs import ProcessId, boot_id, machine_id, pid_namespace, process_start_time
 from csa.structs import Struct, asdict, fields
 
-INTERFACE, COMPACTION, CHANGE = "interface open", "compaction", "change"  # what is done, if it is not a turn
+# What is done, if it is not a turn.
+INTERFACE, COMPACTION, CHANGE, LANDING = "interface open", "compaction", "change", "landing"
 
 
 class Owner(Struct, kw_only=True):

@@ -18,7 +18,7 @@ from pathlib import Path
 from csa.errors import BusyError, StateError
 from csa.model.state import SessionState
 from csa.ownership import make_directory
-from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths
+from csa.paths import GONE_PREFIX, NEW_PREFIX, WORKTREES, SessionPaths
 from csa.store.atomic import Draft, move_directory, sync_directory, write_private
 from csa.store.held import store_lock
 from csa.store.owner import CHANGE, Owner
@@ -161,7 +161,7 @@ def remove_empty_directories(store: Store) -> None:
     if not store.path.is_dir():
         return
     with suppress(BusyError), store_lock(store):  # a process that creates a session there holds it
-        for name in (store.sessions_dir, store.retired_dir):
+        for name in (store.sessions_dir, store.retired_dir, store.path / WORKTREES):
             with suppress(OSError):
                 os.rmdir(name)
         if set(os.listdir(store.path)) <= _LOCKS:
@@ -200,10 +200,19 @@ def remove_tree(path: Path) -> int:
     try:
         _remove_tree(path)
     except PermissionError:
-        for directory, _, _ in os.walk(path):  # agents leave read-only directories, such as go's modules
-            os.chmod(directory, 0o700)
+        _open_directories(path)
         _remove_tree(path)
     return size
+
+
+def _open_directories(path: Path) -> None:
+    """Make directories writable: agents leave others, such as go's modules. Links are not followed."""
+    os.chmod(path, 0o700)
+    for directory, names, _ in os.walk(path):
+        for name in names:
+            if is_directory(below := os.path.join(directory, name)):
+                with suppress(FileNotFoundError):
+                    os.chmod(below, 0o700)
 
 
 def _remove_tree(path: Path) -> None:

@@ -11,7 +11,7 @@ from csa.store.liveness import probe
 from csa.store.sessions import Record, Store, may_hold, read_state_text
 from csa.store.status import session_status
 from csa.store.unfinished import usage_of
-from csa.structs import Struct, field
+from csa.structs import Struct, asdict, field
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from csa.model.events import Event
     from csa.model.state import SessionState
     from csa.model.usage import Usage
+    from csa.model.worktree import Worktree
     from csa.store.owner import Owner
 
 CLOSED = "closed"  # a phase, as views see it; the record has the time
@@ -211,6 +212,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "mirror": self.store.host,
             "turns": state and state.turns,
             "branch": state and state.branch,
+            "worktree": worktree_to_json(state.worktree) if state else None,
             "created_at": format_time(state.created_at) if state else None,
             "last_accessed": format_time(state.last_accessed) if state else None,
             "fault": fault and fault.to_json(),
@@ -257,6 +259,20 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "duration_s": self.duration_s,
             "usage": usage and usage.to_sum(),
         }
+
+
+def worktree_to_json(tree: Worktree | None) -> dict[str, Any] | None:
+    """Return the object that every `--json` has of a session's worktree: `worktree` in docs/json.md."""
+    if tree is None:
+        return None
+    names = ("path", "branch", "base", "checkout", "target", "number", "setup", "landed")
+    refused = tree.refused
+    return {
+        **{name: getattr(tree, name) for name in names},
+        "is_ready": tree.setup is None or tree.is_ready,
+        "landed_at": format_time(tree.landed_at) if tree.landed_at else None,
+        "refused": {**asdict(refused), "files": list(refused.files)} if refused else None,
+    }
 
 
 def examine(record: Record, beside: Siblings | None = None) -> SessionInfo:

@@ -19,25 +19,35 @@ from csa.model.limits import Limits
 from csa.paths import SLOTS
 from csa.store.atomic import make_private_directory
 from csa.store.locks import Lock, acquire_lock, probe_lock, seems_locked
-from csa.structs import Struct
+from csa.structs import Struct, asdict
 
 WAITING_IS_FUTILE = "only the calling session and its ancestors are running: do the work in this session"
 _NAMED = 3
 
 
 class SlotHolder(Struct):
-    """The session that runs in a slot."""
+    """The session that runs in a slot; `edits` is the work tree in which its agent may edit, empty if there is none."""
 
     session_id: str
     tool: str
+    edits: str = ""
 
     def to_bytes(self) -> bytes:
         """Return the content of the slot's file."""
-        return json.dumps({"session_id": self.session_id, "tool": self.tool}).encode()
+        return json.dumps(asdict(self)).encode()
 
 
-def take_slot(root: Path, holder: SlotHolder, limits: Limits, *, callers: Collection[str] = ()) -> Lock:
+def take_slot(
+    root: Path,
+    holder: SlotHolder,
+    limits: Limits,
+    *,
+    callers: Collection[str] = (),
+    check: Callable[[list[SlotHolder]], None] = lambda _: None,
+) -> Lock:
     """Take a free slot for a turn; it is held until the lock is closed. `callers` are waiting for this turn.
+
+    `check` gets what is running, and may refuse: of two turns that begin at once, one sees the other.
 
     Raises:
         FullError: a limit on running turns, of this host or of the tool, is reached.
@@ -47,6 +57,7 @@ def take_slot(root: Path, holder: SlotHolder, limits: Limits, *, callers: Collec
     with acquire_lock(directory / "lock", wait=True):
         slots = list(_look_at_slots(directory))
         _refuse_when_full(root, slots, holder.tool, limits, callers)
+        check([held for _, held in slots if held])
         return _take_free(directory, slots, holder)
 
 
@@ -130,7 +141,7 @@ def _read_slots(directory: Path) -> Iterator[tuple[Path, bool, bytes, int]]:
 def _parse_user(content: bytes) -> SlotHolder:
     try:
         known = json.loads(content)
-        return SlotHolder(str(known["session_id"]), str(known["tool"]))
+        return SlotHolder(str(known["session_id"]), str(known["tool"]), str(known.get("edits", "")))
     except (ValueError, TypeError, KeyError, RecursionError):
         return SlotHolder("an unknown session", "")
 

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from csa.errors import StateError
-from csa.paths import CHECKPOINTS, MIRRORS, RETIRED, SESSION_DIRECTORIES, SESSIONS, is_of_session, project_of_store
+from csa.paths import (
+    CHECKPOINTS,
+    MIRRORS,
+    RETIRED,
+    SESSION_DIRECTORIES,
+    SESSIONS,
+    WORKTREES,
+    is_of_session,
+    project_of_store,
+)
 from csa.store.sessions import Store
 
 
@@ -16,7 +25,7 @@ def find_stores(
 ) -> Iterator[Store]:
     """Yield every store in `root` with a session or the remains of one, in no order.
 
-    With `with_retired`, also those with only deleted ones.
+    With `with_retired`, also those with only deleted ones, or with their worktrees.
 
     Only directory names are read. Symbolic links are not followed, sessions are not entered, mirrors are left out, and
     what cannot be listed is skipped, after a call of `on_fault`. A project may be below another, and below a directory
@@ -35,7 +44,7 @@ def find_stores(
                 on_fault(StateError.unreadable(place, error))
             continue
         store = os.path.dirname(place)
-        if has_session and (name == SESSIONS or (with_retired and name == RETIRED)) and store not in seen:
+        if has_session and (name == SESSIONS or (with_retired and name in {RETIRED, WORKTREES})) and store not in seen:
             seen.add(store)
             yield Store(root, project_of_store(str(root), store))
         if place == str(root):

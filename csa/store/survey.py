@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from csa.errors import StateError
-from csa.paths import GONE_PREFIX, NEW_PREFIX, SessionPaths, is_of_session
+from csa.ids import is_session_id
+from csa.paths import GONE_PREFIX, NEW_PREFIX, WORKTREES, SessionPaths, is_of_session
 from csa.store.locks import is_locked
 from csa.store.sessions import Store
 from csa.store.stores import find_stores
@@ -30,6 +31,8 @@ class Survey(Struct, frozen=False):
     remains: list[Path] = field(default_factory=list)
     size_bytes: int = 0
     is_size_whole: bool = True
+    worktrees: list[Path] = field(default_factory=list)  # those of sessions, and of sessions that are gone
+    worktrees_bytes: int = 0  # with what was taken away; not in the size
     unlisted: list[StateError] = field(default_factory=list)  # directories that cannot be read
 
 
@@ -37,7 +40,11 @@ def survey(root: Path, *, limit_s: float) -> Survey:
     """Survey a state root, first the sessions, newest first, then the sizes; each for at most `limit_s`."""
     found = Survey()
     records: list[tuple[str, Store]] = []
-    for store in find_stores(root, on_fault=found.unlisted.append):
+    below: list[str] = []
+    for store in find_stores(root, with_retired=True, on_fault=found.unlisted.append):
+        below += [f"{store.pathname}/{WORKTREES}/{name}" for name in _names(f"{store.pathname}/{WORKTREES}")]
+        if not os.path.isdir(store.sessions_dir):
+            continue
         found.projects += 1
         try:
             records += [(session_id, store) for session_id in store.ids()]
@@ -53,17 +60,25 @@ def survey(root: Path, *, limit_s: float) -> Survey:
         record = store.record(session_id).examine().record
         if record.fault is not None and not record.is_gone:
             found.damaged.append((session_id, record.fault))
-    found.size_bytes, found.is_size_whole = measure(root, limit_s=limit_s)
+    found.worktrees = [Path(path) for path in below if is_session_id(os.path.basename(path))]
+    found.size_bytes, found.is_size_whole = measure(root, limit_s=limit_s, with_worktrees=False)
+    deadline = time.monotonic() + limit_s
+    for path in below:
+        size, is_whole = measure(Path(path), limit_s=deadline - time.monotonic())
+        found.worktrees_bytes += size
+        found.is_size_whole = found.is_size_whole and is_whole
     return found
 
 
-def measure(root: Path, *, limit_s: float) -> tuple[int, bool]:
+def measure(root: Path, *, limit_s: float, with_worktrees: bool = True) -> tuple[int, bool]:
     """Return the bytes that a directory takes on disk (links: none), and whether everything was counted in time."""
     if os.path.islink(root):
         return 0, True
     deadline = time.monotonic() + limit_s
     total = 0
-    for directory, _, files in os.walk(root):
+    for directory, below, files in os.walk(root):
+        if not with_worktrees and os.path.basename(directory) == WORKTREES and any(map(is_of_session, below)):
+            below.clear()
         if time.monotonic() > deadline:
             return total, False
         for name in (".", *files):

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 TURN_ENDS = frozenset({"run_started", "run_finished"})
-NOTHING_USED = frozenset({"spawn", "unknown_conversation"})  # kinds of error of a turn in which no model was asked
+NOTHING_USED = frozenset(
+    {"spawn", "setup", "unknown_conversation"}
+)  # kinds of error of a turn in which no model was asked
 _MAX_LOOK_BACK = 2000  # events of a turn that has not ended
 _MARKS = (b'"run_started"', b'"run_finished"', b'"compaction"', b'"usage"')
 _BINDINGS = (b'"run_started"', b'"handoff"', b'"session_bound"')

@@ -191,6 +191,7 @@ def test_secrets_do_not_reach_the_disk(goose: Place) -> None:
     assert [path.name for path in files if secret.encode() in path.read_bytes()] == []
 
 
+@pytest.mark.thorough
 def test_an_agent_starts_a_child(goose: Place) -> None:
     """Its shell has csa's variables, and a nested run makes a child."""
     goose.script(

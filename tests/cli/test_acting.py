@@ -244,6 +244,7 @@ def test_the_vendors_copy_is_removed_by_its_command(place: Place, tool: str) -> 
     assert seen.read_text() == f"{place.project} {words}\n"
 
 
+@pytest.mark.thorough
 def test_the_vendors_copy_of_claude_is_its_files(place: Place) -> None:
     """Claude's transcript of the conversation goes, and no other."""
     session_id = place.run("run", "--tool", "claude-code", "hello").session_id

@@ -57,6 +57,7 @@ def test_a_daemon_of_an_agent_is_still_inside(place: Place) -> None:
     assert place.state(child)["genealogy"]["parent_session_id"] == root
 
 
+@pytest.mark.thorough
 def test_another_state_root_is_refused(place: Place) -> None:
     """Inside a session that runs, a state root elsewhere is no way out: exit 5."""
     elsewhere = place.tmp / "elsewhere"
@@ -68,6 +69,7 @@ def test_another_state_root_is_refused(place: Place) -> None:
     assert len(place.ids()) == 1
 
 
+@pytest.mark.thorough
 def test_readers_find_their_session_too(place: Place) -> None:
     """@self works without variables, and shows the session of the state root it is in."""
     root, output = run_inside(place, f"env -i HOME=$HOME {CSA} session is-alive @self")
@@ -86,6 +88,7 @@ def test_a_shell_that_outlived_its_session_is_outside(place: Place) -> None:
     assert place.state(root.session_id)["genealogy"]["depth"] == 0
 
 
+@pytest.mark.thorough
 def test_garbled_variables_are_refused_all_the_same(place: Place) -> None:
     """Variables that lead nowhere are refused, and not replaced by what the ancestors say."""
     _, output = run_inside(place, f"CSA_SESSION_ID=garbage {CSA} run x 2>&1; echo code $?")

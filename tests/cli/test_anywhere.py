@@ -243,6 +243,7 @@ def test_one_id_in_two_projects_is_counted_once(place: Place) -> None:
     assert {item["project"] for item in waited} == {str(other.project)}
 
 
+@pytest.mark.thorough
 def test_sessions_of_worktrees_outlive_them(place: Place) -> None:
     """Two worktrees share the project's sessions; each turn runs where its session began; removal loses none."""
     shutil.rmtree(place.project)

@@ -236,6 +236,7 @@ def test_a_lost_turn_is_counted(place: Place) -> None:
     assert budget(place, root)["used"]["turns_unmeasured"] == 1
 
 
+@pytest.mark.thorough
 def test_the_budget_command_only_reads(place: Place) -> None:
     """It takes a session or a usage error, and leaves the store as it was; also of a tree without a list."""
     root, env = agent(place)

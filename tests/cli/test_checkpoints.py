@@ -301,6 +301,7 @@ def test_the_log_without_a_repository(place: Place) -> None:
     assert [entry["kind"] for entry in place.run("session", "log", session_id, "--json").json] == ["checkpoint"]
 
 
+@pytest.mark.thorough
 def test_the_log_of_a_head_that_moved_back(repository: Place) -> None:
     """A reset makes no commits; that the head moved is told."""
     place = repository
@@ -312,6 +313,7 @@ def test_the_log_of_a_head_that_moved_back(repository: Place) -> None:
     assert (entry["kind"], entry["commit"], entry["turn"]) == ("head", first, 1)
 
 
+@pytest.mark.thorough
 def test_the_log_in_a_worktree(repository: Place) -> None:
     """A worktree has a head of its own, read through its .git file and packed refs."""
     place = repository
@@ -326,6 +328,7 @@ def test_the_log_in_a_worktree(repository: Place) -> None:
     assert [entry["subject"] for entry in found] == ["on the side"]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a repository away")
 def test_a_log_that_git_refuses(repository: Place) -> None:
     """Of a repository that belongs to another user it says why there are no commits, and what helps does."""
@@ -344,6 +347,7 @@ def test_a_log_that_git_refuses(repository: Place) -> None:
     assert (" made" in done.out, done.err) == (True, "")
 
 
+@pytest.mark.thorough
 def test_a_log_whose_repository_is_gone(repository: Place) -> None:
     """The recorded heads are told, though nobody can say what was between them."""
     place = repository

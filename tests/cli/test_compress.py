@@ -68,6 +68,7 @@ def test_a_proven_compaction_is_recorded(place: Place, tool: str) -> None:
     assert (state["phase"], state["turns"], state["context_status"]["is_compacted"]) == ("active", 2, True)
 
 
+@pytest.mark.thorough
 def test_sizes_are_told_where_they_are_known(place: Place) -> None:
     """claude and gemini tell how large the context was and is; the line for people has it too."""
     session_id = _session(place, "claude-code")
@@ -285,6 +286,7 @@ def test_its_files_are_private_and_no_artifacts(place: Place) -> None:
     assert place.run("session", "show", session_id).out.count("was compacted") == 1
 
 
+@pytest.mark.thorough
 def test_one_that_cannot_begin_leaves_no_trace(place: Place) -> None:
     """Where there is no room for its logs nothing is noted, and the next turn finds no compaction that was lost."""
     session_id = _session(place, "codex")

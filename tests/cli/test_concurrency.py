@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.effort import number as often
 from tests.support import Place, Running, wait_for
+
+RACING = often(5, least=3)
 
 
 @pytest.mark.thorough
@@ -29,9 +32,9 @@ def test_many_new_sessions_while_others_read(place: Place) -> None:
 
 
 def race(place: Place, *words: str) -> list[Running]:
-    """Start five runs of the same words, of which those that get through hold until released."""
+    """Start some runs of the same words, of which those that get through hold until released."""
     place.play(*place.hold(), ["say", "done"])
-    return [place.start("run", "--tool", "codex", *words, f"go {number}") for number in range(5)]
+    return [place.start("run", "--tool", "codex", *words, f"go {number}") for number in range(RACING)]
 
 
 def settle(place: Place, started: list[Running]) -> list[int]:
@@ -43,17 +46,18 @@ def settle(place: Place, started: list[Running]) -> list[int]:
 
 
 def test_one_session_one_turn(place: Place) -> None:
-    """Of five resumes of one session one wins; the others are told that it is busy, and leave no trace."""
+    """Of several resumes of one session one wins; the others are told that it is busy, and leave no trace."""
     session_id = place.codex("first").session_id
-    assert settle(place, race(place, "--session", session_id)) == [0, 4, 4, 4, 4]
+    assert settle(place, race(place, "--session", session_id)) == [0] + [4] * (RACING - 1)
     assert place.state(session_id)["turns"] == 2
     assert [e["turn"] for e in place.events(session_id) if e["type"] == "run_started"] == [1, 2]
 
 
+@pytest.mark.thorough
 def test_one_id_one_session(place: Place) -> None:
-    """Of five creations of one id one wins; the others are told that it is busy, and no remains are left."""
+    """Of several creations of one id one wins; the others are told that it is busy, and no remains are left."""
     session_id = "01JH4QWERT1234567890ABCDEF"
-    assert settle(place, race(place, "--session-id", session_id)) == [0, 4, 4, 4, 4]
+    assert settle(place, race(place, "--session-id", session_id)) == [0] + [4] * (RACING - 1)
     assert place.ids() == [session_id]
     assert place.state(session_id)["turns"] == 1
 
@@ -62,7 +66,7 @@ def test_one_id_one_session(place: Place) -> None:
 def test_one_name_one_session(place: Place) -> None:
     """Of five creations of one name one wins; no second session of that name appears, nor remains of one."""
     codes = settle(place, race(place, "--session-id", "nightly"))
-    assert codes == [0, 4, 4, 4, 4]
+    assert codes == [0] + [4] * (RACING - 1)
     (session_id,) = place.ids()
     assert place.state(session_id)["name"] == "nightly"
 

@@ -23,7 +23,7 @@ OLDER = Path(__file__).with_name("old_examples.txt")  # from before `session` co
 SESSION = "01JH4QWERT1234567890ABCDEF"  # which 01JH4Q names
 RETIRED = "01JH4QZZZZ1234567890ABCDEF"  # which it names to restore
 OTHER = "01JH4RWERT1234567890ABCDEF"
-_FEWER = 12  # the quick suite runs one of so many
+_FEWER = 24  # the quick suite runs one of so many
 CODES = {"is-alive": {1}}  # by the words an example contains; all else exits 0
 FILES = {
     "login.py": b"print('login')\n",

@@ -250,6 +250,7 @@ def test_words_of_a_tool_are_redacted(place: Place) -> None:
     assert "\a" not in done.out
 
 
+@pytest.mark.thorough
 def test_configured_tool_that_is_missing(place: Place) -> None:
     """A command that the config names and that is not there is a failure of that tool."""
     config = Path(place.env["XDG_CONFIG_HOME"]) / "csa" / "config.toml"

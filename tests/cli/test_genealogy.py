@@ -185,6 +185,7 @@ def test_garbled_identity_fails_closed(place: Place) -> None:
         assert place.ids() == [session_id]
 
 
+@pytest.mark.thorough
 def test_identity_outside_the_state_root(place: Place) -> None:
     """A record forged outside the state root is no parent, and neither is one under another id."""
     session_id, env = place.agent()

@@ -66,6 +66,7 @@ def test_detached_from_a_hook(repository: Place) -> None:
     assert git(place, "status", "--porcelain") == ""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["--cd", "cd"])
 def test_elsewhere_from_a_hook(repository: Place, how: str) -> None:
     """An agent that a hook starts in another repository commits there."""

@@ -95,6 +95,7 @@ def test_owners_that_cannot_be_told(place: Place, owner: str) -> None:
     assert ask(place, session_id).code == 1
 
 
+@pytest.mark.thorough
 def test_a_lock_that_cannot_be_looked_at(place: Place) -> None:
     """Nobody knows whether such a session runs, and a script must not take it for one that does not."""
     session_id = place.codex("one").session_id

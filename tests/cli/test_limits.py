@@ -108,6 +108,7 @@ def test_a_user_who_changes_the_limit_resumes_with_the_new_one(place: Place) -> 
     assert "max_children" not in place.state(root).get("limits", {})
 
 
+@pytest.mark.thorough
 def test_children_in_other_projects_count(place: Place) -> None:
     """A tree that goes over projects is one tree."""
     other = place.tmp / "other"

@@ -220,6 +220,7 @@ def test_the_current_session(place: Place, store: Store) -> None:
     assert " * " not in place.run("session", "list").out
 
 
+@pytest.mark.thorough
 def test_the_current_session_is_gone(place: Place, store: Store) -> None:
     """A current session that was removed is an error where it is asked for, and no trouble in lists."""
     place.run("switch", "auth")
@@ -280,6 +281,7 @@ def test_tree_that_runs(place: Place) -> None:
     assert running.wait().code == 0
 
 
+@pytest.mark.thorough
 def test_tree_with_filters_keeps_what_is_above(place: Place, store: Store) -> None:
     """A filtered tree shows what fits and, so that it hangs together, what that stands below."""
     lines = place.run("session", "list", "--tree", "--tool", "claude-code").out.splitlines()

@@ -109,6 +109,7 @@ def test_without_a_handoff_it_is_refused(place: Place, tool: str) -> None:
     assert told["turns"] == [1]  # nobody was asked anything in the others
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_fork_becomes_a_handoff(place: Place, tool: str) -> None:
     """A fork of what is gone is told a digest, as one is that the tool cannot copy; and so is the fork when its is."""
@@ -245,6 +246,7 @@ def test_the_interface_has_nothing_to_open(place: Place, tool: str) -> None:
         assert f'csa run --session {session_id[:10]} --tool {tool} "continue"' in terminal.text
 
 
+@pytest.mark.thorough
 def test_another_account_is_another_matter(place: Place) -> None:
     """It is refused as before, with a hint that works."""
     session_id = place.codex("the capital is Ulm").session_id

@@ -60,6 +60,7 @@ def test_every_view(place: Place, columns: int) -> None:
             assert session_id(2)[:10] in text, (words, text)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("store")
 def test_scripts_find_the_id(place: Place) -> None:
     """In a pipe ids are whole and stand first; the name is beside them."""
@@ -97,6 +98,7 @@ def test_messages_and_hints_say_the_name(place: Place, store: Store) -> None:
     assert place.run("rename", session_id(2), "api").err.endswith("hint: csa rename api --clear\n")
 
 
+@pytest.mark.thorough
 def test_deleted_ones_of_one_name(place: Place, store: Store) -> None:
     """A hint to restore one of them has its id; on a terminal a prefix that no other deleted one has."""
     for number in (4, 5):

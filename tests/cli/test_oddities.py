@@ -186,6 +186,7 @@ def test_events_of_odd_values(place: Place, odd: object) -> None:
     assert ("which is not JSON" in str(problems.get(3))) is isinstance(odd, float)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "key"),
     [

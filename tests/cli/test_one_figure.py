@@ -129,6 +129,7 @@ def words_of(usage: Usage) -> str:
     return "cost unknown" if usage.cost_usd is None else cost_of(usage)
 
 
+@pytest.mark.thorough
 def test_a_session_in_two_projects_counts_once(place: Place) -> None:
     """After an import (here: a copy) neither statistics nor totals double."""
     place.play(["usage", 1000, 100], ["say", "ok"])

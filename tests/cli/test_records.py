@@ -56,6 +56,7 @@ def test_damaged_state(place: Place) -> None:
     assert place.run("run", "--last", "more").session_id == good
 
 
+@pytest.mark.thorough
 def test_missing_state(place: Place) -> None:
     """A session directory without a record is damaged too, and nothing is put there."""
     place.codex("good")

@@ -42,6 +42,7 @@ def test_the_last_prompt_again(place: Place, seen: Path) -> None:
     assert place.run("retry", "nobody").code == 3
 
 
+@pytest.mark.thorough
 def test_a_prompt_that_looks_like_stdin(place: Place, seen: Path) -> None:
     """A `-` that was sent is sent again as it was; stdin that is not read is named with a way to read it here."""
     place.codex("x", "--name", "api")

@@ -181,6 +181,7 @@ def test_last_line_without_newline(place: Place) -> None:
     assert (done.code, done.out) == (0, "done\n")
 
 
+@pytest.mark.thorough
 def test_last_line_cut_in_the_middle(place: Place) -> None:
     """A line cut in its middle is kept as it is, and is no success."""
     place.play(["say", "done"], ["no-finish"], ["emit-partial", '{"type":"turn.comp'], ["exit", 0])

@@ -94,6 +94,7 @@ def test_silent_open_stdin_does_not_block(place: Place, seen: Path) -> None:
     running.process.stdin.close()
 
 
+@pytest.mark.thorough
 def test_unread_stdin_is_told(place: Place, seen: Path) -> None:
     """Bytes on stdin that are no part of the prompt get one warning."""
     assert place.run("run", "--tool", "codex", "review", stdin=b"a diff\n").err.count(UNREAD) == 1
@@ -169,6 +170,7 @@ def test_missing_prompt_file(place: Place) -> None:
     assert "gone.md" in done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [["--prompt-file", ""], ["--prompt-file", "", "hello"], ["--tool", "", "hello"]])
 def test_an_empty_word_is_not_none(place: Place, words: list[str]) -> None:
     """A variable that is empty by mistake is told, and stdin is not read for it."""

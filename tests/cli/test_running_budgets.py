@@ -87,6 +87,7 @@ def test_a_time_budget_ends_turns_at_the_moment(place: Place) -> None:
     assert 6 <= spent < 6 + 8  # until both have ended: TERM, a grace, the guardian's sweep
 
 
+@pytest.mark.thorough
 def test_no_budget_no_watching(place: Place) -> None:
     """A turn that no budget binds looks at nothing."""
     place.play(["step", 10**9, 0], ["say", "done"])

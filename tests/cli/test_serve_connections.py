@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from tests.serving import API, Server, serving
-from tests.support import PATIENCE_S, Place, wait_for
+from tests.support import PATIENCE_S, Place, allowing, wait_for
 
 
 def connect(server: Server) -> socket.socket:
@@ -33,7 +33,7 @@ def test_who_asks_nothing_keeps_nobody_out(server: Server) -> None:
                 assert server.ask("GET", "/health").status == 200
         began = time.monotonic()
         assert server.ask("GET", "/health").status == 200
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < allowing(2)
         server.start()
         assert next(events).name == "changes"  # one with a request is not dropped
 
@@ -56,7 +56,7 @@ def test_a_request_has_to_come_in_time(server: Server, beginning: bytes) -> None
                         raise BrokenPipeError("Broken pipe")
                 except TimeoutError:
                     continue
-        assert 5 < time.monotonic() - began < 15
+        assert 5 < time.monotonic() - began < allowing(15)
 
 
 @pytest.mark.thorough
@@ -74,7 +74,7 @@ def test_the_streams_of_a_revoked_token_end(place: Place, server: Server) -> Non
         began = time.monotonic()
         while answer.readline():
             pass
-        assert time.monotonic() - began < 17
+        assert time.monotonic() - began < allowing(17)
         connection.close()
         server.start()
         assert next(others).name == "changes"

@@ -79,6 +79,7 @@ def test_state_root_behind_a_symlink(place: Place) -> None:
     assert sorted(item["depth"] for item in place.run("session", "list", "--json").json) == [0, 1]
 
 
+@pytest.mark.thorough
 def test_deleted_directory(place: Place) -> None:
     """A start directory that is gone is said in a sentence, by every command."""
     gone = place.tmp / "gone"

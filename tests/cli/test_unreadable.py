@@ -234,6 +234,7 @@ def test_views(place: Place, broken: Path) -> None:
     assert str(broken) in place.run("ps", "--all").out
 
 
+@pytest.mark.thorough
 def test_doctor(place: Place, broken: Path) -> None:
     """Doctor counts it among the damaged."""
     done = place.run("doctor", "--json")

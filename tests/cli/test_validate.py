@@ -153,6 +153,7 @@ def test_an_answer_is_made_anew(place: Place) -> None:
     assert place.run("session", "repair", session_id).out == "Nothing to repair\n"
 
 
+@pytest.mark.thorough
 def test_genealogy_is_salvaged(place: Place) -> None:
     """The rebuilt record of a child keeps its parent and limits, where their lines can be read."""
     parent, environ = place.agent()
@@ -184,6 +185,7 @@ def test_compactions_are_known_again(place: Place, goes_on: bool) -> None:  # no
     assert after["context_status"]["last_compacted_at"][:16] == before["context_status"]["last_compacted_at"][:16]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["newer", "copied", "no transcript", "middle"])
 def test_what_cannot_be_proven_is_left(place: Place, how: str) -> None:
     """A newer csa's record, a copied directory, a state without transcript, a broken line in the middle: untouched."""

@@ -128,6 +128,7 @@ def test_stopping_and_going_on(place: Place) -> None:
         ends_clean(terminal, 0)
 
 
+@pytest.mark.thorough
 def test_watch_without_colour(place: Place) -> None:
     """Under NO_COLOR the view is redrawn as ever, without colours or bold; what is selected is in reverse."""
     place.codex("one")
@@ -138,6 +139,7 @@ def test_watch_without_colour(place: Place) -> None:
         assert set(re.findall(r"\x1b\[([\d;]*)m", terminal.output)) == {"0", "0;7"}
 
 
+@pytest.mark.thorough
 def test_a_dumb_terminal_is_not_redrawn(place: Place) -> None:
     """Where the cursor cannot be moved `--watch` is refused with a hint, and `top` prints once."""
     place.codex("one")

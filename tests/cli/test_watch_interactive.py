@@ -149,6 +149,7 @@ def test_what_ran_before_is_spared(place: Place, *, is_killed: bool) -> None:
         assert is_as_before(terminal)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_it_is_ended_by_a_signal(place: Place, number: signal.Signals, code: int) -> None:
     """A signal ends the tool; the screen and the terminal's settings are given back although the tool did not."""
@@ -203,6 +204,7 @@ def test_it_is_killed_with_its_guardian_stopped(place: Place) -> None:
     assert place.processes() == {}
 
 
+@pytest.mark.thorough
 def test_a_killed_csa_disturbs_no_shell(place: Place) -> None:
     """A terminal to which somebody has given settings of his own meanwhile keeps them when csa is killed."""
     session_id = place.codex("hello").session_id

@@ -15,7 +15,7 @@ from csa.store.sessions import Store
 from tests.cli.terminal import Terminal
 from tests.conftest import ForeignWriter
 from tests.store.support import child
-from tests.support import Json, Place, Running, children_of, is_running, wait_for
+from tests.support import PATIENCE_S, Json, Place, Running, children_of, is_running, wait_for
 
 FOREIGN = "01JH4QWERT1234567890ABCDEF"
 HOLD_THE_LOCK = """
@@ -122,7 +122,7 @@ def test_kill_of_a_supervisor_that_does_not_react(place: Place, write_foreign: F
         assert deaf.hear() == "ready"
         done = place.run("session", "kill", FOREIGN, "--timeout", "0.3")
         assert (done.code, "its supervisor was killed too" in done.out) == (0, True)
-        assert deaf.process.wait(5) == -signal.SIGKILL
+        assert deaf.process.wait(PATIENCE_S) == -signal.SIGKILL
 
 
 @pytest.mark.thorough

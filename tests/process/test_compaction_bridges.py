@@ -103,6 +103,7 @@ def test_gemini_is_told_once_and_correctly(bridges: Bridges) -> None:
     assert lines[-1] == {"type": "compressed", "session": UNKNOWN, "tokens_before": 9645, "tokens_after": 199}
 
 
+@pytest.mark.thorough
 def test_gemini_that_will_not_start(bridges: Bridges) -> None:
     """Its last words say why."""
     bridges.gemini()
@@ -148,7 +149,7 @@ def test_term_ends_gemini_too(bridges: Bridges) -> None:
     process = bridges.start(argv, order)
     wait_for(ready.exists, "gemini compresses")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=5)
+    process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGTERM
     wait_for(lambda: not processes_of(Path(os.environ["HOME"])), "nothing is left", within_s=3)
 

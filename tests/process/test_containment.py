@@ -115,6 +115,7 @@ def locker(lock: Path) -> str:
     return shlex.join([sys.executable, "-I", "-S", "-c", LOCKER, str(lock)])
 
 
+@pytest.mark.thorough
 def test_leftovers_are_asked_first(place: Place) -> None:
     """What a tool leaves behind gets TERM and a moment, so that it removes its lock files."""
     lock = place.project / "gc.log.lock"
@@ -175,7 +176,7 @@ def test_nested_supervisor_ends_cancelled(place: Place, tool: str, number: int, 
     (inner,) = set(place.ids()) - {outer}
     running.signal(number)
     running.process.wait(20)
-    place.wait_until_empty(within_s=4)
+    place.wait_until_empty(within_s=6)
     assert place.last_event(inner)["status"] == "cancelled"
     assert place.status(outer) == ("lost" if number == signal.SIGKILL else "cancelled")
 

@@ -473,6 +473,7 @@ def test_a_signal_while_the_on_finish_command_runs(place: Place, words: list[str
     assert place.status(place.ids()[0]) == "succeeded"
 
 
+@pytest.mark.thorough
 def test_owner_records_of_before(place: Place) -> None:
     """A lock's record without the key `detached` is read as one of a turn in the foreground."""
     place.play(*place.hold(), ["say", "done"])

@@ -291,6 +291,7 @@ def test_stopped_guardian_goes_on(place: Place) -> None:
     assert anyio.run(scenario) == (ToolExit(None, signal.SIGTERM), 1)
 
 
+@pytest.mark.thorough
 def test_many_at_once(place: Place) -> None:
     """Ten tools side by side end each with its own code, and the end of one does not disturb another."""
 

@@ -73,6 +73,7 @@ def test_a_checkup(place: Place) -> None:
     assert heard == expected
 
 
+@pytest.mark.thorough
 def test_a_reader_of_its_output(place: Place) -> None:
     """A child that the shell has left to csa, and that csa writes to, gets the answer to the end."""
     answer = place.tmp / "answer"
@@ -134,6 +135,7 @@ def test_children_of_the_shell(place: Place, *, is_killed: bool) -> None:
     assert running == [True, True, False]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nsenter"), reason="only root makes a container of his own")
 def test_first_process_of_a_container(place: Place) -> None:
     """As PID 1 csa adopts the orphans of all; when its guardian is killed, it ends those of its tool alone."""

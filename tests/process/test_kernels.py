@@ -64,6 +64,7 @@ def test_a_kernel_without_pidfds(place: Place, calls: str, error: str) -> None:
     assert place.run("session", "list", "--json").json[0]["status"] == "succeeded"
 
 
+@pytest.mark.thorough
 def test_a_pidfd_that_takes_no_signal(place: Place) -> None:
     """Where a filter forbids only that, signals go by pid: a turn is ended all the same."""
     place.play(*place.hold(), ["say", "done"])
@@ -136,6 +137,7 @@ def test_a_file_system_without_flock(place: Place, error: str) -> None:
     assert [check["status"] for check in checks if check["name"] == "locks"] == ["warn"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("limit", [9, 14, 20])
 def test_too_few_descriptors(place: Place, limit: int) -> None:
     """A turn that could begin, but not be attended to, is refused: it is not counted, and nothing is lost."""

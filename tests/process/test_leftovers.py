@@ -71,6 +71,7 @@ def test_the_journal_names_what_has_no_environment(place: Place) -> None:
     assert not is_running(survivor)
 
 
+@pytest.mark.thorough
 def test_a_reused_pid_is_no_leftover(place: Place) -> None:
     """A journalled pid that now belongs to another process, told by its start time, is not touched."""
     session_id = place.codex("go").session_id
@@ -138,6 +139,7 @@ def test_keep_background(place: Place) -> None:
     place.wait_until_empty(within_s=2)
 
 
+@pytest.mark.thorough
 def test_a_turn_that_is_cancelled_keeps_nothing(place: Place) -> None:
     """--keep-background is for turns that end by themselves: a cancelled one is swept like any other."""
     place.play(["spawn-grandchild", "exec setsid sleep 600"], *place.hold())

@@ -98,6 +98,7 @@ async def fail_in(turn: csa.Turn) -> None:
                 raise ZeroDivisionError
 
 
+@pytest.mark.thorough
 def test_leaving_the_block_keeps_the_session(place: Place) -> None:
     """Who leaves the block by an exception gets that, and a cancelled turn in a session that can be continued."""
     place.play(["say", "first"], ["sleep", 60])

@@ -17,6 +17,7 @@ from csa_adapters.opencode import BRIDGE
 from csa_adapters.opencode_server import address_in
 
 from tests.conftest import processes_of
+from tests.support import allowing
 
 Json = dict[str, Any]
 UNKNOWN = "ses_e072d4ba1ffebBlWdt2CHPjKfj"
@@ -144,6 +145,7 @@ def test_a_resume_elsewhere_runs_and_is_heard_in_the_sessions_directory(bridge: 
     assert "text" in types_of(after)
 
 
+@pytest.mark.thorough
 def test_an_unknown_session_is_an_error_and_not_a_new_one(bridge: Bridge) -> None:
     """Nothing is asked of the model."""
     code, lines = bridge.run(session=UNKNOWN)
@@ -188,7 +190,7 @@ def test_a_retry_that_is_too_far_away_ends_the_turn(bridge: Bridge) -> None:
     bridge.play(["retry", "429", 12], ["sleep", 600])
     began = time.monotonic()
     code, lines = bridge.run()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < allowing(15)
     assert (code, types_of(lines)) == (1, ["session", "retry", "error"])
     assert lines[-1]["error"]["name"] == "RetriesEndedError"
     assert lines[-1]["error"]["data"]["retryAfterS"] > 4000
@@ -237,7 +239,7 @@ def test_a_signal_aborts_the_turn_and_its_shells(
     began = time.monotonic()
     process.communicate(timeout=10)
     assert process.returncode == 128 + number
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < allowing(2.5)
     assert processes_of(hermetic.home) == {}
 
 
@@ -294,6 +296,7 @@ def test_an_ephemeral_turn_is_not_kept(bridge: Bridge) -> None:
     assert bridge.run(session=lines[0]["sessionID"])[0] == 1
 
 
+@pytest.mark.thorough
 def test_a_sub_agents_step_is_told_as_usage_alone(bridge: Bridge) -> None:
     """Its words stay its own; what it has used belongs to the turn."""
     bridge.play(["usage", 50, 5, 0], ["delegate", "inner"], ["say", "done"])
@@ -326,6 +329,7 @@ def test_steps_that_lead_nowhere_end_the_turn(bridge: Bridge, reason: str) -> No
     assert reason in lines[-1]["error"]["data"]["message"]
 
 
+@pytest.mark.thorough
 def test_steps_that_call_tools_may_be_many(bridge: Bridge) -> None:
     """A provider that names no reasons is no matter where something is done."""
     step: list[list[Any]] = [["call", "pwd", "/", 0], ["end-step", "unknown"]]

@@ -81,6 +81,7 @@ def test_the_tool_gets_its_prompt_before_the_event_loop_is_loaded(place: Place) 
     assert place.ready.stat().st_mtime_ns <= (place.tmp / "watched").stat().st_mtime_ns
 
 
+@pytest.mark.thorough
 def test_a_prompt_that_no_pipe_holds(place: Place) -> None:
     """What there was no room for is written by the event loop, and nothing twice."""
     prompt = "".join(f"{number}\n" for number in range(60_000))
@@ -111,6 +112,7 @@ def test_a_signal_twice_before_the_event_loop(place: Place) -> None:
     place.wait_until_empty(within_s=2)
 
 
+@pytest.mark.thorough
 def test_sigkill_before_the_event_loop(place: Place) -> None:
     """The tool ends with csa; the session resolves, is lost, and goes on."""
     place.play(*place.hold(), ["say", "never"])
@@ -123,6 +125,7 @@ def test_sigkill_before_the_event_loop(place: Place) -> None:
     assert place.run("run", "--session", session_id, "go on").out == "again\n"
 
 
+@pytest.mark.thorough
 def test_whose_a_session_is_before_the_event_loop(place: Place) -> None:
     """What names the sessions of a tool has a running one from its beginning on, and a lost turn's tool goes on."""
     place.script({"match": "go on", "do": [["say", "again"]]}, {"match": "hello", "do": [["say", "never"]]})

@@ -104,6 +104,7 @@ def test_kill_ends_the_waiting(place: Place) -> None:
     assert running.wait().code == 8
 
 
+@pytest.mark.thorough
 def test_a_fallback_goes_first(place: Place) -> None:
     """Only where no other tool can go on is the quota waited for."""
     place.script(USED_UP, {"match": "", "tool": "claude-code", "do": [["say", "by claude"]]})
@@ -134,6 +135,7 @@ def test_the_time_limit_does_not_count_it(place: Place) -> None:
     assert done.code == 0, done.err
 
 
+@pytest.mark.thorough
 def test_another_model_of_the_same_tool(place: Place) -> None:
     """A fallback may be the tool itself, with another model."""
     place.script({"match": "", "times": 1, "do": [["fail", "quota"]]}, {"match": "", "do": [["say", "small"]]})
@@ -174,6 +176,7 @@ def test_a_detached_turn_survives_its_supervisor(place: Place, command: tuple[st
     assert place.state(session_id)["turns"] == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", [("session", "kill", "-s"), ("run", "--tool", "codex", "continue where", "-s")])
 def test_an_order_that_is_not_wanted_any_more(place: Place, command: tuple[str, ...]) -> None:
     """Who ends the session, or goes on in it, has decided what becomes of it."""

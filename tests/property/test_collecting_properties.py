@@ -132,14 +132,14 @@ def test_what_is_named_is_what_goes(kinds: list[Kind], retired: list[Kind], rule
                 locks.enter_context(acquire_lock(paths.session_lock))
         before = snapshot(store.path)
 
-        plan = plan_collection(store, rule, NOW)
+        plan = plan_collection(client.context, store, rule, NOW)
         named = preview(plan)
         assert snapshot(store.path) == before
 
         expected = {p.root.name for p, kind in zip(made, kinds, strict=True) if is_to_go(kind, rule)}
         taken = {item.session_id for item in [*named.retired, *named.purged] if item.reason != "retired"}
         assert taken == expected
-        report = carry_out(client.context, plan_collection(store, rule, NOW), "session clean")
+        report = carry_out(client.context, plan_collection(client.context, store, rule, NOW), "session clean")
         assert not report.failures
         ended = {item.session_id for item in [*report.retired, *report.purged] if item.reason != "retired"}
         assert ended == expected
@@ -174,7 +174,9 @@ def test_retired_sessions_are_kept_for_the_time_to_undo(kinds: list[tuple[Kind, 
             is_of_tools = not rule.tools or (bool(kind.tools) and set(kind.tools) <= rule.tools)
             if since >= DAY * LIMIT_DAYS or (rule.purge and is_of_tools):
                 expected.add(paths.root.name)
-        assert {item.session_id for item in preview(plan_collection(store, rule, NOW)).purged} == expected
-        carry_out(client.context, plan_collection(store, rule, NOW), "gc")
+        assert {
+            item.session_id for item in preview(plan_collection(client.context, store, rule, NOW)).purged
+        } == expected
+        carry_out(client.context, plan_collection(client.context, store, rule, NOW), "gc")
         left = {session_id for session_id in every if store.retired_paths(session_id).root.exists()}
         assert every - left == expected

@@ -18,6 +18,7 @@ from csa.model.state import (
     render_state,
 )
 from csa.model.usage import Usage, counted
+from csa.store.tomlfile import render_toml
 
 ID = "01JH4QWERT1234567890ABCDEF"
 PARENT = "01JH4QWERT0000000000000000"
@@ -246,3 +247,10 @@ def test_what_another_implementation_leaves_out_and_adds() -> None:
     assert render_state(state)["turn_count"] == 3
     assert parse_state(minimal(total_token_usage={"total_tokens": 7})).usage == Usage(7, turns_unpriced=1)
     assert "turn_count" not in {key for key, value in render_state(parse_state(minimal())).items() if value is not None}
+
+
+def test_a_session_without_worktree_has_no_table_of_it() -> None:
+    """Lists of ten thousand sessions tell by the bytes of their records which of them have one."""
+    text = render_toml(render_state(parse_state(minimal())))
+    assert b"worktree" not in text
+    assert b"[task]" not in text

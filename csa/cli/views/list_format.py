@@ -54,6 +54,8 @@ FIELDS: Mapping[str, Callable[[View, SessionInfo], object]] = {
     "created": _of_state(lambda state: _clock(state.created_at)),
     "project": lambda _, info: info.project,
     "branch": _of_state(lambda state: state.branch),
+    "worktree": _of_state(lambda state: state.worktree and state.worktree.path),
+    "landed": _of_state(lambda state: state.worktree and state.worktree.landed),
     "owner": _of_state(lambda state: state.owner),
     "parent": lambda _, info: info.parent,
     "depth": _of_state(lambda state: state.depth),

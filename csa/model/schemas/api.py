@@ -40,6 +40,8 @@ _NEW: Mapping[str, Schema] = {
     "session_id": text("a ULID, a UUID or a name: if there is such a session, it is returned, and nothing is started"),
     "name": text("a name, unique in the project"),
     "description": text("one line of description"),
+    "worktree": text("work in a new git worktree, on the branch `csa/` and this; empty: named by the session's id"),
+    "with_changes": flag("begin it with what is not committed in `directory`, too"),
 }
 _ITEM = record(
     {

@@ -17,7 +17,18 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import BRANCH, MIRROR, OLD_ERROR, OWNER, PIECES, REPLAYED_FROM, known, old_id, words
+from csa.model.schemas.shared import (
+    BRANCH,
+    MIRROR,
+    OLD_ERROR,
+    OWNER,
+    PIECES,
+    REPLAYED_FROM,
+    WORKTREE,
+    known,
+    old_id,
+    words,
+)
 
 _TOOL_STATE = known(
     "provider_session_id model",
@@ -71,6 +82,7 @@ CARD = known(
         "last_compacted_at": maybe(moment("when")),
         "owner": OWNER,
         "branch": BRANCH,
+        "worktree": WORKTREE,
         "permission": maybe(text("what its agent may do: `read-only`, `edit` or `full`")),
         "ask": maybe(flag("whether its agents may ask for what is denied; null is as configured")),
         "shared": maybe(flag("whether other tools may work in it; null is as configured")),

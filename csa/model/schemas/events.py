@@ -284,6 +284,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "peak_rss_bytes": maybe(integer("the most memory its processes used")),
                 "denied": texts("what the agent was denied"),
                 "head": maybe(text("the project's commit")),
+                "commit": text("the commit that csa has made of what the turn had left in the session's worktree"),
                 "output": anything("the answer's value, if a schema asked for one and it conforms"),
                 "started_at": moment("when it began"),
                 "finished_at": moment("when it ended"),
@@ -292,7 +293,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "by": text("the other program that ran the turn"),
             },
             optional="model provider_session_id tool_exit_code signal stop_reason error summary duration_s usage "
-            "peak_rss_bytes denied head output started_at finished_at chain totals by",
+            "peak_rss_bytes denied head commit output started_at finished_at chain totals by",
         ),
     ),
     "parked": (

@@ -123,6 +123,10 @@ TOOLS: tuple[McpTool, ...] = (
                 "permission": one_of("what the sub-agent may do, at most what you may", "read-only", "edit", "full"),
                 "schema": {"type": "object", "description": "a JSON Schema that the answer has to conform to"},
                 "directory": text("the absolute path of the directory to work in; by default the one csa runs in"),
+                "worktree": text(
+                    "have the new session work in a git worktree of its own, on the new branch `csa/` and this name; "
+                    "empty: named by its id. What it leaves there is committed, and `csa land` brings it in"
+                ),
                 "timeout_s": number("seconds after which the sub-agent is ended"),
                 "budget_tokens": integer("tokens that it and all it starts may use"),
                 "detach": flag("let it go on when you end"),

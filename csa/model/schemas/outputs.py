@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from csa.model.landed import STATES as LANDED_STATES
 from csa.model.schemas.events import CHAIN
 from csa.model.schemas.kit import (
     anything,
@@ -19,7 +20,7 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import BRANCH, MIRROR, OLD_ERROR, VOCABULARY, known, old_id, words
+from csa.model.schemas.shared import BRANCH, MIRROR, OLD_ERROR, VOCABULARY, WORKTREE, known, old_id, words
 
 _AMOUNTS = {
     "tokens": maybe(integer("input and output tokens")),
@@ -43,6 +44,8 @@ RESULT = known(
         "error": maybe(ref("turn_error", "why the turn did not succeed; null if it did, or was cancelled")),
         "tool_exit_code": maybe(integer("the tool's own exit code")),
         "denied": texts("what the agent was denied"),
+        "head": maybe(text("the project's commit when the turn had ended; of a session with a worktree, its last one")),
+        "commit": maybe(text("the one that csa has made of what the turn had left in the session's worktree")),
         "artifacts": texts("the files it left in the session's output"),
         "chain": CHAIN,
     },
@@ -56,6 +59,20 @@ PLAN = record(
         "transport": text("how csa would talk to it"),
         "command": text("the command line, for a shell"),
         "cwd": text("its working directory"),
+        "worktree": maybe(
+            record(
+                {
+                    "path": text("its directory"),
+                    "branch": text("its branch"),
+                    "base": text("the commit that it would begin with"),
+                    "target": maybe(text("the branch of the checkout; null if its head is detached")),
+                    "setup": maybe(text("the command that would prepare it")),
+                    "with_changes": flag("whether it would begin with what is not committed, too"),
+                    "dirty": texts("what is not committed in the checkout"),
+                },
+                "the worktree that would be made for the session; null if none would",
+            )
+        ),
         "permission": text("what the agent may do"),
         "effort": maybe(text("the reasoning effort asked for")),
         "schema": maybe(one_of("how the answer would be held to a schema", "native", "asked")),
@@ -137,6 +154,7 @@ SESSION = known(
         "merged_from": texts("the sessions whose histories it began with"),
         "merged_into": texts("the sessions of the project that began with its history and others"),
         "branch": BRANCH,
+        "worktree": WORKTREE,
         "error": OLD_ERROR,
     },
 )
@@ -264,5 +282,48 @@ REMOTE = record(
         "heard_s": maybe(number("how many seconds ago that was")),
         "skew_s": maybe(number("how many seconds its clock is ahead")),
         "error": maybe(text("why it was not reached")),
+    }
+)
+_LANDED = {
+    "commits": integer("how many commits are in the history"),
+    "added": maybe(integer("lines that they add; null if others' work is in all of them")),
+    "removed": maybe(integer("lines that they remove; likewise")),
+    "sessions": integer("how many sessions had a turn"),
+    "turns": integer("how many turns"),
+    "usage": ref("usage", "tokens and cost"),
+    "time_s": VOCABULARY["time_s"],
+}
+_WORKS = {"works": integer("how many works"), **_LANDED}
+LANDED = record(
+    {
+        "since": maybe(moment("from when")),
+        "histories": each(
+            record(
+                {
+                    **words("project"),
+                    "directory": text("the checkout"),
+                    "branch": maybe(text("its branch; null if none is checked out")),
+                    "head": text("its commit"),
+                }
+            ),
+            "where commits were looked for",
+        ),
+        "works": each(
+            record(
+                {
+                    **words("session_id name description project parent_session_id"),
+                    "task": maybe(text("the plan's task")),
+                    "state": one_of("what has become of it", *LANDED_STATES),
+                    "attempts": texts("the sessions with its worktrees, oldest first"),
+                    **_LANDED,
+                    "commits": texts("its commits in the history"),
+                    "shared_commits": texts("those of them that hold others' work as well"),
+                }
+            ),
+            "the works, newest first; those that a work has started follow it",
+        ),
+        "landed": record(_WORKS, "the sum of what is in the history; a commit counts once"),
+        "not_landed": record(_WORKS, "the sum of what is not"),
+        "notes": texts("what could not be told"),
     }
 )

@@ -88,6 +88,7 @@ def old_id() -> Schema:
 
 
 BRANCH = maybe(text("the git branch the session was created on"))
+WORKTREE = maybe(ref("worktree", "its own worktree; null if it has none"))
 OWNER = maybe(text("the user, as user@host"))
 OLD_ERROR = old(maybe(text("")), "fault.message")
 _USAGE = {
@@ -104,8 +105,8 @@ _ERROR_KIND = text(
 )
 _TURN_ERROR_KIND = text(
     "`auth`, `rate_limit`, `quota`, `overloaded`, `network`, `server`, `invalid_request`, `context_overflow`, "
-    "`permission`, `protocol`, `spawn`, `internal`, `fenced`, `unknown_conversation`, `budget`, `invalid_output`, "
-    "`timeout` or `idle_timeout`; where csa could not even look, the kind of an [error](#error)"
+    "`permission`, `protocol`, `spawn`, `setup`, `internal`, `fenced`, `unknown_conversation`, `budget`, "
+    "`invalid_output`, `timeout` or `idle_timeout`; where csa could not even look, the kind of an [error](#error)"
 )
 _ERROR_MESSAGE = text("what went wrong, as a sentence")
 _MESSAGE = {
@@ -135,6 +136,32 @@ PIECES: Mapping[str, Schema] = {
         _USAGE,
         "Tokens and cost of one turn; the last two keys are left out if they are 0.",
         optional="turns_unmeasured turns_unpriced",
+    ),
+    "worktree": record(
+        {
+            "path": text("its directory"),
+            "branch": text("its branch"),
+            "base": text("the commit that the session's own work begins after"),
+            "checkout": text("the work tree that it was made from, where its work is to land"),
+            "target": maybe(text("the branch that was checked out there; null if the head was detached")),
+            "number": integer("`CSA_WORKTREE`: a number of its own among those of the project"),
+            "setup": maybe(text("the command that prepares it")),
+            "landed": maybe(text("the last commit of the work when it was landed; null if it was not")),
+            "is_ready": flag("that command has succeeded, or there is none"),
+            "landed_at": maybe(moment("when")),
+            "refused": maybe(
+                record(
+                    {
+                        "kind": one_of("what was in the way", "conflict", "markers", "check", "hook"),
+                        "files": texts("the files in conflict, or with conflict markers"),
+                        "onto": maybe(text("the commit that it was to follow")),
+                        "message": text("the last lines of what the check or the hook said"),
+                    },
+                    "why its work could not be landed, or committed, last",
+                )
+            ),
+        },
+        "The git worktree of a session (docs/worktrees.md).",
     ),
     "error": record(
         {
@@ -168,7 +195,7 @@ PIECES: Mapping[str, Schema] = {
             "id": old_id(),
             "action": one_of("to the trash, or for good", "retire", "purge"),
             "reason": text(
-                "why: `old`, `expired`, `ephemeral`, `damaged`, `retired`, `remains`, `runtime` or `backup`"
+                "why: `old`, `expired`, `ephemeral`, `damaged`, `retired`, `remains`, `runtime`, `backup` or `worktree`"
             ),
             "tools": texts("the tools that worked in it"),
         },

@@ -82,6 +82,38 @@ COMPACTION = record(
         "last_compacted_at": maybe(moment("when the conversation was last compacted")),
     },
 )
+LANDED = record(
+    {
+        **words("session_id"),
+        "status": one_of(
+            "what became of its work: `already` (it was in the checkout), `would_land` and `would_refuse` in a dry run",
+            *("landed", "already", "nothing", "refused", "not_tried", "would_land", "would_refuse"),
+        ),
+        "into": maybe(text("the checkout; null if nothing was done, like the next three")),
+        "branch": maybe(text("the branch that is checked out there; null if its head is detached")),
+        "onto": maybe(text("its commit before")),
+        "head": maybe(text("and after")),
+        "commits": texts("those that it got, oldest first"),
+        "files": texts("what has changed"),
+        "conflicts": texts("the files in conflict, or with conflict markers"),
+        "in_way": texts("in a dry run: the files that you have changed, and that would change"),
+        "warnings": texts("what else to know"),
+        "others": each(
+            record(
+                {
+                    "commit": text("the commit"),
+                    "subject": text("its first line"),
+                    "session_id": maybe(text("the session whose work it was")),
+                }
+            ),
+            "the commits that have changed the files in conflict meanwhile, newest first",
+        ),
+        "is_squashed": flag("the work is one commit now"),
+        "is_dropped": flag("its worktree was removed"),
+        "said": maybe(text("the last lines of the check, or of the hook that refuses")),
+        "error": maybe(ref("error", "why it is not landed; `kind` is also `conflict`, `markers`, `check` or `hook`")),
+    },
+)
 _CHECKPOINT = {
     "commit": text("the checkpoint's commit"),
     "turn": integer("the last turn it covers; 0: none"),
@@ -202,6 +234,10 @@ CLEANED = known(
             "damaged sessions, which stay",
         ),
         "running": texts("the ids of sessions that stay because they are running"),
+        "kept": each(
+            known("session_id project", {"why": text("what of its work has not landed")}),
+            "sessions that stay although they are old enough, because of what is in their worktrees",
+        ),
         "retired_bytes": integer("the size of what went to the trash"),
         "freed_bytes": integer("the size of what was deleted for good"),
         "failures": texts("what could not be deleted"),
@@ -258,6 +294,10 @@ TEMPLATE = known(
         "variables": texts("what `--var` must give"),
         "effort": maybe(text("the reasoning effort to ask for")),
         "permission": maybe(text("what the agent may do")),
+        "worktree": {
+            "type": ["boolean", "string", "null"],
+            "description": "whether new sessions get a git worktree, or what names its branch",
+        },
         "system": maybe(text("text for the tool's system prompt")),
         "opening": maybe(text("text that comes before the first prompt of a session")),
         "schema": maybe(text("a JSON Schema, as JSON, that answers must conform to")),

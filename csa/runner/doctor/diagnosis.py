@@ -6,6 +6,7 @@ Nothing is changed, except that a lock is tried in a file of its own in the stat
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from csa.runner.doctor.tool_checks import ToolFinding, ask_version, find_tools, 
 from csa.runner.environment import base_environment
 from csa.runner.toolbox import check_config, choose_tool, installed_agents, loadable_adapters
 from csa.store.configfile import config_layers
+from csa.store.worktrees import OLDEST_GIT
 from csa.structs import Struct, replace
 
 
@@ -114,6 +116,11 @@ async def _check_git(context: Context, *, limit_s: float) -> Check:
     answer = await ask_version((path, "--version"), str(context.directory), environment, limit_s=limit_s)
     if answer.problem:
         return Check("setup", "git", "warn", f"{path} {answer.problem}", f"check the output of `{path} --version`")
+    found = re.search(r"(\d+)\.(\d+)", answer.version or "")
+    if found and (int(found[1]), int(found[2])) < OLDEST_GIT:
+        oldest = ".".join(map(str, OLDEST_GIT))
+        detail = f"{answer.version}, {path}: too old for csa run --worktree, which needs {oldest}"
+        return Check("setup", "git", "warn", detail, f"install git {oldest} or newer")
     return Check("setup", "git", "ok", f"{answer.version}, {path}")
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from csa.errors import DeniedError, StateError
 from csa.model.check import Check
 from csa.ownership import explain_denial
+from csa.paths import NEW_PREFIX, SESSION_DIRECTORIES, SESSIONS
 from csa.runner.doctor.place_checks import EXIT_STATE, check_places
 from csa.runner.turns.leftovers import find_leftovers
 from csa.store.locks import acquire_lock, is_locked, place_flock
 from csa.store.searchindex import has_index, look_at
 from csa.store.sessions import Store
+from csa.store.statefile import load_state
 from csa.store.survey import Survey, survey
 
 SURVEY_LIMIT_S = 5.0
@@ -38,6 +40,7 @@ def check_store(store: Store) -> list[Check]:
         check_places(store),
         _check_sessions(found),
         *([_check_remains(found)] if found.remains else []),
+        *([check_worktrees(found)] if found.worktrees else []),
         *check_index(root),
         *check_leftovers(root),
     ]
@@ -148,6 +151,38 @@ def _check_remains(found: Survey) -> Check:
     what = f"{_plural(len(found.remains), 'directory', 'directories')} left by interrupted starts or deletions"
     words = " ".join(shlex.quote(str(path)) for path in found.remains[:_SHOWN])
     return Check("state", "remains", "warn", what, f"rm -r {words}{' ...' if len(found.remains) > _SHOWN else ''}")
+
+
+def check_worktrees(found: Survey) -> Check:
+    """Check that git knows the sessions' worktrees, and that they have sessions. git is not run."""
+    problems = [f"{path}: {problem}" for path in found.worktrees if (problem := _worktree_problem(path))]
+    size = f"{'' if found.is_size_whole else 'more than '}{size_words(found.worktrees_bytes)}"
+    what = f"{_plural(len(found.worktrees), 'worktree')}, {size}"
+    if not problems:
+        return Check("state", "worktrees", "ok", what)
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    step = "csa repair SESSION for one that git does not know; csa gc for one whose session is gone"
+    return Check("state", "worktrees", "warn", "\n".join([what, *problems[:_SHOWN], *more]), step)
+
+
+def _worktree_problem(path: Path) -> str | None:
+    root = path.parents[1]
+    names = (*(f"{each}/{path.name}" for each in SESSION_DIRECTORIES), f"{SESSIONS}/{NEW_PREFIX}{path.name}")
+    places = [root / name for name in names]
+    place = next((each for each in places if each.is_dir()), None)
+    if place is None:
+        return "its session is gone"
+    if path.is_symlink() or not path.is_dir():
+        return "something else is in its place"
+    try:
+        tree = load_state(place / "state.toml").worktree
+    except StateError:  # named as a damaged session
+        return None
+    if tree is None:
+        return "the record of its session does not tell of it"
+    if tree.git_dir and not os.path.isdir(tree.git_dir):
+        return f"git does not know it any more: {tree.git_dir} is missing"
+    return None
 
 
 def check_leftovers(root: Path) -> list[Check]:

@@ -15,13 +15,14 @@ from csa.store.audit import append_audit
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import CHANGE
 from csa.store.sessions import Store
+from csa.store.taking import RETRY
 
 
 @contextmanager
-def hold_session(session: Session) -> Iterator[HeldSession]:
+def hold_session(session: Session, *, errand: str = CHANGE, advice: str = RETRY) -> Iterator[HeldSession]:
     """Take the lock of a session; raises as `open_session`."""
     try:
-        held = open_session(session.store, session.session_id, session.context.redactor, errand=CHANGE)
+        held = open_session(session.store, session.session_id, session.context.redactor, errand=errand, advice=advice)
     except FileNotFoundError as error:
         raise NotFoundError(f"Session {session.session_id} has just been deleted.", hint="csa ls") from error
     with held:

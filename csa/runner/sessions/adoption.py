@@ -12,6 +12,7 @@ from csa.ownership import make_directory
 from csa.paths import CHECKPOINTS, CURRENT, CURRENT_OF_TERMINALS, SessionPaths
 from csa.runner.context import Context
 from csa.runner.sessions.acting import record_act, record_update
+from csa.runner.sessions.worktrees import move_worktree
 from csa.store.atomic import append_private, move_directory, read_regular
 from csa.store.audit import audit_file
 from csa.store.held import open_session, store_lock
@@ -126,6 +127,7 @@ def _move(context: Context, source: Store, here: SessionPaths, there: SessionPat
     state = moved_state(before, source.project, store.project)
     if _is_worktree_of(store, source):  # tools find conversations by the directory where they began
         state = replace(state, tools=before.tools)
+    state = _with_worktree(context, source, before, state, adoption)
     with store_lock(store):
         for directory in (store.sessions_dir, store.retired_dir):
             make_directory(directory)
@@ -134,6 +136,25 @@ def _move(context: Context, source: Store, here: SessionPaths, there: SessionPat
         move_with(here.root, there.root, draft_state(here.state, state))
     if before.name and not state.name:
         adoption.renamed.append((state.session_id, before.name))
+
+
+def _with_worktree(
+    context: Context, source: Store, before: SessionState, state: SessionState, adoption: Adoption
+) -> SessionState:
+    """Move what a session has of worktrees, once its work is kept; return its record with where they are now."""
+    if before.worktree is None:
+        return state
+    old, new = source.project, context.store.project
+    tree = before.worktree
+    checkout, git_dir = _moved(tree.checkout, old, new) or "", _moved(tree.git_dir, old, new) or ""
+    moved = replace(before, worktree=replace(tree, checkout=checkout, git_dir=git_dir))
+    tree, problem = move_worktree(context, source, moved)
+    if problem:
+        adoption.warnings.append(f"the worktree of {before.session_id}: {problem}")
+    was, now = Path(before.worktree.path), Path(tree.path)
+    inside = {name: tool for name, tool in before.tools.items() if tool.cwd and Path(tool.cwd).is_relative_to(was)}
+    tools = {name: _moved_tool(tool, was, now) for name, tool in inside.items()}
+    return replace(state, worktree=tree, tools={**state.tools, **tools})
 
 
 def moved_state(state: SessionState, old: Path, new: Path) -> SessionState:

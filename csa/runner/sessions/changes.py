@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -25,13 +25,19 @@ from csa.errors import NotFoundError
 from csa.ids import milliseconds_of
 from csa.model.clock import from_timestamp
 from csa.model.state import SessionState
+from csa.model.text import some_names
 from csa.runner.session import Session
 from csa.runner.sessions.history import why_refused
 from csa.runner.sessions.spans import Span, read_spans
 from csa.store.gitplumbing import Git, GitError, open_work_tree
 from csa.store.project import git_head, git_top
 from csa.store.transcript import read_events
+from csa.store.worktrees import repository_of
 from csa.structs import Struct, asdict, field, replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.model.worktree import Worktree
 
 LARGE_BYTES = 32 << 20  # files above this are named, and not compared
 MOST_FILES = 5000  # that are compared
@@ -90,9 +96,9 @@ class Changes(Struct, kw_only=True):
         """Return what a person should know of it."""
         found = list(self.notes)
         if self.unclear:
-            found.append(f"changed at another time too, or only then, so left out: {_some(self.unclear)}")
+            found.append(f"changed at another time too, or only then, so left out: {some_names(self.unclear)}")
         if self.also:
-            found.append(f"other sessions ran here meanwhile, and may have made some of this: {_some(self.also)}")
+            found.append(f"other sessions ran here meanwhile, and may have made some of this: {some_names(self.also)}")
         return found
 
 
@@ -117,17 +123,15 @@ def read_changes(session: Session, *, turn: int | None = None, form: Form = "pat
     spans = [span for span in everything if turn in {None, span.turn}]
     if not spans:
         raise NotFoundError(f"Session {session.session_id} has {'not run yet' if turn is None else f'no turn {turn}'}.")
-    top = git_top(os.path.realpath(spans[-1].cwd))
-    if top is None or not os.path.isdir(top):
-        raise NotFoundError(
-            f"{spans[-1].cwd} is not in a git repository (any more).", hint="csa logs shows what was done"
-        )
-    elsewhere = [span for span in spans if git_top(os.path.realpath(span.cwd)) != top]
+    tree = session.record.state.worktree if session.record.state else None
+    if (top := _top_of(spans[-1], tree)) is None:
+        raise _gone(spans[-1].cwd)
+    elsewhere = [span for span in spans if _top_of(span, tree) != top]
     notes = [f"turn {span.turn} ran in {span.cwd}, which is not looked at" for span in elsewhere]
     spans = [span for span in spans if span not in elsewhere]
     with tempfile.TemporaryDirectory(prefix="csa-diff-") as scratch:
         try:
-            comparison = _Comparison(open_work_tree(top, session.context.environ), top, Path(scratch))
+            comparison = _open_comparison(session.context.environ, top, tree, Path(scratch))
             comparison.look(_with_ends(spans, everything), _mentioned(session, {span.turn for span in spans}))
             files, text = comparison.result(form, width)
         except GitError as error:
@@ -144,6 +148,30 @@ def read_changes(session: Session, *, turn: int | None = None, form: Form = "pat
         also=tuple(_others(session, spans, top)),
         notes=tuple(notes + comparison.notes),
     )
+
+
+def _top_of(span: Span, tree: Worktree | None) -> str | None:
+    """Return the work tree that a turn ran in: the session's own, which may be gone, or one that is there."""
+    if tree and f"{span.cwd}/".startswith(f"{tree.path}/"):
+        return tree.path
+    return git_top(os.path.realpath(span.cwd))
+
+
+def _gone(directory: str) -> NotFoundError:
+    return NotFoundError(f"{directory} is not in a git repository (any more).", hint="csa logs shows what was done")
+
+
+def _open_comparison(environ: Mapping[str, str], top: str, tree: Worktree | None, scratch: Path) -> _Comparison:
+    """Return what compares in a work tree; NotFoundError if that is gone, and so is the repository of a worktree."""
+    is_own, is_there = bool(tree and tree.path == top), os.path.isdir(top)
+    place = top if is_there else repository_of(tree) if tree and is_own else None
+    if place is None:
+        raise _gone(top)
+    git = open_work_tree(place, environ)
+    if tree and is_own:  # an agent may have rewritten its `.git`
+        own = (tree.git_dir, top) if is_there else (git.line("rev-parse", "--absolute-git-dir"), str(scratch))
+        git = replace(git, place=(*git.place, "--git-dir", own[0], "--work-tree", own[1]))
+    return _Comparison(git, place, scratch, is_own=is_own, has_files=is_there)
 
 
 def _with_ends(spans: Sequence[Span], everything: Sequence[Span]) -> list[Span]:
@@ -166,10 +194,16 @@ def _mentioned(session: Session, turns: set[int]) -> frozenset[str]:
 
 
 class _Comparison:
-    """A comparison in one work tree."""
+    """A comparison in one work tree.
 
-    def __init__(self, git: Git, top: str, scratch: Path) -> None:
+    One of the session's own (`is_own`) has moved otherwise only where csa has landed its work. If it is not there any
+    more, `top` is in the repository, which has the commits, and nothing `has_files`.
+    """
+
+    def __init__(self, git: Git, top: str, scratch: Path, *, is_own: bool, has_files: bool) -> None:
         self._top = top
+        self._is_own = is_own
+        self._has_files = has_files
         self._reading = git
         objects = os.path.join(top, git.line("rev-parse", "--git-path", "objects"))
         (scratch / "objects").mkdir()
@@ -187,16 +221,17 @@ class _Comparison:
 
     def look(self, spans: Sequence[Span], mentioned: frozenset[str]) -> None:
         """Find the paths that the turns have changed, and make the trees to compare."""
-        now = git_head(Path(self._top)) or self._empty
+        now = (git_head(Path(self._top)) if self._has_files else spans[-1].after) or self._empty
         self._base = self._known(spans[0].before, spans[0])
         end = self._known(spans[-1].after, spans[-1]) if spans[-1].ended_at else now
         for span in spans:
             after = span.after if span.ended_at else now
             self.found.committed |= self._between(span.before or self._empty, after or self._empty, span)
-        dirty, submodules = self._dirty()
+        dirty, submodules = self._dirty() if self._has_files else (set[str](), set[str]())
         windows = [(span.started_at.timestamp() - _CLOCK_S, _until(span)) for span in spans]
-        self._leave_out_carried(windows[0][0], dirty)
-        for path in dirty | self._between(end, now, spans[-1]):
+        if self._has_files:
+            self._leave_out_carried(windows[0][0], dirty)
+        for path in dirty | (set() if self._is_own else self._between(end, now, spans[-1])):
             self._judge(path, windows, path in mentioned or f"{self._top}/{path}" in mentioned, path in submodules)
         self._build(end)
 
@@ -208,7 +243,7 @@ class _Comparison:
         )
         if carried:
             self.found.committed.difference_update(carried)
-            self.notes.append(f"committed by a turn, but changed before it, so left out: {_some(carried)}")
+            self.notes.append(f"committed by a turn, but changed before it, so left out: {some_names(carried)}")
 
     def _known(self, commit: str | None, span: Span) -> str:
         """Return a commit that is there still, or the empty tree."""
@@ -306,7 +341,7 @@ class _Comparison:
         files = ((path, os.path.join(self._top, path)) for path in paths)
         secret = [path for path, file in files if os.path.isfile(file) and not os.access(file, os.R_OK)]
         if secret:
-            self.notes.append(f"may not be read, so not compared: {_some(secret)}")
+            self.notes.append(f"may not be read, so not compared: {some_names(secret)}")
         return [path for path in paths if path not in secret]
 
     def _is_there(self, path: str) -> bool:
@@ -322,7 +357,7 @@ class _Comparison:
         large = sorted(self.found.large)
         files += [ChangedFile(path=path, status="modified") for path in large]
         if large:
-            self.notes.append(f"larger than {LARGE_BYTES >> 20} MiB, so not compared: {_some(large)}")
+            self.notes.append(f"larger than {LARGE_BYTES >> 20} MiB, so not compared: {some_names(large)}")
         if form == "names":
             text = "".join(f"{file.path}\n" for file in files)
         else:
@@ -419,12 +454,6 @@ def _files(fields: Sequence[str], numbers: Iterator[tuple[int | None, int | None
             added=added,
             removed=removed,
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    few = 5
-    more = f" and {len(names) - few} more" if len(names) > few else ""
-    return ", ".join(map(_shown, names[:few])) + more
 
 
 def _others(session: Session, spans: Sequence[Span], top: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import IO, Any
 from csa.errors import NotFoundError, StateError, UsageError
 from csa.ids import ENTROPY_BYTES, renew_session_id
 from csa.model.state import SessionState, ToolState, parse_state
+from csa.model.worktree import render_worktree
 from csa.ownership import make_directory
 from csa.paths import SessionPaths
 from csa.runner.context import Context
@@ -115,7 +116,10 @@ def _take_in(
         built: list[tuple[HeldSession, Imported]] = []
         for old, state in states.items():
             held = build_session(
-                store, replace(state, session_id=ids[old]), context.redactor, tool=state.last_tool or "none"
+                store,
+                replace(state, session_id=ids[old], worktree=None),
+                context.redactor,
+                tool=state.last_tool or "none",
             )
             stack.callback(held.close)
             name = _free_name(store, state, [imported.old_id for _, imported in built], states)
@@ -159,7 +163,10 @@ def _changes(
 ) -> dict[str, Any]:
     """Return the record adapted to this place: the project, paths below it, and whose conversations it has."""
     is_parent_here = state.parent_session_id in ids
-    tools = {tool: _tool_changes(known, state.project_path, store.project) for tool, known in state.tools.items()}
+    tree = state.worktree.path if state.worktree else state.project_path
+    tools = {
+        tool: _tool_changes(known, (tree, state.project_path), store.project) for tool, known in state.tools.items()
+    }
     if is_copy:  # two sessions on one conversation would lose each other's turns
         # The summary keeps an otherwise empty table: it shows that the tool has been used.
         gone = {"provider_session_id": None, "totals": None}
@@ -173,19 +180,21 @@ def _changes(
         "phase": "active" if state.phase == "retired" else state.phase,
         "retired_at": None,  # set when it was deleted
         "retired_phase": None,
+        "worktree": render_worktree(None),  # it was on the machine where the session comes from
         "genealogy": {"parent_project": None if is_parent_here else state.parent_project},
         **({"tools": tools} if tools else {}),
     }
 
 
-def _tool_changes(known: ToolState, old: str, new: Path) -> dict[str, str | None]:
+def _tool_changes(known: ToolState, old: tuple[str, ...], new: Path) -> dict[str, str | None]:
     return {} if known.cwd is None else {"cwd": _moved(known.cwd, old, new)}
 
 
-def _moved(path: str, old: str, new: Path) -> str:
-    """Return where a path of the old project is in the new one; one outside it stays."""
+def _moved(path: str, old: tuple[str, ...], new: Path) -> str:
+    """Return where a path of the old project, or of the session's worktree, is in the new one; any other stays."""
     place = Path(path)
-    return str(new / place.relative_to(old)) if place.is_relative_to(old) else path
+    above = next((each for each in old if place.is_relative_to(each)), None)
+    return str(new / place.relative_to(above)) if above else path
 
 
 def _fill(held: HeldSession, unpacked: Unpacked, old: str, ids: dict[str, str], changes: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from csa.runner.session import Session
 from csa.store.liveness import Liveness, probe
 from csa.store.queue import why_held
 from csa.store.sessions import Record
-from csa.store.shown import SessionInfo, Siblings
+from csa.store.shown import SessionInfo, Siblings, worktree_to_json
 from csa.store.statefile import read_record
 from csa.store.transcript import read_events_backwards
 from csa.store.turns import ConversationRecord, TurnRecord, newest_of_turn, read_conversations, read_turns
@@ -106,6 +106,7 @@ class SessionCard(Struct, kw_only=True):
             "time_s": round(self.time_s, 3),
             "owner": state.owner,
             "branch": state.branch,
+            "worktree": worktree_to_json(state.worktree),
             "permission": state.permission,
             "ask": state.ask,
             "shared": state.shared,

@@ -31,6 +31,7 @@ from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_resume
 from csa.runner.turns.toolcommand import tool_environment
 from csa.runner.turns.window import refuse_pruned
+from csa.runner.turns.worktree import have_worktree
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import INTERFACE
 from csa.store.taking import refuse_busy
@@ -83,6 +84,7 @@ class Interaction:
         redactor = self._context.redactor
         with open_session(self._context.store, session_id, redactor, tool=name, errand=INTERFACE) as held:
             self.losses = held.losses
+            have_worktree(held, self._context.environ, directory=self.plan.cwd)
             self._note(held, "attached", provider_session_id=self._conversation)
             held.require()
             began = time.monotonic()
@@ -141,6 +143,7 @@ class Interaction:
             turn=max(1, held.state.turns),
             tool=self.plan.adapter.name,
             root=self._context.store.root,
+            worktree=held.state.worktree,
         )
         return apply_changes({**base, **own}, self.invocation, self.plan.cwd)
 

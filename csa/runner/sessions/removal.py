@@ -15,6 +15,7 @@ from csa.runner.session import Session, find_session
 from csa.runner.sessions.acting import record_act, record_update
 from csa.runner.sessions.ending import end_sessions, end_trees, who_asks
 from csa.runner.sessions.provider_copies import remove_provider_copies
+from csa.runner.sessions.worktrees import give_up, why_kept
 from csa.runner.turns.stealing import note_theft
 from csa.store.genealogy import Descendants
 from csa.store.held import open_session
@@ -86,7 +87,7 @@ def with_descendants(sessions: Sequence[Session], *, force: bool = False) -> lis
 
     Raises:
         BusyError: one of them runs, or would not end.
-        RefusedError: one of them is pinned, and `force` is not set.
+        RefusedError: one of them is pinned, or its work has not landed, and `force` is not set.
         StateError: there may be descendants in a directory that cannot be listed.
     """
     context, targets = sessions[0].context, [session.target for session in sessions]
@@ -120,6 +121,11 @@ def _refuse_to_delete(session: Session) -> None:
         raise RefusedError(
             f"Session {session_id} is pinned; nothing was deleted.", hint=f"csa session pin --off {session_id}"
         )
+    if why := why_kept(session.context, session.store, session_id, state):
+        raise RefusedError(
+            f"Session {session_id} is kept, and nothing was deleted: {why}.",
+            hint=f"csa land {session_id}; csa rm --tree --force gives it up, and it is kept for undo_days",
+        )
 
 
 def delete_session(
@@ -131,7 +137,7 @@ def delete_session(
 
     Raises:
         BusyError: it is running and did not end, or may be running elsewhere.
-        RefusedError: it is pinned, and `force` is not set.
+        RefusedError: it is pinned, or its work has not landed, and `force` is not set.
         NotFoundError: it is gone.
         OSError: it cannot be moved or deleted.
     """
@@ -206,6 +212,7 @@ def _delete_held(context: Context, paths: SessionPaths, *, force: bool, purge_no
         state = None
     if state and state.pinned and not force:
         raise RefusedError(f"Session {session_id} is pinned.", hint=f"csa pin --off {session_id}")
+    given_up = give_up(context, context.store, paths, state, force=force, purge=purge_now)
     freed = 0
     if purge_now:
         freed = purge(paths)
@@ -215,7 +222,7 @@ def _delete_held(context: Context, paths: SessionPaths, *, force: bool, purge_no
     copies, warnings = remove_provider_copies(context, state) if provider and state else ((), ())
     done = "purged" if purge_now else "retired"
     loss = record_act(context, "session delete", session_id, what=done, provider_copies=list(copies))
-    return Removed(session_id, purge_now, freed, copies, (*warnings, *([loss] if loss else [])))
+    return Removed(session_id, purge_now, freed, copies, (*given_up, *warnings, *([loss] if loss else [])))
 
 
 def _end(session: Session) -> None:

@@ -15,6 +15,7 @@ from csa.model.events import Event
 from csa.model.limits import COUNTS, Spent
 from csa.model.result import summarise, text_of
 from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time, render_state
+from csa.model.worktree import Worktree
 from csa.paths import RETIRED, SessionPaths
 from csa.runner.context import Context
 from csa.runner.session import Session
@@ -35,8 +36,9 @@ from csa.store.taking import refuse_busy
 from csa.store.tomlfile import render_toml
 from csa.store.transcript import end_of_last_line, last_turn_event, read_events, read_events_backwards
 from csa.store.turns import CompactionRecord, read_history, read_turns
+from csa.store.worktrees import rediscover, worktree_path
 from csa.store.writer import SessionWriter
-from csa.structs import Struct, field, replace
+from csa.structs import Struct, field, fields, replace
 
 _END_TAKEN = "transcript.jsonl: the end of turn"
 _ROOT = ""
@@ -50,7 +52,9 @@ _SALVAGED: Mapping[str, tuple[str, ...]] = {
     ),
     "limits": COUNTS,
     "budget": ("tokens", "usd", "time_s"),
+    "worktree": fields(Worktree),
 }
+_OF_WORKTREES = ("path", "git_dir", "branch", "base", "checkout")  # without which there is no record of one
 _SALVAGED_OF_TOOLS = ("account", "cwd", "provider_session_id")
 
 
@@ -239,6 +243,9 @@ def _rebuild_state(context: Context, paths: SessionPaths, repair: Repair, backup
     state = rebuilt_state(paths, context.store.project)
     if state is None:
         return
+    if state.worktree is None:
+        path = worktree_path(context.store, state.session_id)
+        state = replace(state, worktree=rediscover(path, context.environ))
     if paths.root.parent.name == RETIRED:
         state = replace(state, phase="retired", retired_at=datetime.now(UTC), retired_phase=state.phase)
     draft = None if dry_run else Draft(paths.state, render_toml(render_state(state)))
@@ -297,6 +304,8 @@ def rebuilt_state(paths: SessionPaths, project: Path) -> SessionState | None:
         return None
     salvaged = _salvage(paths.state)
     record = {**known, **salvaged.pop(_ROOT, {})}
+    tree = salvaged.pop("worktree", {})
+    record |= {"worktree": tree} if tree.keys() >= set(_OF_WORKTREES) else {}
     for table in ("genealogy", "limits", "budget"):
         record[table] = {**record.get(table, {}), **salvaged.pop(table, {})}
     for name, values in salvaged.items():

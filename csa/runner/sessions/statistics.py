@@ -59,9 +59,7 @@ def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | Non
     seen, replayed = set[tuple[object, ...]](), 0
     for record, state in _sessions(stores, since, left_out):
         try:
-            done = list(read_history(record.paths.transcript))
-            if not done and (missing := missing_turns(record.paths, state)):
-                raise missing
+            done = _history(record, state)
         except StateError as fault:
             left_out.append(fault)
             continue
@@ -75,11 +73,29 @@ def gather_statistics(stores: Iterable[Store], *, by: str, since: datetime | Non
                     replayed += 1
                     continue
                 for tally in (rows.setdefault(key(state, one), Tally()), total):
-                    if isinstance(one, TurnRecord):
-                        tally.add(_facts(record, one))
-                    else:
-                        tally.add_compaction(record.session_id, one.usage)
+                    _add(tally, record, one)
     return Statistics(dict(sorted(rows.items(), key=_order(by))), total, roots, left_out, replayed)
+
+
+def add_turns(tally: Tally, record: Record, state: SessionState) -> None:
+    """Add the turns of a session, but replayed ones; StateError if its transcript cannot be read."""
+    for one in _history(record, state):
+        if isinstance(one, CompactionRecord) or not one.replayed_from:
+            _add(tally, record, one)
+
+
+def _history(record: Record, state: SessionState) -> list[_Done]:
+    done = list(read_history(record.paths.transcript))
+    if not done and (missing := missing_turns(record.paths, state)):
+        raise missing
+    return done
+
+
+def _add(tally: Tally, record: Record, one: _Done) -> None:
+    if isinstance(one, TurnRecord):
+        tally.add(_facts(record, one))
+    else:
+        tally.add_compaction(record.session_id, one.usage)
 
 
 def _sessions(

@@ -7,30 +7,41 @@ limit together, one is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from csa.errors import FullError, Obstacle, RefusedError
+from csa.errors import BusyError, FullError, Obstacle, RefusedError
 from csa.model.limits import Limits
+from csa.model.permission import Permission
 from csa.model.state import SessionState
 from csa.runner.turns.plan import TurnPlan
 from csa.store.genealogy import ancestors
 from csa.store.held import HeldSession
 from csa.store.locks import Lock, is_locked
+from csa.store.project import git_top
 from csa.store.slots import WAITING_IS_FUTILE, SlotHolder, running_turns, take_slot
 from csa.store.spending import Account, Ledger, below, total
 from csa.store.taking import RETRY_OR_WAIT, refuse_busy
 from csa.store.trees import Member, Tree, begin_members, open_tree
 
+Warn = dict[str, str]  # the data of a `warning` event
+
 
 class Admission:
-    """A turn that may begin now. `notes` are for its transcript."""
+    """A turn that may begin now. `notes` are of its budgets; `warnings` are all for its transcript."""
 
-    def __init__(self, plan: TurnPlan, slot: Lock | None, tree: Tree | None, notes: list[str]) -> None:
+    def __init__(self, plan: TurnPlan, tree: Tree | None, notes: list[str]) -> None:
         self.plan = plan
         self.notes = notes
-        self._slot = slot
+        self.beside: list[str] = []  # the other sessions that edit where it does
+        self._slot: Lock | None = None
         self._tree = tree
+
+    @property
+    def warnings(self) -> list[Warn]:
+        """The data of `warning` events."""
+        return _warnings("budget", self.notes) + _warnings("checkout", map(_beside, self.beside))
 
     def admit(self, held: HeldSession) -> None:
         """Give the slot to the session, and list a new one as a member of its tree."""
@@ -44,6 +55,17 @@ class Admission:
             raise
         held.slot = self._slot
 
+    def take_slot(self) -> Lock:
+        """Take a slot, which shows where the turn edits; raises as `open_admission`."""
+        plan = self.plan
+
+        def check(running: list[SlotHolder]) -> None:
+            self.beside = find_writers(plan, running)
+
+        root, limits = plan.context.store.root, plan.state.limits
+        self._slot = take_slot(root, holder_of(plan), limits, callers=plan.callers, check=check)
+        return self._slot
+
 
 @contextmanager
 def open_admission(plan: TurnPlan, *, runs: bool = True) -> Iterator[Admission]:
@@ -54,6 +76,7 @@ def open_admission(plan: TurnPlan, *, runs: bool = True) -> Iterator[Admission]:
     Raises:
         RefusedError: a limit on sessions is reached, or a budget used up.
         FullError: a limit on running turns is reached.
+        BusyError: another turn edits where this one would, and `one_writer` is set.
         StateError: a record that must be known is damaged.
     """
     store = plan.context.store
@@ -70,23 +93,29 @@ def open_admission(plan: TurnPlan, *, runs: bool = True) -> Iterator[Admission]:
             budgeted = [state for state in (above if plan.is_new else (plan.state, *above)) if state.budget]
             _check_turns(tree, plan, above, runs=runs)
             _check_budgets(tree, ledger, budgeted)
-        holder = SlotHolder(plan.state.session_id, plan.adapter.name)
-        slot = take_slot(store.root, holder, plan.state.limits, callers=plan.callers) if runs else None
+        admission = Admission(plan, tree, notes)
+        slot = admission.take_slot() if runs else None
         try:
             if tree:  # again: a turn that has just ended freed its slot, perhaps for us, and its usage counts now
-                notes = _check_budgets(tree, ledger, budgeted)
-            yield Admission(plan, slot, tree, notes)
+                admission.notes = _check_budgets(tree, ledger, budgeted)
+            yield admission
         except BaseException:
             if slot:
                 slot.close()
             raise
 
 
-def check_again(plan: TurnPlan) -> list[str]:
-    """Check the budgets for another turn of a session that is held, with its slot; return notes for its transcript.
+def check_again(plan: TurnPlan) -> list[Warn]:
+    """Check the budgets for another turn of a session that is held, with its slot; return warnings for its transcript.
 
-    RefusedError if one is used up.
+    RefusedError if one is used up; BusyError as `open_admission`.
     """
+    store = plan.context.store
+    beside = find_writers(plan, running_turns(store.root))
+    return _warnings("checkout", map(_beside, beside)) + _warnings("budget", _budgets_again(plan))
+
+
+def _budgets_again(plan: TurnPlan) -> list[str]:
     store = plan.context.store
     above = list(ancestors(store.root, plan.state))
     budgeted = [state for state in (plan.state, *above) if state.budget]
@@ -94,6 +123,44 @@ def check_again(plan: TurnPlan) -> list[str]:
         return []
     with open_tree(store.root, above[-1] if above else plan.state) as tree:
         return _check_budgets(tree, Ledger(store.root), budgeted)
+
+
+def holder_of(plan: TurnPlan) -> SlotHolder:
+    """Return what the slot of a turn says: among other things the work tree in which its agent may edit."""
+    may_edit = plan.permission is not Permission.READ_ONLY and not plan.compacts
+    tree = plan.state.worktree
+    top = (tree.path if tree else git_top(os.path.realpath(plan.cwd))) if may_edit else None
+    return SlotHolder(plan.state.session_id, plan.adapter.name, top or "")
+
+
+def find_writers(plan: TurnPlan, running: Iterable[SlotHolder]) -> list[str]:
+    """Return the other sessions that edit where a turn would; those that wait for it do not count.
+
+    BusyError with `one_writer`, which waiting resolves.
+    """
+    own, root = holder_of(plan), plan.context.store.root
+
+    def find(running: Iterable[SlotHolder]) -> list[str]:
+        sessions = (held.session_id for held in running if own.edits and held.edits == own.edits)
+        return [found for found in sessions if found != own.session_id and found not in plan.callers]
+
+    found = find(running)
+    if found and plan.context.config.one_writer:
+        words = f"session {found[0]} edits in {own.edits}, and one_writer is set"
+        raise BusyError(
+            f"{words[0].upper()}{words[1:]}.",
+            hint="csa run --worktree works in a checkout of its own; --wait waits",
+            obstacle=Obstacle(words, lambda: not find(running_turns(root))),
+        )
+    return found
+
+
+def _beside(session_id: str) -> str:
+    return f"session {session_id} edits in the same checkout: csa run --worktree gives each one of its own"
+
+
+def _warnings(kind: str, messages: Iterable[str]) -> list[Warn]:
+    return [{"kind": kind, "message": message} for message in messages]
 
 
 def _is_limited(plan: TurnPlan) -> bool:

@@ -48,6 +48,16 @@ def _check_beginning(request: RunRequest) -> None:
         raise UsageError("--ephemeral always starts a new session; it cannot continue one.")
     if request.fork_from is not None and continues:
         raise UsageError("--fork-from always starts a new session; it cannot continue one.")
+    if request.ephemeral and request.worktree is not None:
+        raise UsageError("--ephemeral keeps nothing, and --worktree makes what is to be kept.")
+    if request.with_changes and request.worktree is None:
+        raise UsageError(
+            "--with-changes says what a new worktree begins with.", hint="csa run --worktree --with-changes"
+        )
+    if request.setup is not None and request.worktree is None and not (continues or request.session_id is not None):
+        raise UsageError("--setup prepares a worktree.", hint='csa run --worktree --setup CMD "..."')
+    if request.repair and not (continues or request.session_id is not None):
+        raise UsageError("--repair continues the session that could not be landed.", hint="csa run -s S --repair")
     if request.reopen and not (continues or request.session_id is not None):
         raise UsageError("--reopen continues a closed session.", hint='csa run --session S --reopen "..."')
 

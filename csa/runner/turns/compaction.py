@@ -38,6 +38,7 @@ from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.toolcommand import ToolCommand, make_command
 from csa.runner.turns.verdict import Stop, judge, lock_lost
 from csa.runner.turns.window import refuse_pruned
+from csa.runner.turns.worktree import have_worktree
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import COMPACTION
 from csa.store.taking import refuse_busy
@@ -151,6 +152,7 @@ class Compaction:
     async def _run_held(self, held: HeldSession) -> CompactionResult:
         known = held.state.tools.get(self._plan.adapter.name, ToolState())  # as it is, now that it is ours
         plan = replace(self._plan, state=replace(self._plan.state, turns=held.state.turns))
+        have_worktree(held, self._context.environ, directory=plan.cwd)
         command = make_command(plan, known, turn=plan.state.turns, paths=held.paths)
         self.losses = held.losses
         try:

@@ -110,6 +110,8 @@ class TurnExecution:
 
     async def _try_until_settled(self) -> None:
         """Run the tool; retry transient provider errors while nothing has been done yet."""
+        if (setup := self._started.setup) is not None and not await self._set_up(setup):
+            return
         outcome = await self._try()
         if not self.plan.retries or not self._may_retry(outcome):
             return
@@ -118,6 +120,27 @@ class TurnExecution:
         await try_again(
             outcome, self._try_again, retries=self.plan.retries, may_retry=self._may_retry, pause=self._pause
         )
+
+    async def _set_up(self, command: str) -> bool:
+        """Run what prepares the session's worktree; say whether the tool may start."""
+        from csa.runner.turns.setup import fault_of_setup, run_setup  # noqa: PLC0415  # few turns need one
+
+        end = ToolExit(None, None)
+        try:
+            end = await run_setup(
+                command,
+                self._started,
+                self.stopping,
+                self._deliver,
+                spent_s=self._spent_s(),
+                budgets=self._budgets.keep,
+            )
+        finally:
+            fault = fault_of_setup(command, end)
+            if fault or self.stopping.stop:
+                outcome = Outcome(succeeded=False, error_kind="setup", error_message=fault)
+                self._tried.append(Tried(outcome, end))
+        return not self._tried
 
     async def _try(self) -> Outcome:
         """Run the tool; if it does not know the conversation, once more in a new one that gets a summary."""
@@ -327,9 +350,16 @@ class TurnExecution:
         if verdict.status == "succeeded" and not outcome.text.strip():
             data = {"kind": "no_answer", "message": "the turn succeeded without an answer"}
             passed_over += self.recorder.append("warning", data)
-        head = None
+        head, commit = None, None
         with self.recorder.held.losing("the project's commit", "read"):
             head = git_head(Path(self.plan.cwd))
+        if self.recorder.held.state.worktree is not None:
+            with self.recorder.held.losing("what is in the worktree", "committed"):
+                from csa.runner.turns.worktree import keep_turn  # noqa: PLC0415  # few sessions have one
+
+                kept, problems = keep_turn(self.recorder)
+                passed_over += problems
+                head, commit = (kept.tip, kept.commit) if kept else (head, None)
         now = datetime.now(UTC)
         result = RunResult(
             session_id=self.plan.state.session_id,
@@ -357,6 +387,7 @@ class TurnExecution:
             peak_rss_bytes=peak_rss(self._tried),
             denied=outcome.denied,
             head=head,
+            commit=commit,
         )
         if self.plan.request.schema is not None and verdict.status == "succeeded":
             output = self.plan.context.redactor.redact_output(self._output)

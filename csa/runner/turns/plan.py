@@ -73,6 +73,7 @@ class TurnPlan(Struct, kw_only=True):
     queued: str | None = None  # the id of the queued prompt that it sends
     starts_at: datetime | None = None  # when a quota resets: the session waits until then
     replay: Replay | None = None  # what was recorded, and stands in for the tool
+    dirty: tuple[str, ...] = ()  # what is not committed in the checkout that a worktree is made from
 
     def limit_s(self, name: str) -> float | None:
         """Return a time limit to keep, `timeout_s` or `idle_timeout_s`.

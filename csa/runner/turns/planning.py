@@ -64,7 +64,7 @@ def plan_turn(
         UsageError, NotFoundError, AmbiguousError, StateError, ToolUnavailableError: as their names say.
         RefusedError: a limit, the genealogy, or another account's conversation.
     """
-    check_request(request, may_lack_prompt=bool(context.replay))
+    check_request(request, may_lack_prompt=bool(context.replay) or request.repair)
     context, request = _knowing_secrets(context, request)
     if request.images or request.files:
         from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some
@@ -79,7 +79,9 @@ def plan_turn(
     if context.secrets:
         from csa.runner.secrets import refuse_words_of_records  # noqa: PLC0415  # few turns have any
 
-        names = (plan.adapter.name, plan.cwd, plan.state.name, plan.model, plan.effort, plan.state.project_path)
+        tree = plan.state.worktree
+        names = [plan.adapter.name, plan.cwd, plan.state.name, plan.model, plan.effort, plan.state.project_path]
+        names += [tree.branch, tree.setup] if tree else []
         refuse_words_of_records(context.secrets, [plan.state.session_id, *filter(None, names)])
     return plan
 
@@ -224,6 +226,10 @@ def _plan_new(
     known = (source or state).tools.get(choice.adapter.name, ToolState())
     request = _with_opening(request)
     plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory), replay=replay)
+    if request.worktree is not None:
+        from csa.runner.turns.worktree import plan_worktree  # noqa: PLC0415  # few sessions have one
+
+        plan = plan_worktree(plan)
     return _plan_fork(plan, origin, source) if origin and source else plan
 
 
@@ -254,12 +260,20 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     refuse_changed(request, state.session_id, turn=state.turns)
     if not request.reopen:
         refuse_closed(state)
+    if (request.worktree is not None and not request.is_templates("worktree")) or request.setup is not None:
+        from csa.runner.turns.worktree import check_worktree  # noqa: PLC0415  # few sessions have one
+
+        check_worktree(context, state, request)
+    if request.repair:
+        from csa.runner.turns.repair import check_repair  # noqa: PLC0415  # few turns are one
+
+        check_repair(state)
     request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)
     choice = _choose(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())
     cwd = known.cwd or _last_directory(state)
     if not Path(cwd).is_dir():
-        raise _directory_gone(state, cwd)
+        _refuse_gone(state, cwd)
     if request.name and request.name != state.name and context.store.find_name(request.name):
         raise UsageError(f"A session named '{request.name}' exists.")
     state = replace(
@@ -290,11 +304,19 @@ def _last_directory(state: SessionState) -> str:
     return last.cwd or state.project_path
 
 
-def _directory_gone(state: SessionState, cwd: str) -> NotFoundError:
-    """Say that a conversation cannot continue where it began; tools do not find theirs from anywhere else."""
+def _refuse_gone(state: SessionState, cwd: str) -> None:
+    """Refuse a conversation that cannot continue where it began; tools do not find theirs from anywhere else.
+
+    A worktree of the session's own is made again.
+    """
+    if state.worktree and f"{cwd}/".startswith(f"{state.worktree.path}/"):
+        from csa.runner.turns.worktree import refuse_gone_repository  # noqa: PLC0415  # few sessions have one
+
+        refuse_gone_repository(state.session_id, state.worktree)
+        return
     branch = f" {state.branch}" if state.branch and cwd != state.project_path else ""
     back = f"git worktree add {shlex.quote(cwd)}{branch}" if branch else "restore the directory"
-    return NotFoundError(
+    raise NotFoundError(
         f"Session {state.session_id} works in {cwd}, which is gone.",
         hint=f'{back}, or csa run --fork-from {state.session_id} "..." to continue in a new session with a summary',
     )

@@ -40,14 +40,33 @@ class StartedTurn:
 
     def __init__(self, recorder: TurnRecorder) -> None:
         """Begin the turn that `recorder` has a plan for, under its lock, which it still holds if this raises."""
-        self.plan = recorder.plan
         self.recorder = recorder
         self._ahead: Launched | SpawnError | None = None
         self._starts = 0  # how often the tool was started again
-        self.command = make_command(self.plan, recorder.tool_state, turn=recorder.turn, paths=recorder.paths)
+        if recorder.held.state.worktree is None:
+            self._begin([])
+            return
+        from csa.runner.turns.worktree import prepare_worktree, undo_worktree  # noqa: PLC0415  # few sessions have one
+
+        problems = prepare_worktree(recorder)
+        try:
+            self._begin(problems)
+        except BaseException:
+            undo_worktree(recorder)
+            raise
+
+    def _begin(self, problems: list[str]) -> None:
+        """Record the turn; `problems` are of its worktree."""
+        recorder = self.recorder
         reaped = self._reap_earlier()
+        if recorder.plan.request.repair:
+            from csa.runner.turns.repair import prepare_repair  # noqa: PLC0415  # few turns are one
+
+            prepare_repair(recorder)
+        self.plan = recorder.plan
+        self.command = make_command(self.plan, recorder.tool_state, turn=recorder.turn, paths=recorder.paths)
         self.started_at, self.began_s = datetime.now(UTC), time.monotonic()
-        self.first = self._record(reaped)
+        self.first = self._record(reaped) + self._keep_lost(problems)
 
     def command_again(self, known: ToolState, plan: TurnPlan | None = None) -> None:
         """Decide again what the tool is started with; `known` is its conversation by now, `plan` another than ours."""
@@ -84,7 +103,12 @@ class StartedTurn:
         return events + (self.recorder.append("fork", self.plan.fork.to_event()) if self.plan.fork else [])
 
     def launch(self) -> None:
-        """Start the tool ahead of `take`, and write its input; `take` raises if it cannot be started."""
+        """Start the tool ahead of `take`, and write its input; `take` raises if it cannot be started.
+
+        Not where something else has to be done first.
+        """
+        if self.setup is not None:
+            return
         try:
             self._ahead = self._launch()
             self._ahead.feed(self.command.invocation.stdin)
@@ -92,6 +116,12 @@ class StartedTurn:
             self._ahead = fault
         except OSError as error:  # no descriptor is left: the turn has begun, and has to be ended properly
             self._ahead = SpawnError(self.command.invocation.argv[0], str(error))
+
+    @property
+    def setup(self) -> str | None:
+        """The shell command that has to prepare the session's worktree before the tool starts."""
+        tree = self.recorder.held.state.worktree
+        return None if tree is None or tree.is_ready or self.plan.replay else tree.setup
 
     @property
     def is_ahead(self) -> bool:
@@ -127,6 +157,14 @@ class StartedTurn:
         if stubborn:
             words += f"; these did not end: {describe(stubborn)}"
         return words
+
+    def _keep_lost(self, problems: list[str]) -> list[Event]:
+        """Note problems of the session's worktree, and commit what a lost turn has left: its processes are gone now."""
+        if self.recorder.held.state.worktree is None:
+            return []
+        from csa.runner.turns.worktree import keep_lost, warn_of_worktree  # noqa: PLC0415  # few sessions have one
+
+        return warn_of_worktree(self.recorder, problems) + keep_lost(self.recorder)
 
     def _record(self, reaped: str) -> list[Event]:
         """Make the turn durable and a new session visible; return the events. Refusals come first."""

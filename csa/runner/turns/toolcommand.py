@@ -20,6 +20,7 @@ from csa.runner.environment import (
     session_environment,
     system_note,
     with_secrets,
+    worktree_around,
 )
 from csa.runner.namedfiles import read_named_files
 from csa.runner.toolbox import check_files, find_command, find_login, loadable_adapters
@@ -92,7 +93,14 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
     if plan.replay is None:
         problems += ["; ".join(each) for each in check_files(plan.adapter, base, plan.cwd)]
     directory = run_directory(context.store.paths(plan.state.session_id))
-    note = system_note(plan.state, csa_command=context.command, max_depth=plan.max_depth)
+    worktree = plan.state.worktree or worktree_around(context.store, plan.cwd)
+    note = system_note(
+        plan.state,
+        csa_command=context.command,
+        max_depth=plan.max_depth,
+        worktree=worktree,
+        makes_branches=plan.permission is Permission.FULL or plan.adapter.capabilities.writes_repository,
+    )
     asked = TurnRequest(
         prompt="" if plan.compacts else _prompt(plan, known, handoff),
         cwd=plan.cwd,
@@ -145,6 +153,7 @@ def _environment(plan: TurnPlan, asked: TurnRequest, invocation: Invocation, *, 
         tool=plan.adapter.name,
         root=store.root,
         keep_background=plan.request.keep_background,
+        worktree=plan.state.worktree or worktree_around(store, plan.cwd),
     )
     return apply_changes({**asked.environ, **own}, invocation, plan.cwd)
 

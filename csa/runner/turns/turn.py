@@ -88,6 +88,7 @@ class Turn:
             self._send.close()
             self._receive.close()
             raise
+        self._asked = started.plan.request  # a repair knows its prompt by now
         self._execute(started)
         self._kill = anyio.CancelScope()
         self._tasks = anyio.create_task_group()

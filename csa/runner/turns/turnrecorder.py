@@ -22,7 +22,7 @@ from csa.model.result import RunResult, json_text, summarise
 from csa.model.state import SessionState, ToolState, format_time
 from csa.runner.secrets import sources_of
 from csa.runner.session import refuse_closed
-from csa.runner.turns.admission import open_admission
+from csa.runner.turns.admission import Warn, holder_of, open_admission
 from csa.runner.turns.checks import refuse_changed
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.recorder import Recorder, end_lost_compaction
@@ -36,7 +36,7 @@ from csa.store.project import git_head
 from csa.store.queue import claim, drop, lift_hold, unclaim
 from csa.store.recovery import caught_up, end_in_result, free_room, reserve_room
 from csa.store.results import save_result
-from csa.store.slots import SlotHolder, pass_slot
+from csa.store.slots import pass_slot
 from csa.store.strangers import strange_answer, strange_end
 from csa.store.taking import RETRY_OR_WAIT
 from csa.store.transcript import last_turn_event
@@ -49,7 +49,7 @@ from csa.structs import replace
 class TurnRecorder(Recorder):
     """The writing side of one turn. Made by `begin`, which makes the session durable and resolvable."""
 
-    def __init__(self, held: HeldSession, plan: TurnPlan, notes: Sequence[str] = ()) -> None:
+    def __init__(self, held: HeldSession, plan: TurnPlan, notes: Sequence[Warn] = ()) -> None:
         super().__init__(held)
         self.plan = plan
         self._notes = notes  # of the admission, for the transcript
@@ -134,7 +134,7 @@ class TurnRecorder(Recorder):
             told = handoff or {"to": self.plan.adapter.name, "turns": [], "characters": 0}
             events += self.append("handoff", {**told, **(self.outgrown or {})})
         for note in self._notes:
-            events += self.append("warning", {"kind": "budget", "message": note})
+            events += self.append("warning", note)
         if self.plan.is_new:
             self.held.require()
         else:
@@ -255,7 +255,7 @@ class TurnRecorder(Recorder):
             self.held.park(tool, turn=self.turn, until=moment)
         return events
 
-    def pass_to(self, plan: TurnPlan, notes: Sequence[str] = ()) -> TurnRecorder:
+    def pass_to(self, plan: TurnPlan, notes: Sequence[Warn] = ()) -> TurnRecorder:
         """Return the recorder of the next turn, by the tool of `plan`; the session's lock is held throughout.
 
         What cancels this turn cancels that one: the `cancel` file stays.
@@ -263,8 +263,8 @@ class TurnRecorder(Recorder):
         Raises as `HeldSession.pass_to`, and FullError; then this one still has to be closed.
         """
         if self.held.slot:
-            holder = SlotHolder(plan.state.session_id, plan.adapter.name)
-            pass_slot(self.held.store.root, self.held.slot, holder, plan.state.limits, callers=plan.callers)
+            root, slot = self.held.store.root, self.held.slot
+            pass_slot(root, slot, holder_of(plan), plan.state.limits, callers=plan.callers)
         self.held.pass_to(plan.adapter.name, turn=self.turn + 1)
         if plan.context.secrets != self.plan.context.secrets:  # those of this turn may still be said
             known = (*self.plan.context.secrets.values(), *plan.context.secrets.values())
@@ -396,7 +396,7 @@ def begin(plan: TurnPlan) -> TurnRecorder:
         raise
 
 
-def _take(plan: TurnPlan) -> tuple[HeldSession, Sequence[str]]:
+def _take(plan: TurnPlan) -> tuple[HeldSession, Sequence[Warn]]:
     """Return the session, held and admitted, and what the admission has noted."""
     tool, context = plan.adapter.name, plan.context
     with open_admission(plan) as admission:
@@ -420,7 +420,7 @@ def _take(plan: TurnPlan) -> tuple[HeldSession, Sequence[str]]:
                 steal=plan.request.steal,
             )
         admission.admit(held)
-    return held, admission.notes
+    return held, admission.warnings
 
 
 def _refuse_if_changed(plan: TurnPlan) -> None:

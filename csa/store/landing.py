@@ -1,0 +1,380 @@
+"""Bringing the work of a session into a checkout, with git alone: rebased where it was made, then a fast-forward.
+
+The work is what lies between the commit that it begins after and its tip. It is put on the target's head one commit
+at a time; where that conflicts, or the agent has merged something, all of it as one commit, which may still fit.
+The checkout moves last, by a fast-forward, or stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+from csa.errors import CsaError, RefusedError
+from csa.model.text import some_names
+from csa.model.worktree import SESSION_TRAILER, Worktree
+from csa.store.gitplumbing import Git, GitError, open_project, version_of
+from csa.store.worktrees import Checkout, is_ancestor
+from csa.structs import Struct, replace
+
+# What the user may have configured for rebases of their own.
+_PLAIN = (
+    "advice.mergeConflict=false",
+    "rebase.autoSquash=false",
+    "rebase.autoStash=false",
+    "rebase.backend=merge",
+    "rebase.forkPoint=false",
+    "rebase.missingCommitsCheck=ignore",
+    "rebase.rebaseMerges=false",
+    "rebase.updateRefs=false",
+    "rerere.enabled=false",
+)
+_MERGE_TREE = (2, 38)  # the first git that merges without a work tree
+_MISSING = "000000"  # the mode of a path that is not there
+_GONE = " D"  # the state of a path that is missing in the work tree alone; it is written again
+_LINK, _SYMLINK = "160000", "120000"
+_UNDERWAY = {
+    "MERGE_HEAD": "merge",
+    "rebase-merge": "rebase",
+    "rebase-apply": "rebase",
+    "CHERRY_PICK_HEAD": "cherry-pick",
+    "REVERT_HEAD": "revert",
+    "BISECT_LOG": "bisect",
+}
+
+
+class ConflictError(CsaError):
+    """The work does not fit onto a commit; `files` are those in conflict."""
+
+    code = "conflict"
+
+    def __init__(self, files: Sequence[str]) -> None:
+        super().__init__(f"There are conflicts in {some_names(files)}.")
+        self.files = tuple(files)
+
+
+class MovedError(CsaError):
+    """The checkout has another head than before; nothing was changed."""
+
+    code = "moved"
+
+
+class Commit(Struct):
+    """A commit, and the session that it was landed for, if any."""
+
+    commit: str
+    subject: str
+    session_id: str | None
+
+
+class _Change(Struct):
+    """A path that differs between two commits: its mode in both, and its new content."""
+
+    path: str
+    before: str
+    mode: str
+    blob: str
+
+
+def read_target(
+    into: str, tree: Worktree, environ: Mapping[str, str], *, held: Sequence[int] = ()
+) -> tuple[Git, Checkout]:
+    """Return the checkout that is to get the work of a worktree, with git in it.
+
+    Raises:
+        RefusedError: it is none, or another repository's, or the worktree itself, or busy with a merge of its own.
+    """
+    way = "cd to the checkout that is to get the work"
+    asked = ("--show-toplevel", "--git-dir", "--git-common-dir", "--show-superproject-working-tree")
+    try:
+        said = open_project(into, environ).run("rev-parse", "--path-format=absolute", *asked)
+    except GitError as error:
+        raise RefusedError(f"{into} is not in a work tree of git: {error.said}.", hint=way) from error
+    top, own, common, above = os.fsdecode(said).split("\n")[:4]
+    if os.path.realpath(common) != os.path.realpath(os.path.dirname(os.path.dirname(tree.git_dir))):
+        what = f"a submodule of {above}" if above else "another repository"
+        raise RefusedError(f"{top} is {what}; the work belongs to that of {tree.checkout}.", hint=way)
+    if os.path.realpath(own) == os.path.realpath(tree.git_dir):
+        raise RefusedError(f"{top} is the session's own worktree.", hint=way)
+    for name, what in _UNDERWAY.items():
+        if os.path.exists(f"{own}/{name}"):
+            raise RefusedError(f"{top} is in the middle of a {what}.", hint="finish it first: git status")
+    git = replace(open_project(top, environ), held=tuple(held))
+    return git, read_head(git, top)
+
+
+def read_head(git: Git, top: str) -> Checkout:
+    """Return where a checkout is now; RefusedError if it has no commit yet."""
+    try:
+        head = git.line("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    except GitError as error:
+        raise RefusedError(f"The branch of {top} has no commit yet.", hint="git commit makes one") from error
+    with suppress(GitError):
+        return Checkout(top, head, git.line("symbolic-ref", "--quiet", "--short", "HEAD"))
+    return Checkout(top, head, None)
+
+
+def find_base(git: Git, tree: Worktree, *, tip: str, onto: str) -> str | None:
+    """Return the commit after which a session's work begins; None if it has nothing in common with the target.
+
+    The recorded one stays where it is not the target's, as a snapshot of somebody's changes. Otherwise the agent, or
+    an earlier landing, may have brought the work onto a later one.
+    """
+    if is_ancestor(git, tree.base, tip) and not is_ancestor(git, tree.base, onto):
+        return tree.base
+    with suppress(GitError):
+        return git.line("merge-base", onto, tip)
+    return None
+
+
+def list_commits(git: Git, base: str, tip: str) -> list[str]:
+    """Return the commits after one up to another, oldest first, without merges."""
+    return git.line("rev-list", "--reverse", "--topo-order", "--no-merges", tip, f"^{base}").split()
+
+
+def has_same_tree(git: Git, commit: str, other: str) -> bool:
+    """Say whether two commits have the same content."""
+    return git.line("rev-parse", f"{commit}^{{tree}}") == git.line("rev-parse", f"{other}^{{tree}}")
+
+
+def list_files(git: Git, base: str, tip: str) -> list[str]:
+    """Return the paths that differ between two commits."""
+    return [change.path for change in _changes(git, base, tip)]
+
+
+def bring_onto(git: Git, *, onto: str, base: str, tip: str, squash: str | None, message: str) -> tuple[str, bool]:
+    """Put the work onto a commit, in a worktree whose head is detached there then.
+
+    Returns the new tip, and whether the work is one commit now that was not one.
+
+    Args:
+        git: in the worktree, which is clean.
+        onto: the commit.
+        base: the commit that the work begins after.
+        tip: its last one.
+        squash: the message of the one commit to make of it; None to keep its commits.
+        message: that of the one commit where its commits do not fit.
+
+    Raises:
+        ConflictError: it does not fit; the worktree has the conflict then.
+        GitError: git refuses.
+    """
+    if squash is None and base == onto:
+        git.run("checkout", "--quiet", "--detach", tip)
+        return tip, False
+    if squash is not None or git.line("rev-list", "--merges", "--max-count=1", tip, f"^{base}"):
+        return _rebase(git, onto, base, _as_one(git, base, tip, message if squash is None else squash)), True
+    try:
+        return _rebase(git, onto, base, tip), False
+    except ConflictError:
+        if len(list_commits(git, base, tip)) <= 1:
+            raise
+    git.run("rebase", "--abort")
+    return _rebase(git, onto, base, _as_one(git, base, tip, message)), True
+
+
+def _as_one(git: Git, base: str, tip: str, message: str) -> str:
+    return git.line("commit-tree", f"{tip}^{{tree}}", "-p", base, stdin=message.encode())
+
+
+def _rebase(git: Git, onto: str, base: str, tip: str) -> str:
+    try:
+        plain_git(git).run("rebase", "--quiet", "--merge", "--empty=drop", "--onto", onto, base, tip)
+    except GitError:
+        files = _unmerged(git)
+        if not files:
+            raise
+        raise ConflictError(files) from None
+    return git.line("rev-parse", "HEAD")
+
+
+def plain_git(git: Git, *settings: str) -> Git:
+    """Return git for rebasing and merging, whatever the user has configured for that."""
+    return replace(git, place=(*git.place, *(word for setting in (*_PLAIN, *settings) for word in ("-c", setting))))
+
+
+def _unmerged(git: Git) -> list[str]:
+    said = git.run("ls-files", "--unmerged", "-z").split(b"\0")
+    return list(dict.fromkeys(os.fsdecode(entry.partition(b"\t")[2]) for entry in said if entry))
+
+
+def find_conflicts(git: Git, *, onto: str, base: str, tip: str) -> list[str]:
+    """Return the files in which the work, as a whole, would conflict with a commit; no ref or file is changed."""
+    work = _as_one(git, base, tip, "work")
+    if version_of(git) < _MERGE_TREE:
+        return _try_elsewhere(git, onto, base, work)
+    # merge-tree finds the common ancestor itself: give it one, which has the target's tree.
+    ours = git.line("commit-tree", f"{onto}^{{tree}}", "-p", base, stdin=b"target")
+    said = _merge_tree(git, ours, work)
+    return list(dict.fromkeys(os.fsdecode(path) for path in said.split(b"\0")[1:] if path))
+
+
+def _merge_tree(git: Git, ours: str, theirs: str) -> bytes:
+    """Return the tree of a merge, and the paths in conflict, each with a NUL after it."""
+    try:
+        return git.run("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", ours, theirs)
+    except GitError as error:
+        if not error.output:
+            raise
+        return error.output
+
+
+def _try_elsewhere(git: Git, onto: str, base: str, work: str) -> list[str]:
+    """Rebase in a worktree of its own, which is removed again."""
+    with _scratch(git, onto) as aside:
+        try:
+            _rebase(aside, onto, base, work)
+        except ConflictError as error:
+            return list(error.files)
+    return []
+
+
+@contextmanager
+def _scratch(git: Git, commit: str) -> Iterator[Git]:
+    with tempfile.TemporaryDirectory(prefix="csa-land-") as place:
+        if git.user:
+            os.chown(place, *git.user)
+        there = f"{place}/tree"
+        git.run("worktree", "add", "--quiet", "--detach", there, commit)
+        try:
+            yield open_project(there, git.environ)
+        finally:
+            git.run("worktree", "remove", "--force", "--force", there)
+
+
+def with_markers(git: Git, *, tip: str, onto: str, files: Sequence[str]) -> list[str]:
+    """Return those of the files that have more conflict markers in the work than in the target."""
+    return [path for path in files if _count_markers(git, tip, path) > _count_markers(git, onto, path)]
+
+
+def _count_markers(git: Git, commit: str, path: str) -> int:
+    with suppress(GitError):  # it is not there
+        content = git.run("cat-file", "blob", f"{commit}:{path}")
+        return len(re.findall(rb"^(?:<{7}|>{7}) ", content, re.MULTILINE))
+    return 0
+
+
+def who_changed(git: Git, *, base: str, onto: str, files: Sequence[str]) -> list[Commit]:
+    """Return the commits of the target that changed files since a commit, newest first."""
+    trailer = f"%(trailers:key={SESSION_TRAILER},valueonly,separator=%x2C)"
+    words = ("log", "-z", f"--format=%H%x01%s%x01{trailer}", f"{base}..{onto}", "--", *map(_literal, files))
+    found = [entry.split("\1") for entry in git.run(*words).decode("utf-8", "replace").split("\0") if entry]
+    return [Commit(commit, subject, who.partition(",")[0].strip() or None) for commit, subject, who in found]
+
+
+def _literal(path: str) -> str:
+    return f":(top,literal){path}"
+
+
+def find_in_way(git: Git, target: Checkout, new: str) -> list[str]:
+    """Return the paths of a checkout that a fast-forward would change, and that somebody has changed there.
+
+    A path that has its new content already is not in the way: it was copied, or a fast-forward was interrupted.
+    """
+    return [each.path for each in _in_way(git, target, new) if not _is_there(git, target.top, each)]
+
+
+def _in_way(git: Git, target: Checkout, new: str) -> list[_Change]:
+    changes = _changes(git, target.head, new)
+    said = git.run("status", "--porcelain", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=all")
+    dirty = {os.fsdecode(entry[3:]): entry[:2].decode() for entry in said.split(b"\0") if entry}
+    tracked = {each.path for each in changes if each.before != _MISSING} | set(dirty)
+    found = [each for each in changes if dirty.get(each.path, "") not in {"", _GONE}]
+    return found + [each for each in changes if each.path not in tracked and _is_taken(git, target.top, each, tracked)]
+
+
+def _is_taken(git: Git, top: str, change: _Change, tracked: set[str]) -> bool:
+    """Say whether something is in the place of a new path, or above it, that git knows nothing of."""
+    place = f"{top}/{change.path}"
+    if os.path.isdir(place) and not os.path.islink(place):
+        return bool(git.run("ls-files", "--others", "-z", "--", _literal(change.path)))
+    above = [path for path in _above(change.path) if path not in tracked]
+    return os.path.lexists(place) or any(_is_file(f"{top}/{path}") for path in above)
+
+
+def _above(path: str) -> Iterator[str]:
+    while path := os.path.dirname(path):
+        yield path
+
+
+def _is_file(place: str) -> bool:
+    return os.path.islink(place) or os.path.isfile(place)
+
+
+def _changes(git: Git, old: str, new: str) -> list[_Change]:
+    said = git.run("diff-tree", "-r", "-z", "--no-renames", "--no-relative", old, new).split(b"\0")
+    return [_change_of(facts, path) for facts, path in zip(said[::2], said[1::2], strict=False)]
+
+
+def _change_of(facts: bytes, path: bytes) -> _Change:
+    before, mode, _, blob, _ = facts.decode().removeprefix(":").split(" ")
+    return _Change(os.fsdecode(path), before, mode, blob)
+
+
+def _is_there(git: Git, top: str, change: _Change) -> bool:
+    """Say whether a path of the work tree has its new content."""
+    place = f"{top}/{change.path}"
+    if change.mode == _MISSING:
+        return not os.path.lexists(place)
+    if change.mode == _SYMLINK:
+        return os.path.islink(place) and _blob_of(git, os.fsencode(os.readlink(place))) == change.blob
+    if change.mode == _LINK or os.path.islink(place) or not os.path.isfile(place):
+        return False
+    is_same_kind = os.access(place, os.X_OK) == change.mode.endswith("755")
+    return is_same_kind and git.line("hash-object", f"--path={change.path}", place) == change.blob
+
+
+def _blob_of(git: Git, content: bytes) -> str:
+    return git.line("hash-object", "--stdin", stdin=content)
+
+
+def fast_forward(git: Git, target: Checkout, new: str, *, note: str) -> None:
+    """Move a checkout, and the branch that is checked out there, to a descendant of its head. Other changes stay.
+
+    Raises:
+        RefusedError: files that would change were changed; they are named.
+        MovedError: it is not where it was.
+        GitError: git refuses for another reason.
+    """
+    if read_head(git, target.top) != target:
+        raise MovedError(f"{target.top} has moved.")
+    found = _in_way(git, target, new)
+    if blocked := [each.path for each in found if not _is_there(git, target.top, each)]:
+        raise in_the_way(target, blocked)
+    if found:
+        lines = "".join(f"{each.mode} {each.blob}\t{each.path}\0" for each in found)
+        git.run("update-index", "-z", "--index-info", stdin=os.fsencode(lines))
+    noting = replace(git, environ={**git.environ, "GIT_REFLOG_ACTION": note})
+    try:
+        noting.run("merge", "--quiet", "--ff-only", "--no-overwrite-ignore", "--no-autostash", "--no-stat",
+                   "--no-verify-signatures", new)  # fmt: skip
+    except GitError as error:
+        _explain(git, target, new, error)
+
+
+def _explain(git: Git, target: Checkout, new: str, error: GitError) -> None:
+    """Raise what kept a checkout from moving; return if it has moved all the same."""
+    now = read_head(git, target.top)
+    if now.head == new:
+        return
+    if now != target:
+        raise MovedError(f"{target.top} has moved.") from error
+    if blocked := find_in_way(git, target, new):
+        raise in_the_way(target, blocked) from error
+    if "index.lock" in error.said:
+        raise RefusedError(
+            f"The index of {target.top} is locked: {error.said}.",
+            hint="another git may be running there; if not, remove that file",
+        ) from error
+    raise error
+
+
+def in_the_way(target: Checkout, files: Sequence[str]) -> RefusedError:
+    """Return the error for files that somebody has changed in a checkout, and that are about to change there."""
+    return RefusedError(
+        f"These files were changed in {target.top}, and the work changes them too: {some_names(files, most=10)}.",
+        hint="commit them, or git stash; nothing was changed there",
+    )

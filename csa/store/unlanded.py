@@ -1,0 +1,104 @@
+"""What of a session's work has not landed: the proof that a worktree may go. Only reads; agents' programs never run."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+
+from csa.model.worktree import Worktree
+from csa.store.gitplumbing import Git, GitError
+from csa.store.sessions import is_directory
+from csa.store.worktrees import (
+    Kept,
+    WorktreeError,
+    find_tip,
+    is_ancestor,
+    open_repository,
+    open_worktree,
+    order_of,
+    refs_of,
+    target_of,
+)
+from csa.structs import Struct, replace
+
+_NAMED = 3
+
+
+class Work(Struct):
+    """A session's work: its last commit (None: unknown), and what of it has not landed, in words."""
+
+    tip: str | None
+    unlanded: tuple[str, ...] = ()
+
+
+def examine_work(tree: Worktree, environ: Mapping[str, str], *, session_id: str, kept: Kept | None = None) -> Work:
+    """Return what is known of a session's work. It has landed if the branch that it was made from has all of it.
+
+    What cannot be known has not landed. Work that was given up (`dropped`) counts as landed. `kept`: what is in the
+    worktree was kept just now.
+    """
+    try:
+        git = open_repository(tree, environ)
+        tip = kept.tip if kept else find_tip(git, tree, session_id=session_id)
+        left = kept.problems if kept and not kept.is_whole else () if kept else _not_committed(tree, environ)
+        return Work(tip, (*left, *_unlanded(git, tree, tip=tip, session_id=session_id)))
+    except (WorktreeError, GitError) as error:
+        return Work(None, (error.message.rstrip("."),))
+
+
+def _unlanded(git: Git, tree: Worktree, *, tip: str | None, session_id: str) -> Iterator[str]:
+    if tip is None:
+        if tree.git_dir:
+            yield f"the repository in {tree.checkout} has none of its commits"
+        return
+    refs = refs_of(git, session_id)
+    if tip == tree.dropped:
+        return
+    turn = max((order[0] for ref in refs if (order := order_of(ref))), default=0)
+    yield from (f"{ref} is not on its branch" for ref in refs if _turn_apart(ref) >= turn)
+    if tip not in {tree.landed, tree.base} and not _has(git, tree, tip):
+        count = git.line("rev-list", "--count", tip, f"^{tree.base}")
+        target = tree.target or "the commit there"
+        yield f"{count} commit{'s' * (count != '1')} of {tree.branch} not in {target} of {tree.checkout}"
+
+
+def _turn_apart(ref: str) -> int:
+    """Return the turn of a ref for what could not be committed on the branch; -1 for any other."""
+    turn, _, what = ref.rpartition("/")[2].partition("-")
+    return int(turn) if turn.isdecimal() and what and not order_of(ref) else -1
+
+
+def _not_committed(tree: Worktree, environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is only in the directory itself."""
+    if not is_directory(tree.path) or not os.listdir(tree.path):
+        return
+    if not is_directory(tree.git_dir):
+        yield f"what is in {tree.path}, of which git knows nothing any more"
+        return
+    # Of a submodule only the commit counts: in it, git would believe a configuration that the agent may have written.
+    words = ("--no-optional-locks", "status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=dirty")
+    said = open_worktree(tree, environ, commits=False).run(*words)
+    if paths := [os.fsdecode(entry[3:]) for entry in said.split(b"\0") if entry]:
+        more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+        yield f"{', '.join(paths[:_NAMED])}{more} not committed"
+
+
+def _has(git: Git, tree: Worktree, tip: str) -> bool:
+    """Say whether the branch where the work is to land has it: its commits, or all that they would change."""
+    target = target_of(git, tree)
+    return target is not None and (is_ancestor(git, tip, target) or _changes_nothing(git, tip, target))
+
+
+def _changes_nothing(git: Git, tip: str, target: str) -> bool:
+    """Say whether merging a commit would change nothing, as after it was squashed or picked. Nothing is written."""
+    objects = git.line("rev-parse", "--path-format=absolute", "--git-path", "objects")
+    with tempfile.TemporaryDirectory(prefix="csa-merge-") as scratch:
+        if git.user:
+            os.chown(scratch, *git.user)
+        aside = {"GIT_OBJECT_DIRECTORY": scratch, "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects}
+        try:
+            merged = replace(git, environ={**git.environ, **aside}).line("merge-tree", "--write-tree", target, tip)
+        except GitError:  # a conflict, or a git before 2.38
+            return False
+    return merged == git.line("rev-parse", f"{target}^{{tree}}")

@@ -1,0 +1,94 @@
+"""`csa land`: the work of sessions comes into the checkout one stands in."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.worktrees import agent_does, make_repository, sh, tree_of, work
+from tests.support import Place
+
+
+@pytest.fixture
+def repository(place: Place) -> Place:
+    return make_repository(place)
+
+
+def test_two_sessions_change_one_line(repository: Place) -> None:
+    """The first lands; the second conflicts with it, and nothing changes; sessions after it are not tried."""
+    place = repository
+    first = work(place, "echo one > a", "--name", "first")
+    second = work(place, "echo two > a; echo more > b", "--name", "second")
+    third = work(place, "echo c > c")
+    sh(place, "echo mine > mine")
+    done = place.run("land", "first", second, third)
+    head = sh(place, "git rev-parse HEAD")
+    assert done.code == 1
+    assert done.out == f"{first} (first): landed 1 commit (a) on main, now {head[:7]}\n"
+    assert "error: The work of session second conflicts in a." in done.err
+    assert "hint: csa run -s second --repair" in done.err
+    assert f"csa: changed there by {head[:7]} of session first: work" in done.err
+    assert f"csa: not tried: {third}" in done.err
+    assert sh(place, "cat a; git status --porcelain; git log --format=%s") == "one\n?? mine\nwork\nfirst"
+    assert tree_of(place, second)["refused"] == {"kind": "conflict", "files": ["a"], "onto": head}
+    done = place.run("land", "third", "--json", second, third)
+    assert done.code == 3
+    done = place.run("land", "--json", second, third)
+    conflict, untried = done.json
+    assert (conflict["status"], conflict["error"]["kind"], untried["status"]) == ("refused", "conflict", "not_tried")
+    assert place.run("land", third, "--dry-run").out == f"{third}: would land 1 commit (c) on main\n"
+    assert place.run("land", third, "--squash", "--check", "test -f c").code == 0
+    assert sh(place, "git log -1 --format=%B").split("\n") == ["work", "", f"Csa-Session: {third}"]
+
+
+def test_a_conflict_is_repaired_by_its_agent(repository: Place) -> None:
+    """It finds the target with its work as markers, and what it leaves lands; markers that it leaves do not."""
+    place = repository
+    first = work(place, "echo one > a", "--name", "first")
+    second = work(place, "echo two > a; echo more > b", "--name", "second")
+    assert place.run("run", "-s", second, "--repair").err.count("nothing to repair") == 1
+    assert place.run("land", first).code == 0
+    head = sh(place, "git rev-parse HEAD")
+    assert place.run("land", second).code == 1
+    agent_does(place, 'cat a > "$CSA_OUTPUT_DIR/seen"; git rev-parse HEAD >> "$CSA_OUTPUT_DIR/seen"')
+    assert place.run("run", "-s", "second", "--repair").code == 0
+    seen = (place.session(second) / "output/turn-0002/seen").read_text()
+    assert seen.startswith("<<<<<<< ")
+    assert "one\n" in seen
+    assert "two\n" in seen
+    assert seen.endswith(f"{head}\n")
+    prompt = (place.session(second) / "output/turn-0002/prompt.md").read_text()
+    assert "a: both have changed it\n" in prompt
+    assert f"{head[:12]} (session {first}) work" in prompt
+    done = place.run("land", second, "--json")
+    assert done.json[0]["error"]["kind"] == "markers"
+    agent_does(place, "echo both > a")
+    assert place.run("run", "-s", "second", "--repair", "be careful").code == 0
+    prompt = (place.session(second) / "output/turn-0003/prompt.md").read_text()
+    assert prompt.startswith("There are conflict markers left in a.")
+    assert prompt.endswith("be careful")
+    assert place.run("land", second).code == 0
+    assert sh(place, "cat a b; git status --porcelain") == "both\nmore"
+    assert sh(place, f"git show -s --format=%P refs/csa/{second}/before-repair-2")
+
+
+@pytest.mark.thorough
+def test_a_failed_check_is_repaired_by_its_agent(repository: Place) -> None:
+    """It is told the command and what that said, redacted; when the work fits by now, no turn is run."""
+    place = repository
+    session = work(place, "echo one > new")
+    done = place.run("land", session, "--check", "echo no luck sk-ant-REDACTED; false")
+    assert (done.code, "no luck" in done.err) == (1, True)
+    agent_does(place, "echo two > new")
+    assert place.run("run", "-s", session, "--repair").code == 0
+    prompt = (place.session(session) / "output/turn-0002/prompt.md").read_text()
+    assert "$ echo no luck" in prompt
+    assert "AAAAAAA" not in prompt
+    assert place.run("land", session, "--check", "grep two new").code == 0
+    other = work(place, "echo three > a")
+    sh(place, "echo mine > a; git commit -qam mine")
+    assert place.run("land", other).code == 1
+    sh(place, "git revert --no-edit HEAD")
+    done = place.run("run", "-s", other, "--repair")
+    assert (done.code, "nothing left to repair" in done.err) == (2, True)
+    assert place.state(other)["turns"] == 1
+    assert place.run("land", other).code == 0

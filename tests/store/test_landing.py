@@ -1,0 +1,328 @@
+"""Landing over real git: the work of a session comes into a checkout whole, or nothing there changes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from csa.errors import RefusedError
+from csa.model.worktree import Worktree
+from csa.runner.client import Csa
+from csa.runner.session import Session
+from csa.runner.sessions.acting import hold_session
+from csa.runner.sessions.landing import Landed, LandError, land_session
+from csa.store.held import build_session
+from csa.store.worktrees import add_worktree, read_checkout
+from csa.structs import replace
+from tests.store.support import IDS, PLAIN, make_state
+
+Run = Callable[..., str]
+
+
+class Scene:
+    """A repository with one commit, and sessions with worktrees that were made from it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.repo = home, home / "repo"
+        self.repo.mkdir()
+        self.environ = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "CSA_"))},
+            "HOME": str(home),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_AUTHOR_NAME": "U",
+            "GIT_AUTHOR_EMAIL": "u@example.org",
+            "GIT_COMMITTER_NAME": "U",
+            "GIT_COMMITTER_EMAIL": "u@example.org",
+        }
+        self.git("init", "-q", "-b", "main")
+        self.write(self.repo, **{"a.txt": "1\n2\n3\n4\n5\n", "b.txt": "b\n", ".gitignore": "*.log\n"})
+        self.commit(self.repo, "first")
+        self.client = Csa(self.repo, root=home / "state", environ=self.environ)
+
+    def git(self, *words: str, at: Path | None = None, fails: bool = False) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=at or self.repo, env=self.environ, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode != 0) is fails, done.stderr
+        return done.stdout.strip()
+
+    def write(self, at: Path, **files: str | None) -> None:
+        for name, content in files.items():
+            if content is None:
+                (at / name).unlink()
+            else:
+                (at / name).parent.mkdir(parents=True, exist_ok=True)
+                (at / name).write_text(content)
+
+    def commit(self, at: Path, message: str) -> str:
+        self.git("add", "--all", at=at)
+        self.git("commit", "-qm", message, at=at)
+        return self.git("rev-parse", "HEAD", at=at)
+
+    def session(self, number: int = 0, *, checkout: Path | None = None, **state: Any) -> Session:
+        """Make a session with a worktree."""
+        found = read_checkout(checkout or self.repo, self.environ)
+        store, name = self.client.store, IDS[number]
+        tree = Worktree(
+            path=str(store.path / "worktrees" / name),
+            git_dir="",
+            branch=f"csa/w{number}",
+            base=found.head,
+            checkout=found.top,
+            target=found.branch,
+            number=number + 1,
+        )
+        known = make_state(name, self.repo, turns=1, description="improve it", **state)
+        with build_session(store, known, PLAIN, tool="codex") as held:
+            (store.path / "worktrees").mkdir(exist_ok=True)
+            held.save(replace(known, worktree=add_worktree(tree, self.environ)))
+            held.publish()
+        return Session(self.client.context, name)
+
+    def tree(self, session: Session) -> Worktree:
+        found = session.load().worktree
+        assert found
+        return found
+
+    def at(self, session: Session) -> Path:
+        return Path(self.tree(session).path)
+
+    def land(self, session: Session, *, into: Path | None = None, **options: Any) -> Landed:
+        return anyio.run(lambda: land_session(session, into=into or self.repo, **options))
+
+    def refused(self, session: Session, **options: Any) -> LandError:
+        with pytest.raises(LandError) as error:
+            self.land(session, **options)
+        return error.value
+
+    def log(self, *words: str) -> list[str]:
+        return self.git("log", "--format=%s", *words).split("\n")
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def test_landed(scene: Scene) -> None:
+    """What a session has done, committed or not, follows what happened in the checkout meanwhile; nothing else does."""
+    session = scene.session()
+    scene.write(scene.at(session), **{"a.txt": "1\n2\n3\n4\nfive\n"})
+    scene.commit(scene.at(session), "mine")
+    scene.write(scene.at(session), **{"new/c.txt": "c\n", "x.log": "ignored\n"})
+    scene.write(scene.repo, **{"a.txt": "one\n2\n3\n4\n5\n"})
+    theirs = scene.commit(scene.repo, "theirs")
+    scene.write(scene.repo, **{"b.txt": "dirty\n", "untracked": "u\n"})
+    landed = scene.land(session, check="test -f new/c.txt && echo made > product && echo spoilt > a.txt")
+    assert scene.log() == ["what turn 1 has left", "mine", "theirs", "first"]
+    assert (scene.repo / "a.txt").read_text() == "one\n2\n3\n4\nfive\n"
+    assert scene.git("status", "--porcelain").split("\n") == ["M b.txt", "?? untracked"]
+    assert (landed.onto, landed.head, landed.files) == (theirs, scene.git("rev-parse", "HEAD"), ("a.txt", "new/c.txt"))
+    assert list(landed.commits) == scene.git("rev-list", "--reverse", f"{theirs}..").split()
+    assert landed.is_dropped
+    tree = scene.tree(session)
+    assert not Path(tree.path).exists()
+    assert tree.landed == landed.head == scene.git("rev-parse", f"refs/csa/{session.session_id}/landed")
+    assert "csa/w0" not in scene.git("branch")
+    assert scene.land(session).commits == ()
+
+
+def test_a_conflict(scene: Scene) -> None:
+    """Nothing moves; the record says where, and the error with which session's work."""
+    first, second = scene.session(0), scene.session(1)
+    for number, session in enumerate((first, second)):
+        scene.write(scene.at(session), **{"a.txt": f"by {number}\n2\n3\n4\n5\n"})
+    landed = scene.land(first, keep=True)
+    error = scene.refused(second)
+    assert (error.kind, error.files, error.onto, error.exit_code) == ("conflict", ("a.txt",), landed.head, 1)
+    assert [each.session_id for each in error.others] == [first.session_id]
+    assert scene.git("rev-parse", "HEAD") == landed.head
+    assert scene.git("status", "--porcelain") == "" == scene.git("status", "--porcelain", at=scene.at(second))
+    refused = scene.tree(second).refused
+    assert refused
+    assert (refused.kind, refused.files, refused.onto) == ("conflict", ("a.txt",), landed.head)
+    assert scene.git("log", "-1", "--format=%s", at=scene.at(second)) == "what turn 1 has left"
+
+
+@pytest.mark.thorough
+def test_a_check_that_fails(scene: Scene) -> None:
+    """The checkout stays; the record has the end of what it said; the worktree is clean, and on the new head."""
+    session = scene.session()
+    scene.write(scene.at(session), **{"c.txt": "c\n"})
+    scene.write(scene.repo, **{"d.txt": "d\n"})
+    head = scene.commit(scene.repo, "theirs")
+    said: list[bytes] = []
+    check = "ls c.txt d.txt && echo leftover > product; echo $CSA_WORKTREE >&2; exit 3"
+    error = scene.refused(session, check=check, on_output=said.append)
+    assert (error.kind, error.said) == ("check", f"$ {check}\nc.txt\nd.txt\n1")
+    assert b"".join(said) == b"c.txt\nd.txt\n1\n"
+    assert scene.git("rev-parse", "HEAD") == head == scene.tree(session).base
+    assert scene.git("status", "--porcelain", at=scene.at(session)) == ""
+    assert scene.land(session, check="true").files == ("c.txt",)
+
+
+@pytest.mark.thorough
+def test_what_is_in_the_way(scene: Scene) -> None:
+    """Changed, staged, untracked and ignored files are named, and stay; those with the same content are no matter."""
+    session = scene.session()
+    files = {"a.txt": "mine\n", "b.txt": "mine\n", "new.txt": "mine\n", "dir/x": "mine\n", "same.txt": "same\n"}
+    scene.write(scene.at(session), **files, **{"kept.log": "mine\n"})
+    scene.git("add", "-f", "kept.log", at=scene.at(session))
+    theirs = {"a.txt": "theirs\n", "b.txt": "theirs\n", "new.txt": "theirs\n", "dir": "t\n", "kept.log": "t\n"}
+    scene.write(scene.repo, **theirs, **{"same.txt": "same\n"})
+    scene.git("add", "b.txt")
+    before = scene.git("status", "--porcelain", "--ignored"), scene.git("rev-parse", "HEAD")
+    with pytest.raises(RefusedError) as error:
+        scene.land(session)
+    for name in ("a.txt", "b.txt", "new.txt", "dir/x", "kept.log"):
+        assert name in error.value.message
+    assert "same.txt" not in error.value.message
+    assert (scene.git("status", "--porcelain", "--ignored"), scene.git("rev-parse", "HEAD")) == before
+    scene.git("checkout", "-qf", "HEAD", "--", "a.txt", "b.txt")
+    scene.write(scene.repo, **{"new.txt": None, "dir": None, "kept.log": None})
+    scene.write(scene.repo, **{"a.txt": None})  # what is merely missing is not in the way
+    assert set(scene.land(session).files) == {*files, "kept.log"}
+    assert scene.git("status", "--porcelain") == ""
+
+
+@pytest.mark.thorough
+def test_squashed(scene: Scene) -> None:
+    """One commit, with the session's description and trailer; the caller's head may be detached."""
+    session = scene.session()
+    for name in ("c", "d"):
+        scene.write(scene.at(session), **{name: "x\n"})
+        scene.commit(scene.at(session), name)
+    scene.git("checkout", "-q", "--detach")
+    landed = scene.land(session, squash=True, keep=True)
+    assert (landed.branch, landed.is_squashed, len(landed.commits), landed.is_dropped) == (None, True, 1, False)
+    said = scene.git("log", "-1", "--format=%B").split("\n")
+    assert said == ["improve it", "", f"Csa-Session: {session.session_id}"]
+    assert scene.git("rev-parse", "main") == landed.onto
+    assert scene.git("rev-parse", "csa/w0") == landed.head
+    scene.write(scene.at(session), e="x\n")
+    assert scene.land(session).files == ("e",)
+
+
+@pytest.mark.thorough
+def test_work_with_merges(scene: Scene) -> None:
+    """Where the agent has merged the target, and more happened since, what it did then is landed as one commit."""
+    session = scene.session()
+    at = scene.at(session)
+    scene.write(at, **{"a.txt": "mine\n2\n3\n4\n5\n"})
+    scene.commit(at, "mine")
+    scene.write(scene.repo, **{"a.txt": "theirs\n2\n3\n4\n5\n"})
+    scene.commit(scene.repo, "theirs")
+    scene.git("merge", "-q", "main", at=at, fails=True)
+    scene.write(at, **{"a.txt": "both\n2\n3\n4\n5\n"})
+    scene.commit(at, "merged")
+    scene.write(scene.repo, **{"b.txt": "later\n"})
+    scene.commit(scene.repo, "later")
+    landed = scene.land(session)
+    assert landed.is_squashed
+    assert scene.log() == ["improve it", "later", "theirs", "first"]
+    assert (scene.repo / "a.txt").read_text() == "both\n2\n3\n4\n5\n"
+
+
+@pytest.mark.thorough
+def test_conflicts_of_single_commits(scene: Scene) -> None:
+    """Work that fits as a whole, though not commit by commit, is landed as one."""
+    session = scene.session()
+    for content in ("mine\n", "1\n2\n3\n4\nfive\n"):
+        scene.write(scene.at(session), **{"a.txt": content})
+        scene.commit(scene.at(session), "mine")
+    scene.write(scene.repo, **{"a.txt": "one\n2\n3\n4\n5\n"})
+    scene.commit(scene.repo, "theirs")
+    assert scene.land(session).is_squashed
+    assert (scene.repo / "a.txt").read_text() == "one\n2\n3\n4\nfive\n"
+
+
+@pytest.mark.thorough
+def test_what_is_there_already(scene: Scene) -> None:
+    """Work that the user has taken by hand, by a merge or as a patch, counts as landed; without any, nothing does."""
+    nothing, merged, picked = scene.session(0), scene.session(1), scene.session(2)
+    assert scene.land(nothing).commits == ()
+    assert scene.tree(nothing).landed is None
+    assert scene.at(nothing).exists()
+    for number, session in ((1, merged), (2, picked)):
+        scene.write(scene.at(session), **{f"new{number}": "x\n"})
+        scene.commit(scene.at(session), "mine")
+    scene.git("merge", "-q", "csa/w1")
+    scene.git("cherry-pick", "csa/w2")
+    for session in (merged, picked):
+        landed = scene.land(session)
+        assert (landed.commits, landed.is_dropped) == ((), True)
+        assert scene.tree(session).landed
+
+
+@pytest.mark.thorough
+def test_a_snapshot_below(scene: Scene) -> None:
+    """What the user had not committed when the session began with it is not landed."""
+    session = scene.session()
+    at = scene.at(session)
+    scene.write(at, **{"b.txt": "the user's\n"})
+    base = scene.commit(at, "snapshot")
+    scene.write(at, **{"c.txt": "c\n"})
+    with_base(session, base)
+    assert scene.land(session).files == ("c.txt",)
+    assert scene.log() == ["what turn 1 has left", "first"]
+
+
+def with_base(session: Session, base: str) -> None:
+    with hold_session(session) as held:
+        assert held.state.worktree
+        held.save(replace(held.state, worktree=replace(held.state.worktree, base=base)))
+
+
+@pytest.mark.thorough
+def test_where_it_cannot_land(scene: Scene, tmp_path: Path) -> None:
+    """No checkout, a bare repository, another one, a submodule, its own worktree, an unfinished merge: refused."""
+    session = scene.session()
+    scene.write(scene.at(session), **{"a.txt": "mine\n"})
+    (tmp_path / "plain").mkdir()
+    scene.git("init", "-q", "--bare", str(tmp_path / "bare.git"))
+    other = tmp_path / "other"
+    scene.git("clone", "-q", str(scene.repo), str(other))
+    places = {
+        tmp_path / "plain": "not in a work tree",
+        tmp_path / "bare.git": "not in a work tree",
+        scene.repo / ".git": "not in a work tree",
+        other: "another repository",
+        scene.at(session): "the session's own worktree",
+    }
+    for place, words in places.items():
+        with pytest.raises(RefusedError, match=words):
+            scene.land(session, into=place)
+    scene.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other), "sub")
+    scene.commit(scene.repo, "submodule")
+    with pytest.raises(RefusedError, match="a submodule of"):
+        scene.land(session, into=scene.repo / "sub")
+    scene.git("checkout", "-q", "-b", "side", "HEAD^")
+    scene.write(scene.repo, **{"a.txt": "theirs\n"})
+    scene.commit(scene.repo, "theirs")
+    scene.git("checkout", "-q", "main")
+    scene.write(scene.repo, **{"a.txt": "others\n"})
+    scene.commit(scene.repo, "others")
+    scene.git("merge", "-q", "side", fails=True)
+    with pytest.raises(RefusedError, match="in the middle of a merge"):
+        scene.land(session)
+
+
+@pytest.mark.thorough
+def test_a_dry_run(scene: Scene) -> None:
+    """It says what would be landed, with what is not committed, and what would be in the way; nothing changes."""
+    session, other = scene.session(0), scene.session(1)
+    scene.write(scene.at(session), **{"a.txt": "mine\n", "b.txt": "mine\n"})
+    scene.write(scene.at(other), **{"a.txt": "other\n"})
+    scene.land(other)
+    scene.write(scene.repo, **{"b.txt": "dirty\n"})
+    before = scene.git("for-each-ref"), scene.git("status", "--porcelain", at=scene.at(session)), session.load()
+    found = scene.land(session, dry_run=True)
+    assert (found.files, found.conflicts, found.in_way) == (("a.txt", "b.txt"), ("a.txt",), ("b.txt",))
+    after = scene.git("for-each-ref"), scene.git("status", "--porcelain", at=scene.at(session)), session.load()
+    assert before == after
