@@ -14,6 +14,15 @@ FILES = (
     'echo "# Limits" > "$CSA_OUTPUT_DIR/limits.md" && echo "RATE = 5" > limiter.py && git add limiter.py'
     ' && git commit -q -m "Add the limiter"'
 )
+PLAN = """
+tool = "codex"
+[task.notes]
+prompt = "Write notes"
+[task.index]
+needs = ["notes"]
+prompt = "Read the notes"
+worktree = false
+"""
 RULES = (
     {
         "match": DESIGN,
@@ -62,6 +71,7 @@ class _Tour:
         self._land()
         self._answer()
         self._manage()
+        self._plan()
         self._clean_up()
         return self.found
 
@@ -138,6 +148,14 @@ class _Tour:
         self.place.run("run", "--tool", "codex", "--worktree", "--name", "notes", "Write notes")
         self.show("land", "land", "notes", "--json")
         self.place.run("rm", "notes", "--purge")
+
+    def _plan(self) -> None:
+        """Run the tasks of a plan."""
+        (self.place.project / "docs.toml").write_text(PLAN)
+        self.show("plan run --dry-run", "plan", "run", "docs.toml", "--dry-run", "--json")
+        self.show("plan run", "plan", "run", "docs.toml", "--json")
+        self.show("plan run --detach", "plan", "run", "docs.toml", "--fresh", "index", "--detach", "--json")
+        self.place.run("wait", "plan-docs")
 
     def _answer(self) -> None:
         """Have an agent ask."""

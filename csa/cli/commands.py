@@ -76,6 +76,7 @@ _SESSION = "session "
 GROUPS = {
     "session": "look at sessions and manage them",
     "config": "look at the settings",
+    "plan": "many agents on one repository: tasks that need each other's work",
     "template": "save settings and texts of a run under a name",
     "index": "make csa search fast",
 }
@@ -87,6 +88,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("run", "run", "run an agent on a prompt, in a new or an existing session"),
             Command("chat", "chat", "talk with an agent, turn by turn"),
             Command("session retry", "retry", "send a session's last prompt again"),
+            Command("plan run", "plans.run", "run the tasks of a plan, and merge their work"),
             Command("session queue", "queueing", "list the prompts that wait for a session, or change them"),
             Command("session answer", "answering", "allow what an agent asks for, or deny it"),
             Command("session land", "landing", "bring a session's work from its worktree into your checkout"),
