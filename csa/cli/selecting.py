@@ -62,13 +62,13 @@ def add_hosts(parser: argparse._ActionsContainer, *, several: bool = True) -> No
 
 def selected_stores(client: Csa, arguments: argparse.Namespace) -> list[Store]:
     """Return the stores that `--all-projects`, `--host` and `--all-hosts` ask for; by default the project's alone."""
-    root = client.store.root
     if not (arguments.host or arguments.all_hosts):
-        return find_projects(root) if arguments.all_projects else [client.store]
+        return find_projects(client.store.root) if arguments.all_projects else [client.store]
     from csa.store.mirrors import find_mirror, find_mirrors  # noqa: PLC0415  # few look at other hosts
 
-    mirrors = find_mirrors(str(root)) if arguments.all_hosts else [find_mirror(str(root), arguments.host)]
-    found = find_projects(root) if arguments.all_hosts else []
+    root = client.store.root_pathname
+    mirrors = find_mirrors(root) if arguments.all_hosts else [find_mirror(root, arguments.host)]
+    found = find_projects(client.store.root) if arguments.all_hosts else []
     return found + [store for mirror in mirrors for store in find_projects(make_path(mirror.pathname))]
 
 
