@@ -14,6 +14,15 @@ FILES = (
     'echo "# Limits" > "$CSA_OUTPUT_DIR/limits.md" && echo "RATE = 5" > limiter.py && git add limiter.py'
     ' && git commit -q -m "Add the limiter"'
 )
+PLAN = """
+tool = "codex"
+[task.notes]
+prompt = "Write more notes"
+[task.index]
+needs = ["notes"]
+prompt = "Read the notes"
+worktree = false
+"""
 RULES = (
     {
         "match": DESIGN,
@@ -27,6 +36,7 @@ RULES = (
     },
     {"match": CHECK, "do": [["usage", 900, 60], ["say", "It adds up."]]},
     {"match": "/compact", "do": [["compact"]]},
+    {"match": "Write more notes", "do": [["run", "echo More > more.md"], ["usage", 700, 40], ["say", "Written."]]},
     {"match": "Write notes", "do": [["run", "echo Notes > notes.md"], ["say", "Written."]]},
     {"match": "Tidy up", "do": [["ask", "execute", "rm -r build"], ["say", "Done."]]},
 )
@@ -62,6 +72,7 @@ class _Tour:
         self._land()
         self._answer()
         self._manage()
+        self._plan()
         self._clean_up()
         return self.found
 
@@ -119,7 +130,6 @@ class _Tour:
             self.show(name, name, "api", "--json")
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")
-        self.show("stats --landed", "stats", "--landed", "--json")
         self.show("search", "search", "bucket", "--json")
         self.place.run("index", "build")
         self.show("index status", "index", "status", "--json")
@@ -128,7 +138,18 @@ class _Tour:
         """Have an agent work in a worktree."""
         self.place.run("run", "--tool", "codex", "--worktree", "--name", "notes", "Write notes")
         self.show("land", "land", "notes", "--json")
+        self.show("stats --landed", "stats", "--landed", "--json")
         self.place.run("rm", "notes", "--purge")
+
+    def _plan(self) -> None:
+        """Run the tasks of a plan."""
+        (self.place.project / "docs.toml").write_text(PLAN)
+        self.show("plan run --dry-run", "plan", "run", "docs.toml", "--dry-run", "--json")
+        self.show("plan run", "plan", "run", "docs.toml", "--json")
+        self.show("plan status", "plan", "status", "--json")
+        self.show("plan drop", "plan", "drop", "docs.toml", "--json", code=5)
+        self.show("plan run --detach", "plan", "run", "docs.toml", "--fresh", "index", "--detach", "--json")
+        self.place.run("wait", "plan-docs")
 
     def _answer(self) -> None:
         """Have an agent ask."""

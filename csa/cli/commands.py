@@ -76,6 +76,7 @@ _SESSION = "session "
 GROUPS = {
     "session": "look at sessions and manage them",
     "config": "look at the settings",
+    "plan": "many agents on one repository: tasks that need each other's work",
     "template": "save settings and texts of a run under a name",
     "index": "make csa search fast",
 }
@@ -87,6 +88,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("run", "run", "run an agent on a prompt, in a new or an existing session"),
             Command("chat", "chat", "talk with an agent, turn by turn"),
             Command("session retry", "retry", "send a session's last prompt again"),
+            Command("plan run", "plans.run", "run the tasks of a plan, and merge their work"),
             Command("session queue", "queueing", "list the prompts that wait for a session, or change them"),
             Command("session answer", "answering", "allow what an agent asks for, or deny it"),
             Command("session land", "landing", "bring a session's work from its worktree into your checkout"),
@@ -99,6 +101,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
     (
         "see what they do",
         (
+            Command("plan status", "plan_status", "show the tasks of a plan: their state, lines, cost, conflicts"),
             Command("session list", "session_list", "list the project's sessions, or their tree"),
             Command("session show", "conversation", "print a session's conversation"),
             Command("session search", "search", "find words in all conversations"),
@@ -142,6 +145,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         "clean up and repair",
         (
             Command("session delete", "removing.delete", "delete sessions; they can be restored for 7 days"),
+            Command("plan drop", "plan_drop", "take away the worktrees of a plan whose work has landed"),
             Command("session restore", "removing.restore", "restore a deleted session"),
             Command("session clean", "collecting.clean", "delete the project's old sessions"),
             Command("gc", "collecting.gc", "delete old sessions and leftover files, quietly, for cron"),

@@ -102,6 +102,11 @@ def run_turn(arguments: argparse.Namespace) -> int:
 
         print_plan(client.plan(request), as_json=arguments.json)
         return 0
+    return carry_out(client, request, arguments)
+
+
+def carry_out(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
+    """Run the turn, or start or queue it; return the exit code."""
     if client.caller is None:
         wake_abandoned(client)
     with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:

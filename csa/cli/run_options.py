@@ -98,6 +98,11 @@ def defaults_of_run() -> dict[str, object]:
 def add_turn_options(parser: argparse.ArgumentParser) -> None:
     """Add what says how a turn is run, whatever its prompt and its session, and what is printed of it."""
     how = add_agent_options(parser)
+    add_outcome_options(parser, how)
+
+
+def add_outcome_options(parser: argparse.ArgumentParser, how: argparse._ArgumentGroup) -> None:
+    """Add what says where a turn runs, when, and what is printed of it."""
     how.add_argument("--detach", action="store_true", help="run in the background: print the session's id and return")
     how.add_argument(
         "--wait",

@@ -30,6 +30,7 @@ ErrorKind = Literal[
     "protocol",
     "spawn",
     "setup",  # csa's own: the command that prepares a worktree failed, and the tool was not started
+    "tasks",  # csa's own: a plan has tasks that are neither merged nor done
     "internal",
     "budget",  # csa's own: a budget was used up
     "invalid_output",  # the answer does not conform to the schema that was asked for

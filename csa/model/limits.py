@@ -11,6 +11,7 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import Any
 
+PLAN = "plan"  # the tool of the sessions of plans: it cannot be asked for, and its turns do not count
 TREE_LIMITS = ("max_tree_sessions", "max_tree_running")
 
 

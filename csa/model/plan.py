@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from csa.errors import ConfigError
+from csa.errors import ConfigError, UsageError
 from csa.model.config import Key, checked, unknown_key
 from csa.model.duration import DEFAULT_PARK, parse_duration, parse_on_quota
 from csa.model.structured import NotJsonError, parse_json
@@ -168,15 +168,29 @@ class Plan(Struct, kw_only=True):
         return any(task.has_worktree for task in self.tasks.values())
 
     def with_needs(self, names: Iterable[str]) -> list[str]:
-        """Return these tasks and all that they need, in order; all if none is named. ConfigError for an unknown one."""
+        """Return these tasks and all that they need, in order; all if none is named. UsageError for an unknown one."""
         wanted = set(names)
-        for name in sorted(wanted - self.tasks.keys()):
-            raise _unknown_task(self.place, f"there is no task '{name}'", name, self.tasks)
+        for name in wanted:
+            self.check_task(name)
         if not wanted:
             return [*self.tasks]
         for name in reversed([*self.tasks]):
             wanted.update(self.tasks[name].needs if name in wanted else ())
         return [name for name in self.tasks if name in wanted]
+
+    def check_task(self, name: str) -> None:
+        """Raise UsageError if there is no such task."""
+        if name not in self.tasks:
+            error = _unknown_task(self.place, f"there is no task '{name}'", name, self.tasks)
+            raise UsageError(error.message, hint=error.hint)
+
+    def unit_task(self, unit: str) -> PlanTask:
+        """Return the task that a unit belongs to; UsageError if there is none."""
+        if found := next((task for task in self.tasks.values() if task.tools and unit in task.units), None):
+            return found
+        units = [unit for task in self.tasks.values() if task.tools for unit in task.units]
+        hint = f"these race: {', '.join(units)}" if units else "no task has tools = [...]"
+        raise UsageError(f"{self.place}: '{unit}' is no alternative of a race.", hint=hint)
 
     def dependents(self, name: str) -> list[str]:
         """Return the tasks that need one directly."""
@@ -267,6 +281,8 @@ def _parse_task(
     if "tools" in table:
         _check_race(place, where, table)
         own.pop("tool", None)
+    if not own.get("worktree", True) and "permission" not in table:
+        own.pop("permission", None)  # it only reads, unless the task itself says more
     if isinstance(own.get("schema"), str):
         own["schema"] = _schema(place, where, own["schema"], read)
     return PlanTask(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from csa.model.limits import PLAN
 from csa.model.state import format_time, parse_time
 from csa.model.text import shortened
 from csa.model.usage import CHARS_PER_TOKEN, Usage, count_of, number_of
@@ -32,6 +33,8 @@ NO_NEW_CONVERSATION = "no new one could be started"
 
 def next_step(session_id: str, tool: str, kind: str, message: str, *, is_known_to_tool: bool) -> str | None:
     """Return what to do after an unsuccessful turn, by the kind of its error; None if nothing helps."""
+    if tool == PLAN and kind != "budget":
+        return f"csa show {session_id} says what happened; csa plan run goes on with what is not done"
     hints = {
         "auth": f"log in with {tool}, or set its key",
         "context_overflow": f"csa compress {session_id}",

@@ -35,7 +35,7 @@ else:
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 GRACE_S = 1.25  # between TERM and KILL: git removes its lock files
-NESTED_GRACE_S = 1.6  # a nested csa ends its own processes, then records the end of its turn
+NESTED_GRACE_S = 3.0  # a nested csa ends its own processes, keeps the work in its worktree, and records the end
 SECOND_TERM_S = 0.5  # after the first: a supervisor that gets two does not wait for its tool
 HURRY_S = 0.2  # in place of GRACE_S
 SWEEP_LIMIT_S = 10.0

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         setup: str | None
         repair: bool
         task: Task | None
+        plan: tuple[str, ...] | None
 
 
 class RunRequest(Struct, kw_only=True):
@@ -126,6 +127,7 @@ class RunRequest(Struct, kw_only=True):
         setup: a shell command that prepares the worktree before the tool starts; as configured when None.
         repair: have the agent resolve what kept the session's work from being landed; the prompt may be empty.
         task: which task of a plan the session is for.
+        plan: words for csa's scheduler, whose session it is (csa plan run); the prompt is the plan then.
     """
 
     prompt: str
@@ -176,6 +178,7 @@ class RunRequest(Struct, kw_only=True):
     setup: str | None = None
     repair: bool = False
     task: Task | None = None
+    plan: tuple[str, ...] | None = None
 
     def is_templates(self, field: str) -> bool:
         """Say whether it was the template that set a field."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from csa.errors import ConfigError, StateError, ToolUnavailableError, UsageError
 from csa.model.adapter import Adapter, Login, LoginJudge, LoginRequest
 from csa.model.config import AUTO, NATIVE, Config
+from csa.model.limits import PLAN
 from csa.ownership import explain_denial, owner_above, quoted
 from csa.runner.entrypoints import EntryPoint, entry_points
 from csa.runner.namedfiles import expand_place, read_named_files
@@ -126,6 +127,8 @@ def unknown_tool(name: str, known: list[str]) -> UsageError:
     """Say that there is no such tool, and which one may be meant: a known tool, or a known agent."""
     from csa.nearest import did_you_mean  # noqa: PLC0415  # only a typo pays for it
 
+    if name == PLAN:
+        return UsageError("csa runs plans itself: plan is no tool that can be asked for.", hint="csa plan run FILE")
     others = f", and {len(known_agents())} known agents (docs/acp-transport.md)"
     hint = did_you_mean(name, [*known, *known_agents()]) or f"the tools are {', '.join(known)}{others}"
     return UsageError(f"Unknown tool '{name}'.", hint=hint)
@@ -210,6 +213,14 @@ def choose_tool(
         return _named(config.tool, "configured", config, environ, transport)
     check_names(config, "tools_order")
     return _first_usable(config, environ, avoid_family, transport)
+
+
+def plan_tool() -> ToolChoice:
+    """Return csa's own scheduler of plans, which is among no tools that can be asked for."""
+    from csa_adapters.plan import PlanAdapter  # noqa: PLC0415  # few sessions are plans
+
+    adapter = PlanAdapter()
+    return ToolChoice(adapter, (adapter.executable,), "csa plan run")
 
 
 def find_command(adapter: Adapter, config: Config, environ: Mapping[str, str]) -> tuple[str, ...] | None:

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from csa.errors import FullError, Obstacle, StateError
-from csa.model.limits import Limits
+from csa.model.limits import PLAN, Limits
 from csa.paths import SLOTS
 from csa.store.atomic import make_private_directory
 from csa.store.locks import Lock, acquire_lock, probe_lock, seems_locked
@@ -149,7 +149,9 @@ def _parse_user(content: bytes) -> SlotHolder:
 def _refuse_when_full(
     root: Path, slots: list[tuple[Path, SlotHolder | None]], tool: str, limits: Limits, callers: Collection[str]
 ) -> None:
-    running = [held for _, held in slots if held is not None]
+    if tool == PLAN:  # it only waits for its tasks, whose turns count
+        return
+    running = [held for _, held in slots if held is not None and held.tool != PLAN]
     same = [held for held in running if held.tool == tool]
     for name, limit, counted, of_tool in (
         ("max_running", limits.max_running, running, None),
@@ -168,4 +170,4 @@ def _refuse_when_full(
 
 
 def _has_room(root: Path, limit: int, tool: str | None) -> Callable[[], bool]:
-    return lambda: sum(tool in {None, held.tool} for held in running_turns(root)) < limit
+    return lambda: sum(held.tool != PLAN and tool in {None, held.tool} for held in running_turns(root)) < limit

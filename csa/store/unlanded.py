@@ -12,6 +12,7 @@ from csa.store.sessions import is_directory
 from csa.store.worktrees import (
     Kept,
     WorktreeError,
+    find_obstacle,
     find_tip,
     is_ancestor,
     open_repository,
@@ -78,7 +79,10 @@ def _not_committed(tree: Worktree, environ: Mapping[str, str]) -> Iterator[str]:
         return
     # Of a submodule only the commit counts: in it, git would believe a configuration that the agent may have written.
     words = ("--no-optional-locks", "status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=dirty")
-    said = open_worktree(tree, environ, commits=False).run(*words)
+    git = open_worktree(tree, environ, commits=False)
+    if obstacle := find_obstacle(git, tree):
+        yield obstacle
+    said = git.run(*words)
     if paths := [os.fsdecode(entry[3:]) for entry in said.split(b"\0") if entry]:
         more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
         yield f"{', '.join(paths[:_NAMED])}{more} not committed"

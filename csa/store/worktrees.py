@@ -351,11 +351,10 @@ def keep_work(
         return _keep_rest(tree, environ, session_id=session_id, ref=ref, message=message)
     reclaim(tree, environ, session_id=session_id)
     git = open_worktree(tree, environ)
-    born = find_commit(git, "HEAD")
-    head = born or find_tip(git, tree, session_id=session_id) or tree.base
+    head = find_commit(git, "HEAD") or find_tip(git, tree, session_id=session_id) or tree.base
     with _index_aside(git) as aside:
         content, problems = _content(aside, head)
-    if obstacle := _obstacle(git, tree) if born else "the agent has left a branch without a commit checked out":
+    if obstacle := find_obstacle(git, tree):
         kept = _keep_apart(git, f"{ref}-unfinished", content, head, message)
         problems = (*problems, f"{obstacle}: what is left is kept as {kept}")
         return Kept(head, None, problems, is_whole=False, is_unfinished=True)
@@ -645,8 +644,10 @@ def _submodules(git: Git) -> set[str]:
     return set()
 
 
-def _obstacle(git: Git, tree: Worktree) -> str | None:
-    """Say what keeps csa from committing on the branch; None if nothing does."""
+def find_obstacle(git: Git, tree: Worktree) -> str | None:
+    """Say what keeps csa from committing on the branch of a worktree; None if nothing does. Only reads."""
+    if find_commit(git, "HEAD") is None:
+        return "the agent has left a branch without a commit checked out"
     for name in _UNDERWAY:
         if os.path.exists(f"{tree.git_dir}/{name}"):
             return f"the agent has left a {name.partition('-')[0].partition('_')[0].lower()} unfinished"

@@ -176,7 +176,7 @@ def test_nested_supervisor_ends_cancelled(place: Place, tool: str, number: int, 
     (inner,) = set(place.ids()) - {outer}
     running.signal(number)
     running.process.wait(20)
-    place.wait_until_empty(within_s=4)
+    place.wait_until_empty(within_s=6)
     assert place.last_event(inner)["status"] == "cancelled"
     assert place.status(outer) == ("lost" if number == signal.SIGKILL else "cancelled")
 

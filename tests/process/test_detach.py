@@ -106,6 +106,7 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         setup="make",
         repair=True,
         task=Task(name="t", digest="d"),
+        plan=("--file", "/p"),
     )
     plain = RunRequest(prompt="")
     assert [name for name in fields(RunRequest) if getattr(request, name) == getattr(plain, name)] == []

@@ -96,6 +96,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "template": text("the template it was run with; `origins` has its file"),
                 "system": text("what was added to the tool's system prompt"),
                 "flags": texts("the user's own words on the tool's command line"),
+                "repair": flag("whether it repairs what kept the session's work from being landed; absent if not"),
                 "secrets": each(
                     record({"name": text("the variable"), "source": text("`env:VARIABLE` or `file:FILE`")}),
                     "what `--secret` gave to the tool; the values are stored nowhere",
@@ -125,7 +126,7 @@ DATA: Mapping[str, tuple[str, Schema]] = {
                 "replayed_from": REPLAYED_FROM,
             },
             optional="effort timeout_s idle_timeout_s origins caller template system flags secrets schema attachments "
-            "head queued replayed_from",
+            "head queued replayed_from repair",
         ),
     ),
     "session_bound": (

@@ -50,6 +50,16 @@ RESULT = known(
         "chain": CHAIN,
     },
 )
+TASK = record(
+    {
+        "task": text("its name"),
+        "state": text("what has become of it"),
+        "would": text("what a run would do, once what it needs is there"),
+        "needs": texts("the tasks whose work it begins with"),
+        "tools": texts("the tools that it asks for; several are a race"),
+        "sessions": texts("the ids of its sessions by now"),
+    },
+)
 PLAN = record(
     {
         "session_id": maybe(text("the session that would be continued; null for a new one")),

@@ -103,7 +103,7 @@ _ERROR_KIND = text(
 )
 _TURN_ERROR_KIND = text(
     "`auth`, `rate_limit`, `quota`, `overloaded`, `network`, `server`, `invalid_request`, `context_overflow`, "
-    "`permission`, `protocol`, `spawn`, `setup`, `internal`, `fenced`, `unknown_conversation`, `budget`, "
+    "`permission`, `protocol`, `spawn`, `setup`, `tasks`, `internal`, `fenced`, `unknown_conversation`, `budget`, "
     "`invalid_output`, `timeout` or `idle_timeout`; where csa could not even look, the kind of an [error](#error)"
 )
 _ERROR_MESSAGE = text("what went wrong, as a sentence")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from csa.errors import BusyError, FullError, Obstacle, RefusedError
-from csa.model.limits import Limits
+from csa.model.limits import PLAN, Limits
 from csa.model.permission import Permission
 from csa.model.state import SessionState
 from csa.runner.turns.plan import TurnPlan
@@ -172,7 +172,7 @@ def _check_turns(tree: Tree, plan: TurnPlan, above: list[SessionState], *, runs:
     limits = plan.state.limits.tightened_by(tree.top.limits.of_tree())
     if plan.is_new and (limits.max_children or limits.max_tree_sessions):
         _check_sessions(tree, limits, above[0])
-    if limits.max_tree_running and runs:
+    if limits.max_tree_running and runs and plan.adapter.name != PLAN:
         _check_running(tree, plan, limits)
 
 
@@ -205,11 +205,14 @@ def _check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
 
 
 def _check_running(tree: Tree, plan: TurnPlan, limits: Limits) -> None:
-    own = plan.state.session_id
-    candidates = {turn.session_id for turn in running_turns(tree.root)} - {own}  # every turn has a slot
+    turns = running_turns(tree.root)  # every turn has a slot
+    left_out = {plan.state.session_id, *(turn.session_id for turn in turns if turn.tool == PLAN)}
+    candidates = {turn.session_id for turn in turns} - left_out
     if len(tree.listed(candidates)) < limits.max_tree_running:
         return
-    running = [member for member in tree.members() if member.session_id != own and member.is_running(tree.root)]
+    running = [
+        member for member in tree.members() if member.session_id not in left_out and member.is_running(tree.root)
+    ]
     if len(running) < limits.max_tree_running:
         return
     can_end = any(member.session_id not in plan.callers for member in running)

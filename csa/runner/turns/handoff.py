@@ -132,16 +132,22 @@ def _without_frame(limits: DigestLimits, *told: Digest) -> DigestLimits:
 def _hand_over(tool: str, told: Sequence[tuple[str, Digest]], *, turns: Sequence[int]) -> Handoff | None:
     if not told:
         return None
-    from hashlib import sha256  # noqa: PLC0415  # most turns hand nothing over
-
     whole = "\n\n".join(each.text for _, each in told)
-    mark = _MARK.format(sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:8])
-    parts = [f"{heading}{_QUOTED.format(mark=mark)}{mark}\n{each.text}\n{mark}" for heading, each in told]
+    parts = [quoted(heading, each.text, beside=whole) for heading, each in told]
     text = "\n\n".join([*parts, _GO_ON])
     sources = [{"session_id": name, "turns": numbers} for _, each in told for name, numbers in each.by_session.items()]
     data = {"to": tool, "turns": list(turns), "characters": len(text)}
     tools = tuple({tool: None for _, each in told for tool in each.tools})
     return Handoff(text, {**data, **({"sources": sources} if sources else {})}, tools)
+
+
+def quoted(heading: str, text: str, *, beside: str | None = None) -> str:
+    """Return a text between two marked lines that neither it, nor what stands `beside` it, can contain itself."""
+    from hashlib import sha256  # noqa: PLC0415  # most turns hand nothing over
+
+    whole = text if beside is None else beside
+    mark = _MARK.format(sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:8])
+    return f"{heading}{_QUOTED.format(mark=mark)}{mark}\n{text}\n{mark}"
 
 
 def digest(
@@ -318,16 +324,16 @@ def _render(turn: _Turn, room: int, prompt: str | None) -> str:
     """Render a turn in at most `room` characters."""
     asked = "(the same as below)" if prompt is not None and turn.prompt == prompt else turn.prompt
     head = f"Turn {turn.number}{f' of session {turn.session}' if turn.is_named else ''}, with {turn.tool}."
-    end = f"The turn {_shorten(turn.end, min(300, room // 3))}" if turn.end else ""
+    end = f"The turn {cut_to(turn.end, min(300, room // 3))}" if turn.end else ""
     left = room - len(head) - len(end) - len("User: \nDid:\nAnswer: \n") - 8
     calls = "\n".join(line for _, line in reversed(turn.calls))
     if turn.more_calls:
         calls = f"- ({turn.more_calls} earlier calls)\n{calls}"
     if len(asked) + len(calls) + len(turn.answer) > left:
         third = max(0, left // 3)
-        answer = _shorten(turn.answer, max(third, left - len(asked) - len(calls)))
+        answer = cut_to(turn.answer, max(third, left - len(asked) - len(calls)))
         calls = _shorten_calls(turn, max(third, left - len(asked) - len(answer)), calls)
-        asked = _shorten(asked, max(0, left - len(answer) - len(calls)))
+        asked = cut_to(asked, max(0, left - len(answer) - len(calls)))
     else:
         answer = turn.answer
     parts = [head, f"User: {asked}", f"Did:\n{calls}" if calls else "", f"Answer: {answer}" if answer else "", end]
@@ -350,8 +356,8 @@ def _shorten_calls(turn: _Turn, room: int, whole: str) -> str:
     return "\n".join([f"- ({others} other calls)", *reversed(lines)])
 
 
-def _shorten(text: str, room: int) -> str:
-    """Keep both ends of a text."""
+def cut_to(text: str, room: int) -> str:
+    """Return a text of at most `room` characters: both ends of a longer one."""
     if len(text) <= room:
         return text
     half = (room - len(_CUT)) // 2

@@ -15,7 +15,7 @@ from pathlib import Path
 from csa.errors import NotFoundError, RefusedError, RetiredError, ToolUnavailableError, UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.model.config import Config
-from csa.model.limits import LARGEST_COUNT, Budget, ContextWindow, Limits, is_count
+from csa.model.limits import LARGEST_COUNT, PLAN, Budget, ContextWindow, Limits, is_count
 from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
@@ -24,7 +24,7 @@ from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed, refuse_idle
-from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters
+from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters, plan_tool
 from csa.runner.turns.asking import asks_token
 from csa.runner.turns.checks import (
     asked_id,
@@ -44,6 +44,7 @@ from csa.store.genealogy import ancestors
 from csa.store.held import refuse_when_full
 from csa.store.project import git_branch
 from csa.store.recovery import caught_up
+from csa.store.transcript import last_started
 from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -219,6 +220,7 @@ def _plan_new(
         window=replace(source.window if source else ContextWindow(), since_turn=0).asked(*_asked_window(request)),
         shared=source.shared if source else None,
         ask=source.ask if source else parent.ask if parent else None,
+        task=request.task,
     )
     if source:
         refuse_second_tool(context, source, choice.adapter.name)
@@ -264,6 +266,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         from csa.runner.turns.worktree import check_worktree  # noqa: PLC0415  # few sessions have one
 
         check_worktree(context, state, request)
+    _refuse_plan(session, state, request)
     if request.repair:
         from csa.runner.turns.repair import check_repair  # noqa: PLC0415  # few turns are one
 
@@ -289,6 +292,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         budget=changed_budget(context, state, _asked_budget(request)),
         window=state.window.asked(*_asked_window(request)),
         shared=asked_sharing(context, request, state),
+        task=request.task or state.task,
     )
     refuse_second_tool(context, state, choice.adapter.name)
     if not state.turns:
@@ -296,6 +300,18 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd, replay=replay)
     _refuse_other_account(plan, known)
     return plan
+
+
+def _refuse_plan(session: Session, state: SessionState, request: RunRequest) -> None:
+    """Refuse a prompt for the session of a plan, which its scheduler runs; an agent may repair what it has merged."""
+    if PLAN not in state.tools or request.plan is not None or request.repair:
+        return
+    words = started.data.get("flags") if (started := last_started(session.files.transcript)) else None
+    file = words[words.index("--file") + 1] if isinstance(words, list) and "--file" in words[:-1] else "FILE"
+    raise RefusedError(
+        f"Session {state.session_id} is the run of a plan: its tasks have sessions of their own.",
+        hint=f"csa plan run {shlex.quote(str(file))} goes on with it; csa ls --tree shows its tasks",
+    )
 
 
 def _last_directory(state: SessionState) -> str:
@@ -343,6 +359,7 @@ def _plan(
     permission = _permission(context, request, state)
     asked = replace(request, model=choice.model, effort=None) if choice.is_fallback else request
     model, effort = choose_model(asked, known, context.config, tool)
+    is_plan = request.plan is not None  # its tasks have the limits, and meet the quotas
     return TurnPlan(
         request=request,
         context=context,
@@ -368,13 +385,13 @@ def _plan(
             **_limit_origins(context, request),
             **_template_origins(request, permission),
         },
-        timeout_s=request.timeout_s or context.config.timeout_s,
-        idle_timeout_s=request.idle_timeout_s or context.config.idle_timeout_s,
+        timeout_s=None if is_plan else request.timeout_s or context.config.timeout_s,
+        idle_timeout_s=None if is_plan else request.idle_timeout_s or context.config.idle_timeout_s,
         max_depth=state.max_depth if state.max_depth is not None else context.config.max_depth,
-        retries=context.config.retries if request.retries is None else request.retries,
-        fallback=others(fallback_of(context, request), tool, model.value),
+        retries=0 if is_plan else context.config.retries if request.retries is None else request.retries,
+        fallback=() if is_plan else others(fallback_of(context, request), tool, model.value),
         park_limit_s=context.config.park_limit_s if request.park_limit_s is None else request.park_limit_s,
-        hands_over=context.config.hands_over if request.handoff is None else request.handoff,
+        hands_over=not is_plan and (context.config.hands_over if request.handoff is None else request.handoff),
         callers=tuple(context.caller.lineage()) if context.caller else (),
         replay=replay,
         asks=asks_token(context, request, choice, permission, kept=state.ask),
@@ -431,10 +448,13 @@ def _as_recorded(
 
 
 def _choose(context: Context, request: RunRequest, *, previous: str | None, replay: Replay | None = None) -> ToolChoice:
+    if request.plan is not None:
+        return plan_tool()
     if replay is not None:
         from csa.runner.turns.recorded import replayed_tool  # noqa: PLC0415  # as above
 
         return replayed_tool(request, context.config)
+    previous = None if previous == PLAN else previous
     outer = context.caller.state.last_tool if context.caller else None
     known, _ = loadable_adapters(context.config)
     family = next((adapter.family for adapter in known if adapter.name == outer), None)

@@ -115,7 +115,7 @@ def _make_request(plan: TurnPlan, known: ToolState, handoff: Handoff | None) -> 
         system=_join(None if plan.state.ephemeral else note, plan.request.system),
         schema=plan.request.schema if plan.is_held_to_schema else None,
         attachments=_attachments(plan.request, directory),
-        flags=() if plan.compacts else plan.request.flags or (),
+        flags=() if plan.compacts else plan.request.plan or plan.request.flags or (),
         timeout_s=plan.timeout_s,
         ephemeral=plan.state.ephemeral,
         environ=base,

@@ -120,7 +120,8 @@ class TurnRecorder(Recorder):
                 "origins": dict(self.plan.origins),
                 **({"template": request.template.name} if request.template else {}),
                 **({"system": request.system} if request.system else {}),
-                **({"flags": list(request.flags)} if request.flags else {}),
+                **({"flags": list(flags)} if (flags := request.plan or request.flags) else {}),
+                **({"repair": True} if request.repair else {}),
                 **({"secrets": sources_of(request.secrets)} if request.secrets else {}),
                 "prompt": prompt,
                 "resumed": self.tool_state.provider_session_id,
@@ -316,6 +317,7 @@ class TurnRecorder(Recorder):
             "window": wanted.window,
             "ask": wanted.ask,
             "shared": wanted.shared,
+            "task": wanted.task,
         }
 
     def _save_state(self, *, spent: Spent | None = None, at: datetime | None = None) -> None:
