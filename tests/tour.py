@@ -17,7 +17,7 @@ FILES = (
 PLAN = """
 tool = "codex"
 [task.notes]
-prompt = "Write notes"
+prompt = "Write more notes"
 [task.index]
 needs = ["notes"]
 prompt = "Read the notes"
@@ -36,6 +36,7 @@ RULES = (
     },
     {"match": CHECK, "do": [["usage", 900, 60], ["say", "It adds up."]]},
     {"match": "/compact", "do": [["compact"]]},
+    {"match": "Write more notes", "do": [["run", "echo More > more.md"], ["usage", 700, 40], ["say", "Written."]]},
     {"match": "Write notes", "do": [["run", "echo Notes > notes.md"], ["say", "Written."]]},
     {"match": "Tidy up", "do": [["ask", "execute", "rm -r build"], ["say", "Done."]]},
 )
@@ -129,7 +130,6 @@ class _Tour:
             self.show(name, name, "api", "--json")
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")
-        self.show("stats --landed", "stats", "--landed", "--json")
         self.show("search", "search", "bucket", "--json")
         self.place.run("index", "build")
         self.show("index status", "index", "status", "--json")
@@ -138,6 +138,7 @@ class _Tour:
         """Have an agent work in a worktree."""
         self.place.run("run", "--tool", "codex", "--worktree", "--name", "notes", "Write notes")
         self.show("land", "land", "notes", "--json")
+        self.show("stats --landed", "stats", "--landed", "--json")
         self.place.run("rm", "notes", "--purge")
 
     def _plan(self) -> None:
@@ -145,6 +146,8 @@ class _Tour:
         (self.place.project / "docs.toml").write_text(PLAN)
         self.show("plan run --dry-run", "plan", "run", "docs.toml", "--dry-run", "--json")
         self.show("plan run", "plan", "run", "docs.toml", "--json")
+        self.show("plan status", "plan", "status", "--json")
+        self.show("plan drop", "plan", "drop", "docs.toml", "--json", code=5)
         self.show("plan run --detach", "plan", "run", "docs.toml", "--fresh", "index", "--detach", "--json")
         self.place.run("wait", "plan-docs")
 

@@ -101,6 +101,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
     (
         "see what they do",
         (
+            Command("plan status", "plan_status", "show the tasks of a plan: their state, lines, cost, conflicts"),
             Command("session list", "session_list", "list the project's sessions, or their tree"),
             Command("session show", "conversation", "print a session's conversation"),
             Command("session search", "search", "find words in all conversations"),
@@ -144,6 +145,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         "clean up and repair",
         (
             Command("session delete", "removing.delete", "delete sessions; they can be restored for 7 days"),
+            Command("plan drop", "plan_drop", "take away the worktrees of a plan whose work has landed"),
             Command("session restore", "removing.restore", "restore a deleted session"),
             Command("session clean", "collecting.clean", "delete the project's old sessions"),
             Command("gc", "collecting.gc", "delete old sessions and leftover files, quietly, for cron"),

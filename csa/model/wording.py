@@ -63,10 +63,10 @@ def _problem(word: str) -> Callable[[_Data], str]:
 def _plan(data: _Data) -> str | None:
     entries = [entry for entry in _list(data.get("entries")) if isinstance(entry, Mapping)]
     done = sum(entry.get("status") == "completed" for entry in entries)
-    current = next((entry for entry in entries if entry.get("status") == "in_progress"), None)
+    current = [str(entry.get("content", "")) for entry in entries if entry.get("status") == "in_progress"]
     if not entries:
         return None
-    return f"plan {done}/{len(entries)}" + (f": {current.get('content', '')}" if current else "")
+    return f"plan {done}/{len(entries)}" + (f": {', '.join(current)}" if current else "")
 
 
 _DECIDED = {"user": " by you", "timeout": ", since nobody answered", "end": " at the end of its turn"}

@@ -41,10 +41,29 @@ def subject_of(info: SessionInfo, width: int | None) -> str:
 def doing_of(info: SessionInfo, width: int | None, *, room: int) -> str:
     """Return a session's activity, after `room` columns of its description if it has no name."""
     doing = one_line(info.doing) or ("starting" if info.is_running else info.status)
+    if fate := fate_of(info):
+        doing = f"{fate} · {doing}"
     if info.name:
         return doing if width else one_line(f"[{info.name}] {doing}")
     about = one_line(info.state.description) if info.state else ""
     return f"{cut(about, room)} · {doing}" if about and room and about[:_SAME] not in doing else doing
+
+
+_REFUSED = {"conflict": "conflict", "markers": "conflict", "check": "check failed", "hook": "hook failed"}
+
+
+def fate_of(info: SessionInfo) -> str:
+    """Say what has become of the work of a session's last turn in a worktree of its own; empty if nothing yet."""
+    state = info.state
+    tree = state.worktree if state else None
+    if state is None or tree is None or info.is_running:
+        return ""
+    if refused := tree.refused:
+        files = f": {one_line(', '.join(refused.files))}" if refused.files else ""
+        return f"{_REFUSED.get(refused.kind, refused.kind)}{files}"
+    if tree.landed_at is None or tree.landed_at < state.last_accessed:
+        return ""
+    return "merged" if state.task else "landed"
 
 
 def with_names(text: str, stream: IO[str], *, is_command: bool = False) -> str:
