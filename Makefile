@@ -22,12 +22,13 @@ CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 # What a program that uses the library sees, and is therefore checked by pyright as well, with the examples of its documents.
 PUBLIC := csa/__init__.py csa/errors.py $(addprefix csa/runner/, client.py verbs.py request.py session.py turns/turn.py)
 
-.PHONY: help demo playground test check shells chromium acpx lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
+.PHONY: help demo demo-plan playground test check shells chromium acpx lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
 	constraints clean
 
 help:
 	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
-	@echo "make playground a shell with the fake tools, for docs/tutorial.md; keeps its sessions in .playground"
+	@echo "make demo-plan  four tasks in worktrees, a conflict that is repaired, merged and landed, over the fake tools"
+	@echo "make playground a shell with the fake tools, for docs/tutorial.md and docs/plans.md; keeps its sessions in .playground"
 	@echo "make test       the quick suite: each idea once, over the bundled fake tools (a minute)"
 	@echo "make check      lint, types, layers and the thorough suite (15 minutes)"
 	@echo "make test-real  the real tools, also as ACP agents, against a loopback provider"
@@ -38,7 +39,7 @@ help:
 	@echo "make captures   draw the views as terminals show them into docs/captures/"
 	@echo "make docs       write anew what is generated in docs: commands.md, man, json.md, the keys in configuration.md"
 	@echo "make examples   run the examples of docs/json.md again"
-	@echo "make replay     run the commands of docs/tutorial.md and docs/recipes.md again, and write down what they print"
+	@echo "make replay     run the commands of docs/tutorial.md, recipes.md and plans.md again, and write down what they print"
 	@echo "make site       the documentation as a website, in site/; links are checked"
 
 # What csa itself needs is installed first, so that those who only try it do not wait for the developers' tools.
@@ -58,6 +59,9 @@ $(SITE): $(RUNTIME)
 
 demo: $(RUNTIME)
 	@bash fixtures/demo/demo.sh
+
+demo-plan: $(RUNTIME)
+	@bash fixtures/demo/demo.sh plan
 
 playground: $(RUNTIME)
 	@bash fixtures/demo/playground.sh .playground || :  # whatever the last command exited with

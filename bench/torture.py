@@ -3,7 +3,8 @@
 Every part prints its figures and counts what was broken; the exit code is 1 when anything was. Nothing leaves this
 machine, and what is started is ended.
 
-    python bench/torture.py [--kills 1000] [--turns 500] [--detached 200] [--races 100] [--instants 300] [PART ...]
+    python bench/torture.py [--kills 1000] [--turns 500] [--detached 200] [--races 100] [--instants 300] [--lives 200]
+        [--steps 15] [--seed 4711] [PART ...]
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import concurrent.futures
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -547,12 +549,36 @@ class _PlanHome:
         return sorted(recorded - {*self.git("rev-list", "--all").split()})
 
 
+def torture_work(base: Path, options: argparse.Namespace) -> bool:
+    """Random lives of worktrees: turns, kills, landing, dropping, deleting, cleaning up, accidents. No work is lost."""
+    from tests.store.lostwork import Life  # noqa: PLC0415  # only this part needs it
+
+    tally = Tally()
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    named = {f"GIT_{who}_{what}": "u@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    for seed in range(options.seed, options.seed + options.lives):
+        home = base / f"life-{seed}"
+        home.mkdir()
+        life = Life(home, {**plain, **named, "HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1"}, seed)
+        try:
+            life.live(options.steps)
+        except AssertionError as error:
+            tally.expect("nothing is lost", kept=False, example=f"seed {seed}: {error}")
+        else:
+            tally.expect("nothing is lost", kept=True)
+        tally.count("lives")
+        tally.count("steps", len(life.log))
+        shutil.rmtree(home, ignore_errors=True)
+    return tally.report("work in worktrees")
+
+
 PARTS: dict[str, Callable[[Path, argparse.Namespace], bool]] = {
     "kills": torture_kills,
     "liveness": torture_liveness,
     "detached": torture_detached,
     "limits": torture_limits,
     "plans": torture_plans,
+    "work": torture_work,
 }
 
 
@@ -564,6 +590,8 @@ def main() -> int:
     parser.add_argument("--detached", type=int, default=200)
     parser.add_argument("--races", type=int, default=100)
     parser.add_argument("--instants", type=int, default=300, help="at which runs of plans are killed")
+    parser.add_argument("--lives", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--seed", type=int, default=4711)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="csa-torture-") as base:

@@ -20,7 +20,7 @@ import pyte
 
 HERE = Path(__file__).parent
 PLAYGROUND = HERE.parent / "fixtures/demo/playground.sh"
-DOCUMENTS = ("tutorial.md", "recipes.md")
+DOCUMENTS = ("tutorial.md", "recipes.md", "plans.md")
 COLUMNS, LINES = 80, 200
 PATIENCE_S = 60
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)

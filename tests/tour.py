@@ -17,7 +17,7 @@ FILES = (
 PLAN = """
 tool = "codex"
 [task.notes]
-prompt = "Write notes"
+prompt = "Write more notes"
 [task.index]
 needs = ["notes"]
 prompt = "Read the notes"
@@ -36,6 +36,7 @@ RULES = (
     },
     {"match": CHECK, "do": [["usage", 900, 60], ["say", "It adds up."]]},
     {"match": "/compact", "do": [["compact"]]},
+    {"match": "Write more notes", "do": [["run", "echo More > more.md"], ["usage", 700, 40], ["say", "Written."]]},
     {"match": "Write notes", "do": [["run", "echo Notes > notes.md"], ["say", "Written."]]},
     {"match": "Tidy up", "do": [["ask", "execute", "rm -r build"], ["say", "Done."]]},
 )
@@ -129,15 +130,24 @@ class _Tour:
             self.show(name, name, "api", "--json")
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")
-        self.show("stats --landed", "stats", "--landed", "--json")
         self.show("search", "search", "bucket", "--json")
+        self._look_elsewhere()
         self.place.run("index", "build")
         self.show("index status", "index", "status", "--json")
+
+    def _look_elsewhere(self) -> None:
+        """Be another host for a moment."""
+        place = self.place
+        have = place.run("intake", "n1", "--have").out
+        place.run("intake", "n1", stdin=place.run("outlet", stdin=have.encode()).out.encode())
+        self.show("hosts", "hosts", "--json")
+        shutil.rmtree(place.state_root / ".mirrors")
 
     def _land(self) -> None:
         """Have an agent work in a worktree."""
         self.place.run("run", "--tool", "codex", "--worktree", "--name", "notes", "Write notes")
         self.show("land", "land", "notes", "--json")
+        self.show("stats --landed", "stats", "--landed", "--json")
         self.place.run("rm", "notes", "--purge")
 
     def _plan(self) -> None:
@@ -145,6 +155,8 @@ class _Tour:
         (self.place.project / "docs.toml").write_text(PLAN)
         self.show("plan run --dry-run", "plan", "run", "docs.toml", "--dry-run", "--json")
         self.show("plan run", "plan", "run", "docs.toml", "--json")
+        self.show("plan status", "plan", "status", "--json")
+        self.show("plan drop", "plan", "drop", "docs.toml", "--json", code=5)
         self.show("plan run --detach", "plan", "run", "docs.toml", "--fresh", "index", "--detach", "--json")
         self.place.run("wait", "plan-docs")
 

@@ -59,6 +59,7 @@ class PlanDecoder(StreamDecoder):
             "begin": self._begin,
             "end": self._finish,
             "say": lambda event: [Update("agent_message", {"text": text_of(event.get("text"))})],
+            "plan": lambda event: [Update("plan", {"entries": event.get("entries", [])})],
             "warning": lambda event: [warning_update(text_of(event.get("text")))],
             "ended": self._close_all,
         }

@@ -101,6 +101,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
     (
         "see what they do",
         (
+            Command("plan status", "plan_status", "show the tasks of a plan: their state, lines, cost, conflicts"),
             Command("session list", "session_list", "list the project's sessions, or their tree"),
             Command("session show", "conversation", "print a session's conversation"),
             Command("session search", "search", "find words in all conversations"),
@@ -117,6 +118,13 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("top", "running.top", "watch everything that is running, in all projects"),
             Command("ps", "running.ps", "list everything that is running, with its processes"),
             Command("session stats", "stats", "sum up sessions, turns, tokens and cost"),
+        ),
+    ),
+    (
+        "other hosts",
+        (
+            Command("sync", "hosts.sync", "bring the mirrors of other hosts' sessions up to date"),
+            Command("hosts", "hosts.list", "list other hosts: reachable, version, what runs, last heard"),
         ),
     ),
     (
@@ -144,6 +152,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         "clean up and repair",
         (
             Command("session delete", "removing.delete", "delete sessions; they can be restored for 7 days"),
+            Command("plan drop", "plan_drop", "take away the worktrees of a plan whose work has landed"),
             Command("session restore", "removing.restore", "restore a deleted session"),
             Command("session clean", "collecting.clean", "delete the project's old sessions"),
             Command("gc", "collecting.gc", "delete old sessions and leftover files, quietly, for cron"),
@@ -185,6 +194,10 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ),
 )
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
+HIDDEN = (  # what hosts call on each other
+    Command("outlet", "hosts.outlet", "send what is in the state root, for a mirror of it elsewhere"),
+    Command("intake", "hosts.intake", "write the mirror of a host from what its outlet sends"),
+)
 ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current", "use": "current"}
 # What `csa help` shows, by the names that are typed.
 EVERYDAY = ("run", "chat", "ls", "status", "show", "result", "logs", "open", "wait", "kill", "top", "rm", "doctor")
@@ -192,7 +205,7 @@ EVERYDAY = ("run", "chat", "ls", "status", "show", "result", "logs", "open", "wa
 
 def command_names() -> dict[str, Command]:
     """Return the commands by all names that can be typed."""
-    short = {command.name: command for command in COMMANDS}
+    short = {command.name: command for command in (*COMMANDS, *HIDDEN)}
     short |= {alias: short[name] for alias, name in ALIASES.items()}
     return {
         **short,

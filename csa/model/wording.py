@@ -8,7 +8,7 @@ from csa.model.clock import local_clock
 from csa.model.conversation import count_told
 from csa.model.events import Event
 from csa.model.state import parse_time
-from csa.model.text import one_line
+from csa.model.text import count_of, one_line, some_names
 from csa.model.usage import CHARS_PER_TOKEN, Usage, number_of
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -63,10 +63,10 @@ def _problem(word: str) -> Callable[[_Data], str]:
 def _plan(data: _Data) -> str | None:
     entries = [entry for entry in _list(data.get("entries")) if isinstance(entry, Mapping)]
     done = sum(entry.get("status") == "completed" for entry in entries)
-    current = next((entry for entry in entries if entry.get("status") == "in_progress"), None)
+    current = [str(entry.get("content", "")) for entry in entries if entry.get("status") == "in_progress"]
     if not entries:
         return None
-    return f"plan {done}/{len(entries)}" + (f": {current.get('content', '')}" if current else "")
+    return f"plan {done}/{len(entries)}" + (f": {', '.join(current)}" if current else "")
 
 
 _DECIDED = {"user": " by you", "timeout": ", since nobody answered", "end": " at the end of its turn"}
@@ -131,7 +131,13 @@ def _parked(data: _Data) -> str:
 
 
 def _updated(data: _Data) -> str | None:
-    """Render the change of a record that belongs to the conversation: what it began with."""
+    """Render the change of a record that belongs to the conversation: what it began with, what became of its work."""
+    if data.get("what") == "landed":
+        return (
+            f"landed {count_of(len(_list(data.get('commits'))), 'commit')} on {data.get('branch') or data.get('into')}"
+        )
+    if data.get("what") == "refused" and data.get("kind"):
+        return f"not landed: {data['kind']} {some_names([str(each) for each in _list(data.get('files'))])}".rstrip()
     sources = [each for each in _list(data.get("sources")) if isinstance(each, Mapping)]
     if data.get("what") != "merged" or not sources:
         return None

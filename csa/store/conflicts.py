@@ -41,7 +41,7 @@ class Before(Struct):
 def read_before(git: Git, session_id: str, turn: int) -> Before | None:
     """Return the work as it was before a repair in this turn that was interrupted; None if there was none."""
     with suppress(GitError):
-        base, tip = git.line("rev-parse", "--verify", "--quiet", f"{_ref(session_id, turn)}^@").split()
+        base, tip = git.line("rev-parse", f"{_ref(session_id, turn)}^@").split()
         return Before(base, tip)
     return None
 

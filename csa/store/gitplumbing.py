@@ -148,6 +148,20 @@ def _missing_identity(git: Git) -> dict[str, str]:
     return {}
 
 
+def without_filters(git: Git) -> dict[str, str]:
+    """Return variables that keep git from running the programs of `filter.NAME`: looking must start nothing."""
+    try:
+        said = git.run("config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|required)$")
+    except GitError:  # there are none
+        return {}
+    found = said.decode("utf-8", "surrogateescape").split("\0")[:-1]
+    pairs = ((name, "false" if name.endswith(".required") else "") for name in found)
+    variables = {"GIT_CONFIG_COUNT": str(len(found))}
+    for number, (name, value) in enumerate(pairs):
+        variables |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return variables
+
+
 def ensure_bare(path: Path, environ: Mapping[str, str]) -> None:
     """Create the repository unless it exists: built aside and renamed, so that nobody sees a partial one."""
     if (path / "HEAD").exists():

@@ -12,6 +12,7 @@ from csa.store.sessions import is_directory
 from csa.store.worktrees import (
     Kept,
     WorktreeError,
+    find_obstacle,
     find_tip,
     is_ancestor,
     open_repository,
@@ -53,7 +54,7 @@ def _unlanded(git: Git, tree: Worktree, *, tip: str | None, session_id: str) -> 
             yield f"the repository in {tree.checkout} has none of its commits"
         return
     refs = refs_of(git, session_id)
-    if tip == tree.dropped:
+    if tip == tree.dropped and tree.dropped_at:
         return
     turn = max((order[0] for ref in refs if (order := order_of(ref))), default=0)
     yield from (f"{ref} is not on its branch" for ref in refs if _turn_apart(ref) >= turn)
@@ -78,7 +79,10 @@ def _not_committed(tree: Worktree, environ: Mapping[str, str]) -> Iterator[str]:
         return
     # Of a submodule only the commit counts: in it, git would believe a configuration that the agent may have written.
     words = ("--no-optional-locks", "status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=dirty")
-    said = open_worktree(tree, environ, commits=False).run(*words)
+    git = open_worktree(tree, environ, commits=False)
+    if obstacle := find_obstacle(git, tree):
+        yield obstacle
+    said = git.run(*words)
     if paths := [os.fsdecode(entry[3:]) for entry in said.split(b"\0") if entry]:
         more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
         yield f"{', '.join(paths[:_NAMED])}{more} not committed"

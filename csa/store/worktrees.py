@@ -263,6 +263,7 @@ def revive_worktree(tree: Worktree, environ: Mapping[str, str], *, session_id: s
         WorktreeError: git refuses; or neither the branch nor a tip is there any more.
     """
     git = open_repository(tree, environ, commits=True)
+    tree = replace(tree, dropped_at=None)
     name = f"refs/heads/{tree.branch}"
     tip, kept = find_commit(git, name), _kept_last(refs_of(git, session_id))
     has_landed = tree.landed is not None and tree.landed == (tip or tree.dropped or tree.landed)
@@ -350,12 +351,12 @@ def keep_work(
     if not is_usable(tree):
         return _keep_rest(tree, environ, session_id=session_id, ref=ref, message=message)
     reclaim(tree, environ, session_id=session_id)
+    give_tree(tree.path)  # what an agent that root ran has left
     git = open_worktree(tree, environ)
-    born = find_commit(git, "HEAD")
-    head = born or find_tip(git, tree, session_id=session_id) or tree.base
+    head = find_commit(git, "HEAD") or find_tip(git, tree, session_id=session_id) or tree.base
     with _index_aside(git) as aside:
         content, problems = _content(aside, head)
-    if obstacle := _obstacle(git, tree) if born else "the agent has left a branch without a commit checked out":
+    if obstacle := find_obstacle(git, tree):
         kept = _keep_apart(git, f"{ref}-unfinished", content, head, message)
         problems = (*problems, f"{obstacle}: what is left is kept as {kept}")
         return Kept(head, None, problems, is_whole=False, is_unfinished=True)
@@ -645,8 +646,10 @@ def _submodules(git: Git) -> set[str]:
     return set()
 
 
-def _obstacle(git: Git, tree: Worktree) -> str | None:
-    """Say what keeps csa from committing on the branch; None if nothing does."""
+def find_obstacle(git: Git, tree: Worktree) -> str | None:
+    """Say what keeps csa from committing on the branch of a worktree; None if nothing does. Only reads."""
+    if find_commit(git, "HEAD") is None:
+        return "the agent has left a branch without a commit checked out"
     for name in _UNDERWAY:
         if os.path.exists(f"{tree.git_dir}/{name}"):
             return f"the agent has left a {name.partition('-')[0].partition('_')[0].lower()} unfinished"

@@ -178,7 +178,7 @@ def test_long_help_goes_through_the_pager(place: Place, pager: str, first: str) 
 
 def test_what_has_room_is_not_paged(place: Place) -> None:
     """Nor is what goes into a pipe; and CSA_PAGER goes before PAGER."""
-    assert "> " not in paged(place, "help", "--all", lines=100, pager=MARKING).text
+    assert "> " not in paged(place, "help", "--all", lines=120, pager=MARKING).text
     assert "> " not in paged(place, "help", "ps", pager=MARKING).text
     assert "> usage" not in place.run("help", "--all", env={"PAGER": MARKING}).out
     place.env["CSA_PAGER"] = MARKING

@@ -14,32 +14,58 @@ def repository(place: Place) -> Place:
 
 
 def test_two_sessions_change_one_line(repository: Place) -> None:
-    """The first lands; the second conflicts with it, and nothing changes; sessions after it are not tried."""
+    """The first lands; the second conflicts with it, and nothing changes."""
     place = repository
     first = work(place, "echo one > a", "--name", "first")
     second = work(place, "echo two > a; echo more > b", "--name", "second")
-    third = work(place, "echo c > c")
     sh(place, "echo mine > mine")
-    done = place.run("land", "first", second, third)
+    done = place.run("land", "first", second)
     head = sh(place, "git rev-parse HEAD")
     assert done.code == 1
     assert done.out == f"{first} (first): landed 1 commit (a) on main, now {head[:7]}\n"
     assert "error: The work of session second conflicts in a." in done.err
     assert "hint: csa run -s second --repair" in done.err
     assert f"csa: changed there by {head[:7]} of session first: work" in done.err
-    assert f"csa: not tried: {third}" in done.err
     assert sh(place, "cat a; git status --porcelain; git log --format=%s") == "one\n?? mine\nwork\nfirst"
     assert tree_of(place, second)["refused"] == {"kind": "conflict", "files": ["a"], "onto": head}
-    done = place.run("land", "third", "--json", second, third)
-    assert done.code == 3
+
+
+@pytest.mark.thorough
+def test_several(repository: Place) -> None:
+    """At the first that cannot be landed it stops, and says which were not tried; a dry run changes nothing."""
+    place = repository
+    first, second, third = (work(place, f"echo {number} > {name}") for number, name in enumerate("aac"))
+    assert place.run("land", "nobody", "--json", third).code == 3
+    done = place.run("land", first, second, third)
+    assert (done.code, f"csa: not tried: {third}" in done.err) == (1, True)
     done = place.run("land", "--json", second, third)
     conflict, untried = done.json
     assert (conflict["status"], conflict["error"]["kind"], untried["status"]) == ("refused", "conflict", "not_tried")
     assert place.run("land", third, "--dry-run").out == f"{third}: would land 1 commit (c) on main\n"
+    assert place.run("land", second, "--dry-run").code == 1
     assert place.run("land", third, "--squash", "--check", "test -f c").code == 0
     assert sh(place, "git log -1 --format=%B").split("\n") == ["work", "", f"Csa-Session: {third}"]
+    assert place.run("land", third).out == f"{third}: nothing to land\n"
 
 
+@pytest.mark.thorough
+def test_a_tree_lands_upwards(repository: Place) -> None:
+    """An agent lands what it has started into its own worktree; not elsewhere, and not its own session."""
+    place = repository
+    inner = 'csa run --quiet --tool codex --worktree --name child "inner"'
+    outer = f"{inner} && csa land child && (cd {place.project} && ! csa land child) && ! csa land @self"
+    rules = [
+        {"match": "inner", "do": [["run", "echo below > below"], ["say", "Done."]]},
+        {"match": "outer", "do": [["run", f"set -e; {outer}; echo above > above"], ["say", "Done."]]},
+    ]
+    place.script(*rules)
+    done = place.run("run", "--tool", "codex", "--worktree", "--name", "parent", "--permission", "full", "outer")
+    assert done.code == 0, done.err
+    assert place.run("land", "parent").code == 0
+    assert sh(place, "git log --format=%s; cat above below") == "outer\ninner\nfirst\nabove\nbelow"
+
+
+@pytest.mark.thorough
 def test_a_conflict_is_repaired_by_its_agent(repository: Place) -> None:
     """It finds the target with its work as markers, and what it leaves lands; markers that it leaves do not."""
     place = repository

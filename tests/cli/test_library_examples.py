@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from docs.library_examples import examples
+from tests.cli.worktrees import make_repository, sh
 from tests.support import Place
 
 EXAMPLES = dict(examples())
@@ -21,6 +22,12 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(place: Place, name: str) -> None:
     """It ends without an error, and has something to show."""
+    if "worktree=" in EXAMPLES[name]:
+        make_repository(place)
+        (place.project / "a").write_text("FIXME: not yet\n")
+        (place.project / "sub/b").write_text("b\nFIXME\n")
+        sh(place, "git commit -qam todo")
+        place.play(["run", "sed -i /FIXME/d a sub/b"], ["say", "Done."])
     done = place.shell([sys.executable, "-c", EXAMPLES[name]])
     assert (done.code, done.err) == (0, "")
     assert done.out

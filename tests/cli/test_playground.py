@@ -36,7 +36,7 @@ def playground(replay: Any, tmp_path: Path) -> Iterator[Any]:
 @pytest.mark.thorough
 @pytest.mark.skipif(not shutil.which("jq"), reason="some recipes use jq")
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", ["tutorial.md", "recipes.md", "../README.md"])
+@pytest.mark.parametrize("name", ["tutorial.md", "recipes.md", "plans.md", "../README.md"])
 def test_the_commands_of_a_document_work_in_order(replay: Any, playground: Any, name: str) -> None:
     """Each exits 0 (the document prints any other code), in a playground that keeps its sessions."""
     commands = list(replay.commands((ROOT / "docs" / name).read_text()))
@@ -48,13 +48,20 @@ def test_the_commands_of_a_document_work_in_order(replay: Any, playground: Any, 
 
 
 @pytest.mark.thorough
-def test_the_demo_runs_and_says_what_is_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ((), ["7 sessions, 0 running"]),
+        (("plan",), ["4 of 4 tasks merged or done", "landed "]),
+    ],
+)
+def test_the_demo_runs_and_says_what_is_next(tmp_path: Path, words: tuple[str, ...], shown: list[str]) -> None:
     """It needs nothing but csa on the PATH, and leaves nothing behind."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {**os.environ, "PATH": path, "TMPDIR": str(tmp_path)}
-    command = ["bash", str(ROOT / "fixtures/demo/demo.sh")]
+    command = ["bash", str(ROOT / "fixtures/demo/demo.sh"), *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr
-    assert "7 sessions, 0 running" in done.stdout
+    assert [text for text in shown if text not in done.stdout] == []
     assert "make playground" in done.stdout.splitlines()[-2]
     assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,6 @@ import anyio
 
 from csa.errors import CsaError
 from csa.model.collection import Rule
-from csa.model.state import SessionState
 from csa.model.worktree import Worktree
 from csa.runner.client import Csa
 from csa.runner.context import Context
@@ -203,14 +202,14 @@ class Life:
         said = self.git("rev-list", "--objects", "--no-object-names", "--all", *heads, must=False)
         yield from said.split() or self.git("rev-list", "--objects", "--no-object-names", "--all").split()
 
-    def forgive(self, before: dict[str, SessionState], *, days: int) -> None:
+    def forgive(self, days: int) -> None:
         """Forget what was given up, and is over, with sessions that are gone; and what no commit can hold."""
         if days >= UNDO_DAYS:
             there = {what for path in (self.store.path / "worktrees").glob("*") for what in _contents(path)}
             self.written = {
                 what: whose for what, whose in self.written.items() if what in there or what not in self.loose
             }
-        for session_id in list(before):
+        for session_id in self.sessions:
             if self.store.has(session_id) or os.path.isdir(self.store.retired_paths(session_id).pathname):
                 continue
             if (self.store.path / "worktrees" / f".gone-{session_id}").exists():
@@ -279,7 +278,6 @@ def _restore(life: Life) -> None:
 
 def _collect(life: Life, *, is_killed: bool = False) -> None:
     days = life.random.choice([1, 8, 40])
-    before = {each: state for each in life.sessions if (state := life.store.record(each).state)}
     preview = life.collect(days, dry_run=True)
     if is_killed:
         life.fork(lambda: life.collect(days))
@@ -288,7 +286,7 @@ def _collect(life: Life, *, is_killed: bool = False) -> None:
         assert not done.failures, done.failures
         for name in ("retired", "purged", "kept"):
             assert _ids(done, name) == _ids(preview, name), name
-    life.forgive(before, days=days)
+    life.forgive(days)
 
 
 def _ids(report: Report, name: str) -> list[str]:
@@ -302,7 +300,6 @@ def _collect_killed(life: Life) -> None:
 def _collect_twice(life: Life) -> None:
     """Two at once."""
     days = life.random.choice([8, 40])
-    before = {each: state for each in life.sessions if (state := life.store.record(each).state)}
     pid = os.fork()
     if not pid:
         try:
@@ -313,7 +310,7 @@ def _collect_twice(life: Life) -> None:
         life.collect(days)
     finally:
         os.waitpid(pid, 0)
-    life.forgive(before, days=days)
+    life.forgive(days)
 
 
 def _remove_directory(life: Life) -> None:

@@ -19,7 +19,8 @@ import pytest
 from csa_adapters.acp_agents import AGENTS
 
 from csa.cli.commands import COMMANDS, command_names, find_command
-from csa.model.config import KEYS, TOOL_KEYS, Layer, combine_layers
+from csa.model.config import ENGINE_KEYS, KEYS, TOOL_KEYS, Layer, combine_layers
+from csa.model.plan import parse_plan
 from csa.model.schemas.table import OUTPUTS
 from tests.schemas import check_events, check_output
 
@@ -50,13 +51,24 @@ def test_the_keys_of_the_configuration_are_up_to_date(generate: Any) -> None:
     text = (DOCS / "configuration.md").read_text()
     assert text == generate.render_configuration()
     rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (sets|tightens|no) \|", text, re.MULTILINE))
-    assert rows.keys() == {*KEYS, *TOOL_KEYS}
+    assert rows.keys() == {*KEYS, *TOOL_KEYS, *ENGINE_KEYS}
     assert (rows["tool"], rows["max_depth"], rows["command"]) == ("sets", "tightens", "no")
 
 
 def test_the_page_on_the_api_is_up_to_date(generate: Any) -> None:
     """`make docs` would change nothing."""
     assert (DOCS / "http-api.md").read_text() == generate.render_api()
+
+
+def test_the_page_on_plans_is_up_to_date(generate: Any) -> None:
+    """docs/plans.md ends with what `make docs` would write, and its plans are such; one is that of the playground."""
+    text = (DOCS / "plans.md").read_text()
+    assert text == generate.render_plans()
+    plans = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    whole = [plan for plan in plans if "[task.docs]" in plan]
+    for plan in whole:
+        parse_plan(tomllib.loads(plan), place="plans.md", read=str)
+    assert (DOCS.parent / "fixtures/demo/plan.toml").read_text() in whole
 
 
 def test_the_page_on_json_is_up_to_date(generate: Any) -> None:

@@ -25,10 +25,14 @@ _WORD = r"[\w.-]+"  # characters that need no quotes in a shell
 
 
 def called(info: SessionInfo, width: int | None) -> str:
-    """Return a session's name on a line of that width; in a pipe (None) that is its id."""
+    """Return a session's name on a line of that width; in a pipe (None) that is its id.
+
+    The names of other hosts' sessions begin with the host's, as they can be typed.
+    """
     if width is None:
         return info.session_id
-    return cut(one_line(info.name or ""), max(_LEAST_NAME, width // 3)) or info.prefix
+    name = f"{info.store.host}:{info.name}" if info.name and info.store.host else info.name or ""
+    return cut(one_line(name), max(_LEAST_NAME, width // 3)) or info.prefix
 
 
 def subject_of(info: SessionInfo, width: int | None) -> str:
@@ -41,10 +45,29 @@ def subject_of(info: SessionInfo, width: int | None) -> str:
 def doing_of(info: SessionInfo, width: int | None, *, room: int) -> str:
     """Return a session's activity, after `room` columns of its description if it has no name."""
     doing = one_line(info.doing) or ("starting" if info.is_running else info.status)
+    if fate := fate_of(info):
+        doing = f"{fate} · {doing}"
     if info.name:
         return doing if width else one_line(f"[{info.name}] {doing}")
     about = one_line(info.state.description) if info.state else ""
     return f"{cut(about, room)} · {doing}" if about and room and about[:_SAME] not in doing else doing
+
+
+_REFUSED = {"conflict": "conflict", "markers": "conflict", "check": "check failed", "hook": "hook failed"}
+
+
+def fate_of(info: SessionInfo) -> str:
+    """Say what has become of the work of a session's last turn in a worktree of its own; empty if nothing yet."""
+    state = info.state
+    tree = state.worktree if state else None
+    if state is None or tree is None or info.is_running:
+        return ""
+    if refused := tree.refused:
+        files = f": {one_line(', '.join(refused.files))}" if refused.files else ""
+        return f"{_REFUSED.get(refused.kind, refused.kind)}{files}"
+    if tree.landed_at is None or tree.landed_at < state.last_accessed:
+        return ""
+    return "merged" if state.task else "landed"
 
 
 def with_names(text: str, stream: IO[str], *, is_command: bool = False) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from csa.model.schemas import card, outputs, upkeep
+from csa.model.schemas import card, outputs, plans, upkeep
 from csa.model.schemas.events import event_schema
 from csa.model.schemas.kit import Schema, document, each, record, ref
 from csa.model.schemas.shared import PIECES as SHARED
@@ -26,6 +26,8 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "plan run": ("the turn of the plan's session, after its end", outputs.RESULT),
     "plan run --detach": ("the turn that was started", outputs.DETACHED),
     "plan run --dry-run": ("the tasks in order, and what would be done", each(outputs.TASK, "")),
+    "plan status": ("what has become of a plan's tasks", plans.STATUS),
+    "plan drop": ("the worktrees of a plan, and what was done with each", each(plans.DROPPED, "")),
     "attach": ("the turn, after its end", outputs.RESULT),
     "answer": ("what agents wait to be allowed", each(outputs.ASK, "")),
     "answer --allow": ("the answer that counts", outputs.ANSWERED),
@@ -76,6 +78,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "adopt": ("the sessions that were adopted", upkeep.ADOPTED),
     "validate": ("what is wrong", each(ref("problem"), "")),
     "repair": ("what was repaired", upkeep.REPAIRED),
+    "hosts": ("the other hosts", each(outputs.REMOTE, "")),
     "tools": ("the tools that csa can run", each(upkeep.TOOL, "")),
     "doctor": ("the checks", upkeep.DIAGNOSIS),
     "config show": ("the settings", upkeep.SETTINGS),

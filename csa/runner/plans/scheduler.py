@@ -40,6 +40,7 @@ _STRANGER_S = 0.2
 _ENDING_S = 2.5  # csa gives a tool three seconds
 _THREADS = 10_000
 _NAMED = 5
+_MOST_TOLD = 40  # tasks
 _SETTLED = frozenset({"finished", "conflict", "check_failed", "merged", "done"})  # its turn need not run again
 Tell = Callable[[Mapping[str, Any]], None]
 
@@ -154,7 +155,15 @@ class Scheduler:
 
     def _leave(self, name: str) -> None:
         self._busy.discard(name)
+        self._tell_progress()
         self._changed.set()
+
+    def _tell_progress(self) -> None:
+        """Tell how far the tasks are, where they are not too many to be told again and again."""
+        if len(self._wanted) <= _MOST_TOLD:
+            states = self._states()
+            entries = [{"content": name, "status": _progress_of(states[name])} for name in self._wanted]
+            self._tell({"type": "plan", "entries": entries})
 
     async def _run_unit(self, task: PlanTask, unit: str, before: Known | None) -> None:
         """Run a turn in the session of a unit, or in a new one."""
@@ -186,6 +195,7 @@ class Scheduler:
             attached = await self._in_thread(partial(start_attached, self._context, request, wait_s=math.inf))
             call, name = f"{unit}#{self._calls[unit]}", session_name(self._stem, unit)
             self._tell({"type": "begin", "id": call, "text": f"csa run {name} {what or f'--tool {attached.tool}'}"})
+            self._tell_progress()
             self._keep(unit, attached.session_id)
             self._known[unit] = replace(self._known[unit], session_id=attached.session_id)
             await self._attend(unit, attached)
@@ -329,6 +339,13 @@ class Scheduler:
     async def _in_thread(self, act: Callable[[], _T]) -> _T:
         """Do what blocks without holding up the others. Nobody waits for it when this run is ended."""
         return await to_thread.run_sync(act, abandon_on_cancel=True, limiter=self._threads)
+
+
+def _progress_of(state: TaskState) -> str:
+    """Return the state of a task as that of a step of an agent's plan."""
+    if state.kind in OVER:
+        return "completed"
+    return "in_progress" if state.kind in {*ACTIVE, "finished"} else "pending"
 
 
 def _is_settled(task: PlanTask, known: Known | None) -> bool:

@@ -29,7 +29,7 @@ from csa.model.text import some_names
 from csa.runner.session import Session
 from csa.runner.sessions.history import why_refused
 from csa.runner.sessions.spans import Span, read_spans
-from csa.store.gitplumbing import Git, GitError, open_work_tree
+from csa.store.gitplumbing import Git, GitError, open_work_tree, without_filters
 from csa.store.project import git_head, git_top
 from csa.store.transcript import read_events
 from csa.store.worktrees import repository_of
@@ -213,7 +213,7 @@ class _Comparison:
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
             "GIT_NO_LAZY_FETCH": "1",
         }
-        self._reading = replace(git, environ={**git.environ, **_without_filters(git)})
+        self._reading = replace(git, environ={**git.environ, **without_filters(git)})
         self._aside = replace(git, environ={**self._reading.environ, **aside}, place=(*git.place, *_QUIET))
         self._empty = self._aside.line("mktree")
         self.found = _Found()
@@ -371,21 +371,6 @@ class _Comparison:
 
 
 _QUIET = ("-c", "core.bigFileThreshold=32m", "-c", "core.safecrlf=false", "-c", "core.fsmonitor=false")
-
-
-def _without_filters(git: Git) -> dict[str, str]:
-    """Return variables that keep git from running the programs of `filter.NAME`: looking must start nothing."""
-    try:
-        found = _names(
-            git.run("config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|required)$")
-        )
-    except GitError:  # there are none
-        return {}
-    pairs = ((name, "false" if name.endswith(".required") else "") for name in found)
-    variables = {"GIT_CONFIG_COUNT": str(len(found))}
-    for number, (name, value) in enumerate(pairs):
-        variables |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
-    return variables
 
 
 def _until(span: Span) -> float:

@@ -24,6 +24,7 @@ from csa.process.shell import ShellEnd, run_shell
 from csa.runner.caller import Caller, refuse_own_lineage
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
+from csa.runner.sessions.worktrees import let_go
 from csa.runner.turns.worktree import make_again
 from csa.store import landing as git_landing
 from csa.store.genealogy import ancestors
@@ -43,6 +44,7 @@ from csa.store.worktrees import (
     keep_work,
     open_worktree,
     peek,
+    relocate,
     take_away,
 )
 from csa.structs import Struct, asdict, replace
@@ -259,12 +261,12 @@ class _Work:
     def __init__(self, session: Session, held: HeldSession, into: str, *, squash: bool) -> None:
         self.session, self.held, self._squash = session, held, squash
         self._environ = session.context.environ
-        self.tree = _worktree_of(held.state)
+        self.tree = relocate(_worktree_of(held.state), held.store, session.session_id, self._environ)
         self.git: Git
         fds = held.shared_fds
         self._there, self.target = git_landing.read_target(into, self.tree, self._environ, held=fds)
         self._warnings: tuple[str, ...] = ()
-        self._left: tuple[str, ...] = ()  # what no commit can hold
+        self._problems: tuple[str, ...] = ()  # what could not be committed of what is left
         self._tip = ""
         self._is_contained = False  # the checkout has got the work in another way, or we were killed in between
 
@@ -309,7 +311,7 @@ class _Work:
         if not self._make_ready():
             return None
         kept = self._keep()
-        self._tip, self._left = kept.tip, kept.problems
+        self._tip, self._problems = kept.tip, kept.problems
         onto = self.target.head
         base = git_landing.find_base(self.git, self.tree, tip=kept.tip, onto=onto)
         if base is None:
@@ -452,11 +454,17 @@ class _Work:
 
     def _drop(self, done: Landed) -> Landed:
         """Remove the worktree, whose work is landed, unless something is left in it."""
-        is_there = os.path.isdir(self.tree.path)
-        if self._left or (is_there and peek(self.tree, self._environ) != self.tree.landed):
+        context, held = self.session.context, self.held
+        if not os.path.isdir(self.tree.path):  # we were killed when it was gone, or somebody has removed it
+            take_away(self.tree, self._environ, session_id=self.session_id, tip=self.tree.landed)
             return done
-        take_away(self.tree, self._environ, session_id=self.session_id, tip=self.tree.landed)
-        return replace(done, is_dropped=is_there)
+        try:
+            tree, dropped = let_go(context, held.store, held.state, force=False)
+        except (CsaError, OSError) as error:
+            return replace(done, warnings=(*done.warnings, f"its worktree stays: {error}"))
+        changes = {"tip": dropped.tip, "branch": dropped.branch}
+        record_update(context, held, "worktree dropped", changes, replace(held.state, worktree=tree))
+        return replace(done, is_dropped=True)
 
     def _landed(self, head: str) -> Landed:
         target = self.target
@@ -466,7 +474,7 @@ class _Work:
             branch=target.branch,
             onto=target.head,
             head=head,
-            warnings=(*self._warnings, *self._left),
+            warnings=(*self._warnings, *self._problems),
         )
 
     def _refused(self, refused: Refused, **more: Any) -> LandError:

@@ -1,0 +1,80 @@
+"""Which plan is meant: a file, the name of a plan, its session, or the plan that was run last."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from csa.errors import ConfigError, NotFoundError, UsageError
+from csa.model.plan import plan_session_name
+from csa.runner.client import Csa
+from csa.runner.plans.reading import ReadPlan, plan_of_text, read_plan
+from csa.runner.plans.requests import last_plan_started
+from csa.runner.plans.words import parse_words
+from csa.runner.session import Session
+from csa.store.sessions import may_hold, read_state_text
+
+_PREFIX = plan_session_name("")
+
+
+def find_plan(client: Csa, which: str | None) -> ReadPlan:
+    """Return the plan that is meant, as its file says now; without a file, as it was run last.
+
+    Raises:
+        NotFoundError: there is no such file and no such session, or no plan was run yet.
+        UsageError: the session is no plan's.
+        ConfigError: the file is no plan.
+    """
+    if which is None:
+        return plan_of_session(_last_plan(client))
+    if os.path.isfile(os.path.join(client.context.directory_pathname, which)):
+        return read_plan(which, directory=client.context.directory_pathname)
+    if which.endswith(".toml"):
+        raise NotFoundError(f"There is no file {which}.", hint="csa plan status shows the plan that was run last")
+    name = plan_session_name(which)
+    return plan_of_session(client.session(name if client.store.find_name(name) else which))
+
+
+def plan_of_session(session: Session) -> ReadPlan:
+    """Return the plan of a session: as its file says now, else as it was run. UsageError if it is no plan's."""
+    started = last_plan_started(session)
+    flags = started.data.get("flags") if started else None
+    if started is None or not isinstance(flags, list) or "--stem" not in flags:
+        raise UsageError(f"Session {session.session_id} is not a plan's.", hint="csa ls --tool plan")
+    words = parse_words([str(word) for word in flags])
+    if words.file:
+        with suppress(NotFoundError, ConfigError):  # it is gone, a list, or somebody is just writing it
+            return read_plan(words.file, directory="/", name=words.stem, instead=words.instead)
+    return plan_of_text(
+        str(started.data.get("prompt") or ""),
+        place=words.file or words.stem,
+        file=words.file,
+        base=words.base,
+        stem=words.stem,
+        instead=words.instead,
+    )
+
+
+def _last_plan(client: Csa) -> Session:
+    """Return the plan's session that was used last."""
+    store, mark = client.store, f'"{_PREFIX}'.encode()
+    found = [
+        state
+        for session_id in store.ids()
+        if may_hold(read_state_text(store.paths(session_id).pathname), mark)
+        and (state := store.record(session_id).state)
+        and (state.name or "").startswith(_PREFIX)
+        and "plan" in state.tools
+    ]
+    if not found:
+        raise NotFoundError("No plan was run in this project.", hint="csa plan run FILE; docs/plans.md has an example")
+    last = max(found, key=lambda state: state.last_accessed)
+    return client.session(last.session_id)
+
+
+def find_plan_session(client: Csa, which: str) -> Session:
+    """Return the session of a plan. NotFoundError if it never ran; else as `find_plan`."""
+    name = plan_session_name(find_plan(client, which).stem)
+    if session_id := client.store.find_name(name):
+        return client.session(session_id)
+    raise NotFoundError(f"The plan {which} never ran in this project.", hint=f"csa plan run {which}")
