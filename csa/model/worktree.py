@@ -41,7 +41,7 @@ class Worktree(Struct, kw_only=True):
         landed: the last commit of the work when it was landed; later turns may have added to it.
         landed_at: when.
         dropped: the last commit of the work when the worktree was taken away; a later turn makes it again from there.
-        dropped_at: when.
+        dropped_at: when; None once it is made again, or its session restored: then it is not given up any more.
         refused: why it could not be landed last.
     """
 

@@ -103,6 +103,7 @@ def bring_back(store: Store, paths: SessionPaths, now: datetime) -> tuple[Sessio
             last_accessed=now,
             expires_at=None,
             name=None if taken else state.name,
+            worktree=state.worktree and replace(state.worktree, dropped_at=None),  # it is not given up any more
         )
         move_with(paths.root, target.root, draft_state(paths.state, restored))
     return target, restored

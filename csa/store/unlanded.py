@@ -54,7 +54,7 @@ def _unlanded(git: Git, tree: Worktree, *, tip: str | None, session_id: str) -> 
             yield f"the repository in {tree.checkout} has none of its commits"
         return
     refs = refs_of(git, session_id)
-    if tip == tree.dropped:
+    if tip == tree.dropped and tree.dropped_at:
         return
     turn = max((order[0] for ref in refs if (order := order_of(ref))), default=0)
     yield from (f"{ref} is not on its branch" for ref in refs if _turn_apart(ref) >= turn)

@@ -263,6 +263,7 @@ def revive_worktree(tree: Worktree, environ: Mapping[str, str], *, session_id: s
         WorktreeError: git refuses; or neither the branch nor a tip is there any more.
     """
     git = open_repository(tree, environ, commits=True)
+    tree = replace(tree, dropped_at=None)
     name = f"refs/heads/{tree.branch}"
     tip, kept = find_commit(git, name), _kept_last(refs_of(git, session_id))
     has_landed = tree.landed is not None and tree.landed == (tip or tree.dropped or tree.landed)
@@ -350,6 +351,7 @@ def keep_work(
     if not is_usable(tree):
         return _keep_rest(tree, environ, session_id=session_id, ref=ref, message=message)
     reclaim(tree, environ, session_id=session_id)
+    give_tree(tree.path)  # what an agent that root ran has left
     git = open_worktree(tree, environ)
     head = find_commit(git, "HEAD") or find_tip(git, tree, session_id=session_id) or tree.base
     with _index_aside(git) as aside:

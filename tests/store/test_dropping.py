@@ -332,6 +332,7 @@ def test_deleting_what_has_not_landed(place: Place, git: Run, *, purge: bool) ->
     assert list(place.gone.glob("*/1.txt"))
     if not purge:
         restore_session(Session(place.context, ID))
+        assert "1 commit of csa/work" in collected(place, now=datetime.now(UTC) + timedelta(days=99)).kept[0].why
         again, why = revive_worktree(place.tree, place.environ, session_id=ID)
         assert (Path(again.path) / "1.txt").exists()
         assert why == f"from its tip {tip[:7]}"

@@ -326,3 +326,38 @@ def test_a_dry_run(scene: Scene) -> None:
     assert (found.files, found.conflicts, found.in_way) == (("a.txt", "b.txt"), ("a.txt",), ("b.txt",))
     after = scene.git("for-each-ref"), scene.git("status", "--porcelain", at=scene.at(session)), session.load()
     assert before == after
+
+
+@pytest.mark.thorough
+def test_what_a_repository_may_have(scene: Scene) -> None:
+    """Hooks that fail, a filter as git LFS is one, a submodule and settings for rebases: none is in the way."""
+    other = scene.home / "other"
+    scene.git("clone", "-q", str(scene.repo), str(other))
+    scene.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other), "sub")
+    hooks = scene.repo / ".git/hooks"
+    for name in ("pre-rebase", "post-checkout", "pre-commit", "commit-msg", "post-rewrite", "reference-transaction"):
+        (hooks / name).write_text(f"#!/bin/sh\ntouch {scene.home}/ran\nexit 1\n")
+        (hooks / name).chmod(0o755)
+    for key, value in {
+        "rebase.autoStash": "true", "rebase.updateRefs": "true", "rebase.autoSquash": "true",
+        "rebase.abbreviateCommands": "true", "rebase.rebaseMerges": "true", "rebase.missingCommitsCheck": "error",
+        "rerere.enabled": "true", "rerere.autoUpdate": "true", "commit.gpgSign": "true", "merge.ff": "false",
+        "branch.main.mergeOptions": "--no-ff", "merge.verifySignatures": "true", "submodule.recurse": "true",
+        "pull.rebase": "true", "status.showUntrackedFiles": "no", "diff.relative": "true", "core.editor": "false",
+        "filter.big.clean": "tr a-z A-Z", "filter.big.smudge": "tr A-Z a-z", "filter.big.required": "true",
+    }.items():  # fmt: skip
+        scene.git("config", key, value)
+    scene.write(scene.repo, **{".gitattributes": "*.big filter=big\n", "x.big": "large\n"})
+    scene.git("add", ".")
+    scene.git("-c", "core.hooksPath=/dev/null", "commit", "-q", "--no-gpg-sign", "-m", "second")
+    session = scene.session()
+    scene.write(scene.at(session), **{"x.big": "larger\n", "y.big": "new\n"})
+    scene.write(scene.repo, **{"b.txt": "theirs\n"})
+    scene.git("-c", "core.hooksPath=/dev/null", "commit", "-q", "--no-gpg-sign", "-am", "theirs")
+    scene.write(scene.repo, **{"y.big": "new\n"})  # the same, before the filter
+    assert scene.land(session).files == ("x.big", "y.big")
+    assert (scene.repo / "x.big").read_text() == "larger\n"
+    assert scene.git("show", "HEAD:x.big") == "LARGER"
+    assert scene.git("status", "--porcelain") == ""
+    assert not (scene.home / "ran").exists()
+    assert (scene.repo / "sub/a.txt").exists()
