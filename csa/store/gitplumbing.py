@@ -25,7 +25,7 @@ from csa.structs import Struct, replace
 
 LIMIT_S = 20.0
 WORK_LIMIT_S = 600.0  # for what writes a whole work tree
-ABSENT = "0" * 40
+ABSENT = ""  # the old value of a ref that must not exist, whatever the length of names
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "csa",
     "GIT_AUTHOR_EMAIL": "csa@localhost",
@@ -37,6 +37,7 @@ _SETTINGS = ("-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "core.qu
 _QUIET = (
     *("log.showSignature=false", "commit.gpgSign=false"),
     *("core.fsmonitor=false", "maintenance.auto=false", "submodule.recurse=false"),
+    *("core.safecrlf=false", "i18n.commitEncoding=utf-8"),  # what csa commits is kept as it is, and its words are UTF-8
 )
 
 

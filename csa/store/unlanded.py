@@ -79,6 +79,7 @@ def _not_committed(tree: Worktree, environ: Mapping[str, str]) -> Iterator[str]:
         return
     # Of a submodule only the commit counts: in it, git would believe a configuration that the agent may have written.
     words = ("--no-optional-locks", "status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=dirty")
+    words += ("--untracked-files=normal",)
     git = open_worktree(tree, environ, commits=False)
     if obstacle := find_obstacle(git, tree):
         yield obstacle
