@@ -24,6 +24,7 @@ NEW_PREFIX, GONE_PREFIX = ".new-", ".gone-"  # of sessions that are being create
 SLOTS = ".slots"  # of the state root
 SERVE = ".serve"  # likewise: the server's lock and tokens
 INDEX = ".index"  # likewise: the search index
+MIRRORS = ".mirrors"  # likewise: what was seen of other hosts, a state root for each
 CHECKPOINTS = "audit.git"
 CURRENT, CURRENT_OF_TERMINALS = "current", "current.d"
 CHAT_HISTORY = "chat_history"

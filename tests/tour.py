@@ -131,8 +131,17 @@ class _Tour:
         self.show("event", "logs", "api", "--json")
         self.show("stats", "stats", "--json")
         self.show("search", "search", "bucket", "--json")
+        self._look_elsewhere()
         self.place.run("index", "build")
         self.show("index status", "index", "status", "--json")
+
+    def _look_elsewhere(self) -> None:
+        """Be another host for a moment."""
+        place = self.place
+        have = place.run("intake", "n1", "--have").out
+        place.run("intake", "n1", stdin=place.run("outlet", stdin=have.encode()).out.encode())
+        self.show("hosts", "hosts", "--json")
+        shutil.rmtree(place.state_root / ".mirrors")
 
     def _land(self) -> None:
         """Have an agent work in a worktree."""

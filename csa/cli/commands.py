@@ -121,6 +121,13 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         ),
     ),
     (
+        "other hosts",
+        (
+            Command("sync", "hosts.sync", "bring the mirrors of other hosts' sessions up to date"),
+            Command("hosts", "hosts.list", "list other hosts: reachable, version, what runs, last heard"),
+        ),
+    ),
+    (
         "manage sessions",
         (
             Command("session rename", "editing.rename", "give a session a name, or remove its name"),
@@ -187,6 +194,10 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ),
 )
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
+HIDDEN = (  # what hosts call on each other
+    Command("outlet", "hosts.outlet", "send what is in the state root, for a mirror of it elsewhere"),
+    Command("intake", "hosts.intake", "write the mirror of a host from what its outlet sends"),
+)
 ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current", "use": "current"}
 # What `csa help` shows, by the names that are typed.
 EVERYDAY = ("run", "chat", "ls", "status", "show", "result", "logs", "open", "wait", "kill", "top", "rm", "doctor")
@@ -194,7 +205,7 @@ EVERYDAY = ("run", "chat", "ls", "status", "show", "result", "logs", "open", "wa
 
 def command_names() -> dict[str, Command]:
     """Return the commands by all names that can be typed."""
-    short = {command.name: command for command in COMMANDS}
+    short = {command.name: command for command in (*COMMANDS, *HIDDEN)}
     short |= {alias: short[name] for alias, name in ALIASES.items()}
     return {
         **short,

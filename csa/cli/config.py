@@ -64,7 +64,8 @@ def render_settings(
     for table, keys in tables.items():
         if table:
             yield ""
-            yield f"[tools.{_render_key(redact_data(table.removeprefix('tools.'), ''))}]"
+            group, _, each = table.partition(".")
+            yield f"[{group}.{_render_key(redact_data(each, ''))}]"
         names = [key.rpartition(".")[2] for key in keys]
         width = max(map(len, names))
         for key, name in zip(keys, names, strict=True):

@@ -19,7 +19,7 @@ from textwrap import wrap
 from typing import IO
 
 from csa.cli.output import Style, count_of, cut, one_line, print_json, printable, tell, terminal_size, terminal_width
-from csa.cli.selecting import add_selector, find_to_read
+from csa.cli.selecting import add_hosts, add_selector, find_to_read
 from csa.errors import NotFoundError, UsageError
 from csa.model.clock import local_clock
 from csa.model.conversation import Message, ToolCall, read_conversation, shown_to_json
@@ -40,6 +40,7 @@ _PIPE_RULE = 60  # columns of a heading's line
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
+    add_hosts(parser, several=False)
     parser.add_argument("-f", "--follow", action="store_true", help="go on as it comes, until the turn has ended")
     parser.add_argument("--turn", type=int, metavar="N", help="only turn N")
     parser.add_argument("--full", action="store_true", help="show the full output of tools, and full thoughts")

@@ -8,6 +8,7 @@ import sys
 from csa.cli.output import Style, print_json, printable, tell, terminal_width, warn
 from csa.cli.pager import page
 from csa.cli.selecting import add_selector, find_to_show
+from csa.store.mirrors import refuse_unseen
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.changes import read_changes  # noqa: PLC0415  # completion and help need none of it
 
     session = find_to_show(arguments)
+    refuse_unseen(session.store.host, session.session_id, "Changes")
     form: Form = "stat" if arguments.stat else "names" if arguments.name_only else "patch"
     found = read_changes(session, turn=arguments.turn, form=form, width=terminal_width(sys.stdout) or 80)
     if arguments.json:

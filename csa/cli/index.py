@@ -36,11 +36,11 @@ def execute_update(_: argparse.Namespace) -> int:
 
 def _update(*, anew: bool) -> int:
     from csa.runner.sessions.indexing import update_index  # noqa: PLC0415  # only these need it
-    from csa.store.stores import find_stores  # noqa: PLC0415  # as above
+    from csa.store.mirrors import stores_everywhere  # noqa: PLC0415  # as above
 
     root = open_client().store.root
     try:
-        change = update_index(root, find_stores(root, with_retired=True), anew=anew)
+        change = update_index(root, stores_everywhere(root), anew=anew)
     except BlockingIOError:
         raise BusyError("The search index is being written by another csa.", hint="try again") from None
     words = f"{change.added} added, {change.removed} removed"
@@ -58,12 +58,12 @@ def execute_status(arguments: argparse.Namespace) -> int:
     Exits 1 if searches use none.
     """
     from csa.runner.sessions.indexing import count_stale  # noqa: PLC0415  # only these need it
+    from csa.store.mirrors import stores_everywhere  # noqa: PLC0415  # as above
     from csa.store.searchindex import look_at  # noqa: PLC0415  # as above
-    from csa.store.stores import find_stores  # noqa: PLC0415  # as above
 
     root = open_client().store.root
     found = look_at(root)
-    stale = count_stale(found.stamps if found else {}, find_stores(root, with_retired=True))
+    stale = count_stale(found.stamps if found else {}, stores_everywhere(root))
     if arguments.json:
         print_json(
             {

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 
 from csa.errors import CsaError
-from csa.paths import state_root
+from csa.paths import MIRRORS, state_root
 from csa.runner.ancestry import with_identity
 from csa.store.flocks import find_stranger
 from csa.store.locks import probe_lock
@@ -32,9 +32,10 @@ _EXITS = {"alive": 0, "not_alive": 1, "unknown": 4}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from csa.cli.selecting import add_selector  # noqa: PLC0415  # the plain question needs none of it
+    from csa.cli.selecting import add_hosts, add_selector  # noqa: PLC0415  # the plain question needs none of it
 
     add_selector(parser)
+    add_hosts(parser, several=False)
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
@@ -46,17 +47,27 @@ def execute(arguments: argparse.Namespace) -> int:
     liveness = session.liveness()
     owner = liveness.owner
     if arguments.json:
-        print_json({"session_id": session.session_id, "project": session.store.project_pathname, **_to_json(liveness)})
+        print_json(
+            {
+                "session_id": session.session_id,
+                "project": session.store.project_pathname,
+                "mirror": session.store.host,
+                **_to_json(liveness),
+            }
+        )
     elif liveness.state == "not_alive":
         print("not alive")
     elif liveness.fault is not None:
         print(f"unknown: {one_line(str(liveness.fault))}")
+    elif liveness.away is not None:
+        print(f"away: {liveness.away.in_words}")
     elif liveness.stranger is not None:
         print(f"{liveness.state}: {liveness.stranger.in_words}")
     elif owner is None:
         print(f"{liveness.state}: owner unknown")
     else:
-        print(f"{liveness.state}: {owner.in_words}")
+        where = f"{host}: " if (host := session.store.host) else ""
+        print(f"{liveness.state}: {where}{owner.in_words}")
     return _EXITS[liveness.state]
 
 
@@ -90,7 +101,8 @@ def answer(words: list[str], environ: Mapping[str, str]) -> int | None:
         held, content = probe_lock(f"{session.pathname}/locks/session.lock")
     except (CsaError, OSError):  # the usual way reports the problem
         return None
-    if not held and (content or find_stranger(session.pathname)):  # an owner that is gone may be on another machine
+    is_mirrored = f"/{MIRRORS}/" in session.pathname  # its locks say nothing
+    if is_mirrored or (not held and (content or find_stranger(session.pathname))):  # it may be on another machine
         return None
     if not held and os.path.exists(f"{session.pathname}/resume-target.toml"):
         return None

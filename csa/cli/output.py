@@ -45,6 +45,7 @@ STATUS_STYLES = {
     "timed_out": "yellow",
     "cancelled": "yellow",
     "unknown": "yellow",
+    "away": "yellow",
     "closed": "dim",
     "retired": "dim",
 }

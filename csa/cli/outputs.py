@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from csa.cli.output import Style, cut, one_line, print_json, printable, tell, terminal_width, text_for
-from csa.cli.selecting import add_selector, find_to_read, find_to_show
+from csa.cli.selecting import add_hosts, add_selector, find_to_read, find_to_show
 from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import NotFoundError, UsageError
 from csa.model.clock import local_clock
@@ -25,6 +25,7 @@ from csa.runner.caller import refuse_endless_wait
 from csa.store.artifacts import Artifact, copy_artifacts, find_artifacts, find_log
 from csa.store.atomic import open_regular
 from csa.store.following import follow
+from csa.store.mirrors import refuse_unseen
 from csa.store.sessions import format_age
 from csa.store.transcript import parse_line, read_events, read_events_backwards, read_lines
 from csa.structs import replace
@@ -38,6 +39,7 @@ _LOOK_S = 0.05
 
 def configure_logs(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
+    add_hosts(parser, several=False)
     parser.add_argument("--tail", type=int, metavar="N", help="only the last N events or lines")
     parser.add_argument("--tree", action="store_true", help="with all descendants; each line begins with the session")
     parser.add_argument("-f", "--follow", action="store_true", help="keep printing until the turn has ended")
@@ -74,6 +76,7 @@ def execute_logs(arguments: argparse.Namespace) -> int:
         _print_tree(session, arguments)
         return 0
     if arguments.raw or arguments.system:
+        refuse_unseen(session.store.host, session.session_id, "Logs")
         log = find_log(paths, "raw" if arguments.raw else "system", turn=arguments.turn)
         _copy_log(log, tail=arguments.tail, is_stamped=not arguments.raw)
         return 0
@@ -248,7 +251,9 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
     In a pipe each line is the path of a file. Copies keep their names below output/; nothing is ever overwritten, and
     links that lead out of the output are refused.
     """
-    paths = find_to_show(arguments).files
+    session = find_to_show(arguments)
+    refuse_unseen(session.store.host, session.session_id, "Files")
+    paths = session.files
     artifacts = find_artifacts(paths, turn=arguments.turn)
     copies: list[Path] = []
     if arguments.copy_to is not None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from csa.cli.output import print_json, print_problem, text_for, to_json
-from csa.cli.selecting import add_selector, find_to_read
+from csa.cli.selecting import add_hosts, add_selector, find_to_read
 from csa.model.clock import local_clock
 from csa.model.result import abridge, kind_in_words, next_step
 
@@ -20,6 +20,7 @@ SUMMARY_HELP = "print about 200 tokens of a long answer: its beginning and end, 
 
 def configure_result(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
+    add_hosts(parser, several=False)
     parser.add_argument("--turn", type=int, metavar="N", help="print turn N's result instead of the last one's")
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--text", action="store_true", help="print the answer (the default)")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from csa.cli.output import Style, cut, display_width, one_line, print_json, tell, terminal_width
-from csa.cli.selecting import find_projects, open_client, refuse_unknown_tools
+from csa.cli.selecting import add_hosts, open_client, refuse_unknown_tools, selected_stores
 from csa.cli.session_list import read_since, split_names
 from csa.errors import StateError, UsageError
 from csa.model.state import parse_time
@@ -38,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="WHEN", help="only messages since: 12h, 2d, 3w ago, or a local date")
     parser.add_argument("--limit", type=int, metavar="N", help="show at most the N newest (on a terminal: 50)")
     parser.add_argument("--all-projects", action="store_true", help="search the sessions of all projects")
+    add_hosts(parser)
     parser.add_argument("--deleted", action="store_true", help="also search deleted sessions, until they are purged")
     parser.add_argument("--json", action="store_true", help="print an array of objects")
 
@@ -56,7 +57,7 @@ def execute(arguments: argparse.Namespace) -> int:
         with_deleted=arguments.deleted,
     )
     client = open_client()
-    stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
+    stores = selected_stores(client, arguments)
     faults: list[StateError] = []
     limit = arguments.limit or (_SHOWN_ON_TERMINAL if sys.stdout.isatty() and not arguments.json else None)
     unknown: list[str] = []

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 
 from csa.cli.output import cut, one_line, print_problem, tell, warn
 from csa.errors import ConfigError, StateError, UsageError
+from csa.paths import make_path
 from csa.runner.client import Csa
 from csa.runner.session import Session
 from csa.runner.sessions.auditing import note_read
@@ -44,11 +45,31 @@ def selectors_given(arguments: argparse.Namespace) -> list[str]:
 
 
 def selected_if_any(arguments: argparse.Namespace) -> str | None:
-    """Return the selector, if one is given; UsageError for two."""
+    """Return the selector, if one is given; UsageError for two. With `--host`, one in its mirror."""
     given = selectors_given(arguments)
     if len(given) > 1:
         raise UsageError("Name the session once.", hint="csa ls")
-    return given[0] if given else None
+    host = getattr(arguments, "host", None)
+    return (f"{host}:{given[0]}" if host else given[0]) if given else None
+
+
+def add_hosts(parser: argparse._ActionsContainer, *, several: bool = True) -> None:
+    """Add the options that look at other hosts, in their mirrors; with `several`, one for all of them."""
+    parser.add_argument("--host", metavar="H", help="on this other host, as csa sync has seen it last")
+    if several:
+        parser.add_argument("--all-hosts", action="store_true", help="of all projects, here and on all other hosts")
+
+
+def selected_stores(client: Csa, arguments: argparse.Namespace) -> list[Store]:
+    """Return the stores that `--all-projects`, `--host` and `--all-hosts` ask for; by default the project's alone."""
+    if not (arguments.host or arguments.all_hosts):
+        return find_projects(client.store.root) if arguments.all_projects else [client.store]
+    from csa.store.mirrors import find_mirror, find_mirrors  # noqa: PLC0415  # few look at other hosts
+
+    root = client.store.root_pathname
+    mirrors = find_mirrors(root) if arguments.all_hosts else [find_mirror(root, arguments.host)]
+    found = find_projects(client.store.root) if arguments.all_hosts else []
+    return found + [store for mirror in mirrors for store in find_projects(make_path(mirror.pathname))]
 
 
 def add_selectors(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +106,8 @@ def find_to_show(arguments: argparse.Namespace) -> Session:
     """Return the named session, or else the one used last: for commands that change nothing."""
     if (selector := selected_if_any(arguments)) is not None:
         return find(open_client(), selector, retired=True)
+    if host := getattr(arguments, "host", None):
+        raise UsageError("Name a session.", hint=f"csa ls --host {host}")
     session = find(open_client(), "@last")
     state = session.record.state
     about = f" ({cut(one_line(state.description), _LABEL_WIDTH)})" if state and not state.name else ""

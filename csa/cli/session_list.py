@@ -23,7 +23,14 @@ from datetime import UTC, datetime
 from functools import partial
 
 from csa.cli.output import can_redraw, print_json, shorten, tell
-from csa.cli.selecting import add_selector, find_projects, open_client, refuse_unknown_tools, selected_if_any
+from csa.cli.selecting import (
+    add_hosts,
+    add_selector,
+    open_client,
+    refuse_unknown_tools,
+    selected_if_any,
+    selected_stores,
+)
 from csa.errors import UsageError
 from csa.paths import home
 from csa.runner.client import Csa
@@ -56,6 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--since", metavar="WHEN", help="only sessions used since: 12h, 2d, 3w ago, or a local date")
     which.add_argument("--limit", type=int, metavar="N", help="show at most N sessions; in a tree, N roots")
     which.add_argument("--all-projects", action="store_true", help="list the sessions of all projects")
+    add_hosts(which)
     parser.add_argument(
         "--sort",
         choices=("used", "created"),
@@ -75,11 +83,12 @@ def execute(arguments: argparse.Namespace) -> int:
     template = _template(arguments)
     client = open_client()
     top = _top_of_tree(client, arguments)
+    is_wide = arguments.all_projects = bool(arguments.all_projects or arguments.host or arguments.all_hosts)
     if arguments.watch:
-        if not selection.is_everything or arguments.all_projects or top:
+        if not selection.is_everything or is_wide or top:
             raise UsageError("--watch shows the whole tree of one project.", hint="csa top shows all projects")
         return _watch(client, arguments.limit)
-    stores = find_projects(client.store.root) if arguments.all_projects else [top.store if top else client.store]
+    stores = [top.store] if top and not is_wide else selected_stores(client, arguments)
     if not (arguments.json or arguments.quiet):
         _hint_at_worktree(client)
     if arguments.tree:
@@ -274,7 +283,8 @@ def _current(client: Csa, stores: list[Store]) -> dict[str, str | None]:
 
 def _places(client: Csa, stores: list[Store]) -> dict[str, str]:
     user_home = home(client.context.environ)
-    return {store.pathname: shorten(store.project_pathname, user_home) for store in stores}
+    places = {store.pathname: shorten(store.project_pathname, user_home) for store in stores}
+    return {store.pathname: (f"{store.host}:" if store.host else "") + places[store.pathname] for store in stores}
 
 
 def _watch(client: Csa, limit: int | None) -> int:

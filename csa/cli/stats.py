@@ -8,9 +8,9 @@ did.
 
 With --landed a row is the work of a session in a worktree, with all its attempts, repairs and sub-agents, or that of a
 plan's task. It is landed if commits of it are in the history of the branch you are on, also if they were rebased or
-squashed since; elsewhere if it was landed in another branch, or was removed from this one; else open, or what it was
-refused for: conflict, check failed. COMMITS and LINES are those in the history. Below are the sums of what is landed
-and of what is not.
+squashed since; merged if it is in the tree of a plan that has not landed; elsewhere if it was landed in another branch,
+or was removed from this one; else open, or what it was refused for: conflict, check failed. COMMITS and LINES are those
+in the history. Below are the sums of what is landed and of what is not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 
 from csa.cli.output import Style, count_of, cut, display_width, one_line, print_json, tell, terminal_width, warn
 from csa.cli.outputs import human_bytes
-from csa.cli.selecting import find_projects, open_client
+from csa.cli.selecting import add_hosts, open_client, selected_stores
 from csa.cli.session_list import read_since
 from csa.cli.views.table import Column, Table, columns_for
 from csa.errors import UsageError
@@ -49,14 +49,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--landed", action="store_true", help="what work in worktrees cost, and what is left of it")
     parser.add_argument("--since", metavar="WHEN", help="only turns since: 12h, 2d, 3w ago, or a local date")
     parser.add_argument("--all-projects", action="store_true", help="of all projects")
+    add_hosts(parser)
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     since = read_since(arguments.since, datetime.now(UTC))
     client = open_client()
-    stores = find_projects(client.store.root) if arguments.all_projects else [client.store]
+    stores = selected_stores(client, arguments)
     if arguments.landed:
+        if arguments.host or arguments.all_hosts:
+            raise UsageError("--landed looks at the commits here.", hint="csa stats --landed --all-projects")
         return _show_landed(client, stores, arguments, since)
     by = arguments.by or "tool"
     found = gather_statistics(stores, by=by, since=since)

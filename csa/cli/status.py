@@ -23,7 +23,7 @@ from csa.cli.output import (
     shorten,
     terminal_width,
 )
-from csa.cli.selecting import add_selector, find_to_read, find_to_show
+from csa.cli.selecting import add_hosts, add_selector, find_to_read, find_to_show
 from csa.cli.views.naming import as_read, called, subject_of
 from csa.model.clock import local_clock
 from csa.model.state import parse_time
@@ -52,6 +52,7 @@ _Field = tuple[str, str]
 
 def configure_status(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
+    add_hosts(parser, several=False)
     parser.add_argument("--json", action="store_true", help="print an object")
 
 
@@ -169,6 +170,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
             ("shared", _SHARED.get(str(state.shared), "")),
             ("replay of", _replayed(card)),
             ("writable", ", ".join(place(Path(path)) for path in state.extra_writable)),
+            ("host", card.info.store.host),
             ("project", place(Path(state.project_path))),
             ("directory", place(card.info.record.paths.root)),
             ("parent", state.parent_session_id and as_read(_parent(card), sys.stdout)),
@@ -200,7 +202,9 @@ def _worktree(tree: Worktree, place: Callable[[Path], str]) -> str:
 def _status(card: SessionCard, now: datetime) -> str:
     words = [card.info.status]
     owner, last = card.liveness.owner, card.last_turn
-    if card.info.status in {"running", "open"} and owner:
+    if card.liveness.away:
+        words = [f"away: {card.liveness.away.in_words}"]
+    elif card.info.status in {"running", "open"} and owner:
         words.append(owner.in_words)
     elif card.info.status in {"running", "unknown"} and card.liveness.stranger:
         words.append(card.liveness.stranger.in_words)

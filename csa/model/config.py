@@ -29,11 +29,13 @@ _Kind = Literal[
     "duration",
     "flag",
     "on_quota",
+    "engine",
     "flag_or_text",
 ]
 AUTO = "auto"
 NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
+SSH = "ssh"
 
 
 class Key(Struct):
@@ -103,6 +105,12 @@ TOOL_KEYS: Mapping[str, Key] = {
     "env_drop": Key("words", (), "variables that the tool does not get, as patterns: AWS_*"),
     "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
+ENGINE_KEYS: Mapping[str, Key] = {
+    "kind": Key("engine", SSH, "what reaches the host: ssh"),
+    "reach": Key("words", (), "what runs a command there, such as kubectl exec -i POD --; empty: ssh NAME"),
+    "csa": Key("words", ("csa",), "how to start csa there, if it is not on the PATH of commands"),
+}
+_TABLES: Mapping[str, Mapping[str, Key]] = {"tools": TOOL_KEYS, "engines": ENGINE_KEYS}
 # Other names for keys.
 _ALIASES = {"max_context_tokens": "context_window_tokens"}
 # Keys a project's file may not have: it could set commands; the transport decides how a permission is enforced, and an
@@ -150,6 +158,15 @@ class ToolConfig(Struct):
 
         names = (name for name in environ if not name.startswith("CSA_") and name not in {"HOME", "PATH"})
         return [name for name in names if any(fnmatchcase(name, pattern) for pattern in self.env_drop)]
+
+
+class Engine(Struct):
+    """`[engines.<name>]`: a host, and how it is reached."""
+
+    name: str
+    kind: str = SSH
+    reach: tuple[str, ...] = ()  # empty: as `kind` says
+    csa: tuple[str, ...] = ("csa",)
 
 
 class _Value(Generic[_T]):
@@ -250,6 +267,19 @@ class Config(Struct):
         names = (key.split(".") for key, (value, _) in self.values.items() if value == "acp")
         return tuple(words[1] for words in names if words[::2] == ["tools", "transport"])
 
+    @property
+    def engines(self) -> dict[str, Engine]:
+        """The hosts that are named, by their names."""
+        names = {key[len("engines.") :].rpartition(".")[0]: None for key in self.values if key.startswith("engines.")}
+        return {name: self.engine(name) for name in names}
+
+    def engine(self, name: str) -> Engine:
+        """Return a host by its name, which need not be in the configuration."""
+        known = {
+            key: self.values.get(f"engines.{name}.{key}", (ENGINE_KEYS[key].default, ""))[0] for key in ENGINE_KEYS
+        }
+        return Engine(name, str(known["kind"]), tuple(known["reach"]), tuple(known["csa"]))
+
     def for_tool(self, name: str) -> ToolConfig:
         """Return the settings of one tool."""
 
@@ -300,8 +330,10 @@ def from_environment(environ: Mapping[str, str]) -> list[Layer]:
 def _flatten(layer: Layer) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in layer.values.items():
-        if name == "tools":
-            flat.update(_flatten_tools(layer, value))
+        if name == "engines" and layer.is_project:
+            _refuse_table(layer, name)
+        elif name in _TABLES:
+            flat.update(_flatten_tables(layer, name, value))
         elif key := _ALIASES.get(name):
             if key in layer.values:
                 raise ConfigError(f"{layer.origin}: '{name}' and '{key}' are the same.", hint="set one of them")
@@ -310,26 +342,30 @@ def _flatten(layer: Layer) -> dict[str, Any]:
             _refuse_to_project(layer, name, name)
             flat[name] = value
         else:
-            raise unknown_key(layer.origin, name, [*KEYS, "tools"])
+            raise unknown_key(layer.origin, name, [*KEYS, *_TABLES])
     return flat
 
 
-def _flatten_tools(layer: Layer, tools: Any) -> dict[str, Any]:
+def _flatten_tables(layer: Layer, group: str, tables: Any) -> dict[str, Any]:
+    """Return the settings of `[tools.NAME]`, or another group of tables."""
     flat: dict[str, Any] = {}
-    for tool, table in _checked_table(layer.origin, "tools", tools).items():
-        for name, value in _checked_table(layer.origin, f"tools.{tool}", table).items():
-            if name not in TOOL_KEYS:
-                raise unknown_key(layer.origin, name, [*TOOL_KEYS], where=f"tools.{tool}.")
-            _refuse_to_project(layer, name, f"tools.{tool}.{name}")
-            flat[f"tools.{tool}.{name}"] = value
+    keys = _TABLES[group]
+    for each, table in _checked_table(layer.origin, group, tables).items():
+        for name, value in _checked_table(layer.origin, f"{group}.{each}", table).items():
+            if name not in keys:
+                raise unknown_key(layer.origin, name, [*keys], where=f"{group}.{each}.")
+            _refuse_to_project(layer, name, f"{group}.{each}.{name}")
+            flat[f"{group}.{each}.{name}"] = value
     return flat
 
 
 def _refuse_to_project(layer: Layer, key: str, name: str) -> None:
     if layer.is_project and key in _NOT_FOR_PROJECTS:
-        raise ConfigError(
-            f"{layer.origin}: a project file may not set '{name}'.", hint="move it to your own config file"
-        )
+        _refuse_table(layer, name)
+
+
+def _refuse_table(layer: Layer, name: str) -> None:
+    raise ConfigError(f"{layer.origin}: a project file may not set '{name}'.", hint="move it to your own config file")
 
 
 def _checked_table(origin: str, name: str, value: Any) -> Mapping[str, Any]:
@@ -339,7 +375,7 @@ def _checked_table(origin: str, name: str, value: Any) -> Mapping[str, Any]:
 
 
 def _key_of(name: str) -> Key:
-    return KEYS[name] if name in KEYS else TOOL_KEYS[name.rpartition(".")[2]]
+    return KEYS[name] if name in KEYS else _TABLES[name.partition(".")[0]][name.rpartition(".")[2]]
 
 
 def unknown_key(origin: str, name: str, known: list[str], *, where: str = "", prefix: str = "") -> ConfigError:
@@ -375,6 +411,7 @@ _EXPECTED: Mapping[_Kind, str] = {
     "permission": "one of read-only, edit, full",
     "table": "a table of strings",
     "transport": "native or acp",
+    "engine": SSH,
     "duration": "a time such as 7d, 12h or 30m",
     "flag": "true or false",
     "switch": "on or off",
@@ -386,6 +423,7 @@ _EXPECTED: Mapping[_Kind, str] = {
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "permission": tuple(level.value for level in Permission),
     "transport": TRANSPORTS,
+    "engine": (SSH,),
     "switch": ("on", "off"),
 }
 _SIMPLE: Mapping[str, Callable[[Any], bool]] = {

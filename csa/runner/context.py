@@ -73,11 +73,13 @@ class Context:
 
     def in_project(self, project: Path | str) -> Context:
         """Return the context for another project, in whose directory it then is, for the same caller."""
-        if str(project) == self.store.project_pathname:
+        return self.in_store(Store(self.store.root_pathname, project))
+
+    def in_store(self, store: Store) -> Context:
+        """Return the same for a store, which may be in a mirror of another host."""
+        if store == self.store:
             return self
-        return self._changed(
-            store=Store(self.store.root_pathname, project), directory=str(project), caller=lambda: self.caller
-        )
+        return self._changed(store=store, directory=store.project_pathname, caller=lambda: self.caller)
 
     def with_secrets(self, secrets: Mapping[str, str]) -> Context:
         """Return the context with secrets for the tools that are run."""

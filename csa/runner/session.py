@@ -1,8 +1,9 @@
 """What a selector means: a session, in whichever project it is. Every command finds its sessions here, once.
 
 The project csa is called in comes first. A full id, or a prefix of at least `LONG_PREFIX` characters, that matches
-nothing there is looked up in all projects of the state root, by directory names only. Names, shorter prefixes,
-`@last` and `@current` are looked up in the project; `@self`, `@parent` and `@root` come from the caller's records.
+nothing there is looked up in all projects of the state root, by directory names only, and in the mirrors of other
+hosts. Names, shorter prefixes, `@last` and `@current` are looked up in the project; `@self`, `@parent` and `@root` come
+from the caller's records. `n1:auth` is a session in the mirror of the host n1, which can only be read.
 """
 
 from __future__ import annotations
@@ -104,16 +105,21 @@ class Session:
 
 
 def find_session(context: Context, selector: str, *, retired: bool = False) -> Session:
-    """Return the session that a selector means; with `retired` it may be a deleted one, which can only be read.
+    """Return the session that a selector means; with `retired` it may be one that can only be read.
+
+    That is a deleted one, or one in the mirror of another host.
 
     Raises:
         UsageError: the selector is empty, or an unknown @word.
         NotFoundError: nothing matches.
         RetiredError: the match is a deleted session, and `retired` is not set.
+        RefusedError: the match is another host's, and `retired` is not set.
         AmbiguousError: several sessions match, or one id is in several other projects.
     """
     if selector.startswith("@"):
         return _find_relative(context, selector, retired=retired)
+    if ":" in selector:  # in no name and no id
+        return _find_on_host(context, selector, retired=retired)
     try:
         return Session(context, context.store.resolve(selector, retired=retired))
     except RetiredError:
@@ -131,7 +137,27 @@ def find_session(context: Context, selector: str, *, retired: bool = False) -> S
             f"Session {session_id} of {store.project} is deleted; it can only be read.",
             hint=f"csa restore {session_id}",
         )
-    return found.choose(found.live or found.collected)
+    matches = found.live or found.collected or found.mirrored()
+    return _readable(found.choose(matches), retired=retired)
+
+
+def _find_on_host(context: Context, selector: str, *, retired: bool) -> Session:
+    """Return the session that `HOST:SELECTOR` means."""
+    from csa.store.mirrors import find_mirror  # noqa: PLC0415  # most sessions are this host's
+
+    host, _, typed = selector.strip().partition(":")
+    stores = find_mirror(context.store.root_pathname, host).stores()
+    found = find_anywhere(context, typed, stores, retired=True, where=f"in the mirror of {host}")
+    return _readable(found, retired=retired)
+
+
+def _readable(session: Session, *, retired: bool) -> Session:
+    """Return a session; RefusedError if it is another host's, and whoever asks does more than read."""
+    if (host := session.store.host) and not retired:
+        from csa.store.mirrors import is_read_only  # noqa: PLC0415  # as above
+
+        raise is_read_only(host, session.session_id)
+    return session
 
 
 def follow_resumed(session: Session, *, retired: bool = True) -> Session:
@@ -173,7 +199,9 @@ def find_retired(context: Context, selector: str) -> Session:
     raise NotFoundError(f"No deleted session matches '{typed}' in {store.project}.", hint=hint)
 
 
-def find_anywhere(context: Context, selector: str, stores: Iterable[Store], *, retired: bool = False) -> Session:
+def find_anywhere(
+    context: Context, selector: str, stores: Iterable[Store], *, retired: bool = False, where: str = "in any project"
+) -> Session:
     """Return the session that an id, a prefix or a name means among those of some projects, none of which comes first.
 
     Raises as `find_session`.
@@ -188,14 +216,14 @@ def find_anywhere(context: Context, selector: str, stores: Iterable[Store], *, r
         deleted += [(store, session_id) for session_id in store.match_retired(typed)] if not live else []
     matches = live or deleted
     if not matches:
-        raise NotFoundError(f"No session matches '{typed}' in any project.", hint="csa ls --all-projects")
+        raise NotFoundError(f"No session matches '{typed}' {where}.", hint="csa ls --all-projects")
     if len(matches) > 1:
-        lines = [f"{store.describe([each])[0]}  in {store.project}" for store, each in matches[:MAX_MATCHES_SHOWN]]
+        lines = [f"{store.describe([each])[0]}  in {store.label}" for store, each in matches[:MAX_MATCHES_SHOWN]]
         raise AmbiguousError(typed, lines, len(matches))
     store, session_id = matches[0]
     if not live and not retired:
         raise RetiredError(f"Session {session_id} is deleted; it can only be read.", hint=f"csa restore {session_id}")
-    return Session(context.in_project(store.project_pathname), session_id)
+    return Session(context.in_store(store), session_id)
 
 
 class _Elsewhere:
@@ -222,6 +250,14 @@ class _Elsewhere:
         except StateError as fault:
             self._faults.append(fault)
 
+    def mirrored(self) -> list[Target]:
+        """Return the matches in the mirrors of other hosts."""
+        from csa.store.mirrors import find_mirrors  # noqa: PLC0415  # as above
+
+        prefix = self._typed.upper()
+        stores = [store for mirror in find_mirrors(self._context.store.root_pathname) for store in mirror.stores()]
+        return [(s, each) for s in stores for each in dict.fromkeys([*s.ids(prefix), *s.retired_ids(prefix)])]
+
     def choose(self, matches: list[Target]) -> Session:
         """Return the one session among matches."""
         if not matches:
@@ -233,14 +269,14 @@ class _Elsewhere:
         matches.sort(key=lambda match: (match[1], match[0].project_pathname))
         if len(matches) > 1:
             shown = matches[:MAX_MATCHES_SHOWN]
-            lines = [f"{store.describe([session_id])[0]}  in {store.project}" for store, session_id in shown]
+            lines = [f"{store.describe([session_id])[0]}  in {store.label}" for store, session_id in shown]
             lines += [f"... and {len(matches) - len(shown)} more"] if len(matches) > len(shown) else []
             same = len({session_id for _, session_id in matches}) == 1
-            there = next((store.project for store, _ in matches if store.project.is_dir()), None)
+            there = next((store.project for store, _ in matches if not store.host and store.project.is_dir()), None)
             how = f"choose one with --cd, as in --cd {there}" if same and there else None
             raise AmbiguousError(self._typed, lines, len(matches), hint=how)
         store, session_id = matches[0]
-        return Session(self._context.in_project(store.project_pathname), session_id)
+        return Session(self._context.in_store(store), session_id)
 
 
 def _name_elsewhere(here: Store, name: str, error: NotFoundError) -> NotFoundError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from csa.errors import StateError
-from csa.paths import SessionPaths
+from csa.paths import MIRRORS, SessionPaths
 from csa.procfs import is_running, machine_id
 from csa.store.flocks import Stranger, find_stranger
 from csa.store.locks import probe_lock
@@ -21,15 +21,19 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import Literal
 
+    from csa.store.mirrors import Away
+
 HEARTBEAT_FRESH_S = 30.0
 _MAX_LOOKS = 10
+_MIRRORED = f"/{MIRRORS}/"
 _LOOK_AGAIN_S = 0.01
 
 
 class Liveness(Struct):
     """`unknown`: it belongs to another machine whose heartbeat is old; or its lock cannot be read, as `fault` says.
 
-    `is_held`: its lock is held, so nobody can take it. `stranger`: another program is at work, or may be.
+    `is_held`: its lock is held, so nobody can take it. `stranger`: another program is at work, or may be. `away`: it is
+    another host's, which was not heard of lately.
     """
 
     state: Literal["alive", "not_alive", "unknown"]
@@ -37,6 +41,7 @@ class Liveness(Struct):
     fault: StateError | None = None
     is_held: bool = False
     stranger: Stranger | None = None
+    away: Away | None = None
 
     @property
     def runs_turn(self) -> bool:
@@ -56,6 +61,11 @@ def probe(paths: SessionPaths) -> Liveness:
 
 
 def _probe(paths: SessionPaths) -> Liveness:
+    if _MIRRORED in paths.pathname:
+        from csa.store.mirrors import mirror_with, probe_mirrored  # noqa: PLC0415  # most sessions are this host's
+
+        if mirror := mirror_with(paths.pathname):
+            return probe_mirrored(paths, mirror)
     held, owner = _look_at_lock(paths)
     for _ in range(_MAX_LOOKS):
         if not held or (owner is not None and may_be_running(owner)):
@@ -96,7 +106,7 @@ def _is_over(paths: SessionPaths, owner: Owner, age_s: float) -> bool:
         return not is_there or age_s >= HEARTBEAT_FRESH_S
     if owner.machine_id and owner.machine_id == machine_id() and age_s > time.clock_gettime(time.CLOCK_BOOTTIME):
         return True  # this machine was rebooted since; a younger heartbeat comes from one with a copied id
-    return owner.errand not in {INTERFACE, COMPACTION} and _is_finished(paths, owner.turn)
+    return is_done(paths, owner)
 
 
 def _look_at_lock(paths: SessionPaths) -> tuple[bool, Owner | None]:
@@ -104,11 +114,14 @@ def _look_at_lock(paths: SessionPaths) -> tuple[bool, Owner | None]:
     return held, parse_owner(content)
 
 
-def _is_finished(paths: SessionPaths, turn: int) -> bool:
+def is_done(paths: SessionPaths, owner: Owner) -> bool:
+    """Say whether the transcript has the end of the turn that an owner runs; StateError if it cannot be read."""
     from csa.store.transcript import last_turn_event  # noqa: PLC0415  # only records of other machines need it
 
+    if owner.errand in {INTERFACE, COMPACTION}:
+        return False
     last = last_turn_event(paths.transcript)
-    return last is not None and last.type == "run_finished" and last.turn >= turn
+    return last is not None and last.type == "run_finished" and last.turn >= owner.turn
 
 
 def heartbeat_age_s(paths: SessionPaths) -> float:

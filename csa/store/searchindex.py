@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from csa.errors import CsaError
 from csa.ownership import open_private
-from csa.paths import INDEX
+from csa.paths import INDEX, MIRRORS
 from csa.store.atomic import make_private_directory, read_regular, replace_private
 from csa.store.locks import acquire_lock
 from csa.structs import Struct
@@ -65,7 +65,13 @@ def stamp_of(found: os.stat_result) -> str:
 
 def index_name(store: Store, session_id: str) -> str:
     """Return what the search index calls a session: it keeps the name when it is deleted and restored."""
-    return f"{store.pathname[len(store.root_pathname) + 1 :]}/{session_id}"
+    within = f"{MIRRORS}/{store.host}/" if store.host else ""
+    return f"{within}{store.pathname[len(store.root_pathname) + 1 :]}/{session_id}"
+
+
+def index_root(store: Store) -> Path:
+    """Return the state root whose index has the sessions of a store: for a mirror, that which it is in."""
+    return store.root.parents[1] if store.host else store.root
 
 
 class Sieve:

@@ -8,6 +8,7 @@ import stat
 from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
 from csa.ids import ID_LENGTH, is_session_id, may_be_id
 from csa.paths import (
+    MIRRORS,
     RETIRED,
     SESSION_DIRECTORIES,
     SESSIONS,
@@ -95,6 +96,17 @@ class Store(Struct, frozen=False):
     @property
     def project(self) -> Path:
         return make_path(self.project_pathname)
+
+    @property
+    def host(self) -> str | None:
+        """The host whose sessions these are, if they are in a mirror; None for those of this one."""
+        above, _, name = self.root_pathname.rpartition("/")
+        return name if above.endswith(f"/{MIRRORS}") else None
+
+    @property
+    def label(self) -> str:
+        """What its project is called in messages: `n1:/srv/app` for another host's."""
+        return f"{self.host}:{self.project_pathname}" if self.host else self.project_pathname
 
     @property
     def pathname(self) -> str:

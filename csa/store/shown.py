@@ -209,6 +209,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "children": self.children if state else None,
             "merged_from": list(state.merged_from) if state else [],
             "merged_into": self.merged_into if state else [],
+            "mirror": self.store.host,
             "turns": state and state.turns,
             "branch": state and state.branch,
             "worktree": worktree_to_json(state.worktree) if state else None,

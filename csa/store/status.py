@@ -22,6 +22,8 @@ _MAX_LOOKS = 5
 def session_status(paths: SessionPaths, state: SessionState) -> tuple[str, Event | None]:
     """Return `running`, `open` (the tool's interface), `idle` (never ran), `unknown`, or the last turn's status.
 
+    `away` is what seemed to run on another host, which was not heard of lately.
+
     Also return the event it comes from, if there is one: see `settle`.
 
     Raises:
@@ -33,7 +35,7 @@ def session_status(paths: SessionPaths, state: SessionState) -> tuple[str, Event
     if liveness.state == "alive" and liveness.owner and liveness.owner.errand == INTERFACE:
         return "open", last
     if liveness.state == "unknown":
-        return "unknown", None
+        return "away" if liveness.away else "unknown", None
     if last is None:
         return _status_without_turn(paths, state), None
     return str(last.data.get("status", "failed")) if last.type == "run_finished" else "lost", last

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from csa.errors import StateError
-from csa.paths import CHECKPOINTS, RETIRED, SESSION_DIRECTORIES, SESSIONS, WORKTREES, is_of_session, project_of_store
+from csa.paths import (
+    CHECKPOINTS,
+    MIRRORS,
+    RETIRED,
+    SESSION_DIRECTORIES,
+    SESSIONS,
+    WORKTREES,
+    is_of_session,
+    project_of_store,
+)
 from csa.store.sessions import Store
 
 
@@ -18,9 +27,9 @@ def find_stores(
 
     With `with_retired`, also those with only deleted ones, or with their worktrees.
 
-    Only directory names are read. Symbolic links are not followed, sessions are not entered, and what cannot be listed
-    is skipped, after a call of `on_fault`. A project may be below another, and below a directory that is
-    itself called `sessions`.
+    Only directory names are read. Symbolic links are not followed, sessions are not entered, mirrors are left out, and
+    what cannot be listed is skipped, after a call of `on_fault`. A project may be below another, and below a directory
+    that is itself called `sessions`.
     """
     seen = set[str]()
     stack = [(str(root), "")]
@@ -38,6 +47,8 @@ def find_stores(
         if has_session and (name == SESSIONS or (with_retired and name in {RETIRED, WORKTREES})) and store not in seen:
             seen.add(store)
             yield Store(root, project_of_store(str(root), store))
+        if place == str(root):
+            below = [name for name in below if name != MIRRORS]
         stack += [(os.path.join(place, child), child) for child in below]
 
 

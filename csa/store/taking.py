@@ -19,6 +19,7 @@ from csa.store.atomic import require_regular
 from csa.store.flocks import Flocks, Stranger, find_stranger
 from csa.store.liveness import Liveness, judge_owner, probe
 from csa.store.locks import Lock, acquire_lock, is_locked
+from csa.store.mirrors import refuse_mirrored
 from csa.store.owner import Owner, current_owner, parse_owner
 
 _TRIES, _PAUSE_S = 3, 0.01
@@ -40,7 +41,9 @@ def take_session_lock(
         BlockingIOError: someone holds it.
         BusyError: its owner is at work, or may be, where its lock is not visible; or another program is.
         StateError: the evidence for that cannot be read.
+        RefusedError: it is another host's, and in a mirror.
     """
+    refuse_mirrored(paths.pathname, paths.session_id)
     refuse_stranger(paths, advice=advice)
     lock = acquire_lock(paths.session_lock)
     try:
@@ -85,7 +88,11 @@ def _require_file(lock: Lock) -> None:
 
 
 def refuse_busy(paths: SessionPaths, *, advice: str = RETRY, steal: bool = False) -> None:
-    """Raise BusyError if the session is in use right now, or may be; StateError if its lock cannot be read."""
+    """Raise BusyError if the session is in use right now, or may be; StateError if its lock cannot be read.
+
+    RefusedError if it is another host's.
+    """
+    refuse_mirrored(paths.pathname, paths.session_id)
     found = probe(paths)
     if found.fault is not None:
         raise found.fault

@@ -27,7 +27,7 @@ ERRANDS = frozenset({"checkpoint", "session_updated"})  # they do not affect a t
 _COUNTED = {"usage", "run_started", "run_finished", "compaction"}
 _MARKS = tuple(f'"{kind}"'.encode() for kind in sorted(_COUNTED))
 _MAX_LINES = 200_000  # back to the beginning of a turn: about a second
-_WITHOUT_END = {"running", "lost", "unknown"}
+_WITHOUT_END = {"running", "lost", "unknown", "away"}
 
 
 class Open(Struct):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.worktrees import agent_does, left_of, make_repository, sh, tree_of, work
+from tests.rpc.test_mcp import connected
+from tests.serving import serving
 from tests.support import CSA, Place, wait_for
 
 pytestmark = pytest.mark.thorough
@@ -269,6 +271,26 @@ def test_what_a_session_has_changed_in_its_worktree(repository: Place) -> None:
     sh(place, "git worktree prune; git branch -qD csa/x")
     assert statuses() == whole
     assert statuses("--turn", "2") == {"sub/b": "deleted", "three": "added", "two": "added"}
+
+
+def test_other_programs_ask_for_one(repository: Place) -> None:
+    """Over HTTP and MCP, and in the library's requests, an empty name is that of the session."""
+    place = repository
+    agent_does(place, "test -e dirty && echo x > x")
+    (place.project / "dirty").write_text("d")
+    with serving(place) as server:
+        session_id = server.start(tool="codex", worktree="http", with_changes=True)
+        assert place.run("wait", session_id).code == 0
+        shown = server.get(f"/sessions/{session_id}")["worktree"]
+        assert (shown["branch"], shown["number"], shown["is_ready"]) == ("csa/http", 1, True)
+    with connected(place) as client:
+        client.ask("initialize", {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {}})
+        agent_does(place, "echo y > y")
+        made = client.call("run", prompt="go", tool="codex", worktree="")
+        assert made["status"] == "succeeded"
+        branch = tree_of(place, made["session_id"])["branch"]
+        assert branch == f"csa/{made['session_id'][-8:].lower()}"
+    assert subjects(place, branch) == ["go", "first"]
 
 
 def test_without_a_turn_the_worktree_is_there_too(repository: Place) -> None:

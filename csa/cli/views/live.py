@@ -24,7 +24,7 @@ Places = Callable[[str], str]  # how a project is shown
 REFRESH_S = 0.25
 REST = 4  # the pause before the next look, in multiples of a look's duration: at most a fifth of a core
 
-_MARKS = {"running": "●", "open": "●", "succeeded": "✓", "idle": "○", "unknown": "?"}
+_MARKS = {"running": "●", "open": "●", "succeeded": "✓", "idle": "○", "unknown": "?", "away": "?"}
 _QUIET = {"succeeded", "idle"}  # statuses that need no line each
 SUMMARY_ROWS = 12
 _ID_FROM = 60  # columns; on a narrower line the description is more useful than the id

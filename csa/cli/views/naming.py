@@ -25,10 +25,14 @@ _WORD = r"[\w.-]+"  # characters that need no quotes in a shell
 
 
 def called(info: SessionInfo, width: int | None) -> str:
-    """Return a session's name on a line of that width; in a pipe (None) that is its id."""
+    """Return a session's name on a line of that width; in a pipe (None) that is its id.
+
+    The names of other hosts' sessions begin with the host's, as they can be typed.
+    """
     if width is None:
         return info.session_id
-    return cut(one_line(info.name or ""), max(_LEAST_NAME, width // 3)) or info.prefix
+    name = f"{info.store.host}:{info.name}" if info.name and info.store.host else info.name or ""
+    return cut(one_line(name), max(_LEAST_NAME, width // 3)) or info.prefix
 
 
 def subject_of(info: SessionInfo, width: int | None) -> str:

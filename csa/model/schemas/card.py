@@ -17,7 +17,18 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import BRANCH, OLD_ERROR, OWNER, PIECES, REPLAYED_FROM, WORKTREE, known, old_id, words
+from csa.model.schemas.shared import (
+    BRANCH,
+    MIRROR,
+    OLD_ERROR,
+    OWNER,
+    PIECES,
+    REPLAYED_FROM,
+    WORKTREE,
+    known,
+    old_id,
+    words,
+)
 
 _TOOL_STATE = known(
     "provider_session_id model",
@@ -36,6 +47,7 @@ CARD = known(
     "session_id prefix name description project parent_session_id root_session_id depth status asking phase tool model "
     "turns queued time_s usage created_at last_accessed fault",
     {
+        "mirror": MIRROR,
         "id": old_id(),
         "held": maybe(text("why nothing is taken from its queue; null if the next prompt may begin")),
         "current": flag("it is `@current`"),
@@ -121,6 +133,8 @@ _OWNER_EVIDENCE = known(
 EVIDENCE = known(
     "session_id name project status fault",
     {
+        "mirror": MIRROR,
+        "heard_s": maybe(number("how many seconds ago that host was heard of last")),
         "error": OLD_ERROR,
         "why": text("a sentence that explains the status"),
         "lock": record(

@@ -20,7 +20,7 @@ from csa.model.schemas.kit import (
     text,
     texts,
 )
-from csa.model.schemas.shared import BRANCH, OLD_ERROR, VOCABULARY, WORKTREE, known, old_id, words
+from csa.model.schemas.shared import BRANCH, MIRROR, OLD_ERROR, VOCABULARY, WORKTREE, known, old_id, words
 
 _AMOUNTS = {
     "tokens": maybe(integer("input and output tokens")),
@@ -106,6 +106,7 @@ PLAN = record(
 HIT = record(
     {
         **words("session_id name project turn tool"),
+        "mirror": MIRROR,
         "at": maybe(VOCABULARY["at"]),
         "role": one_of("who said it, or that it was done", "user", "assistant", "thought", "tool"),
         "text": text("the message; for a tool call its title and its output"),
@@ -156,6 +157,7 @@ KILLED = known(
 SESSION = known(
     f"{_NAMES} turns depth root_session_id {_SPAN} created_at last_accessed fault",
     {
+        "mirror": MIRROR,
         "id": old_id(),
         "tools": texts("all tools that have worked in it"),
         "children": maybe(integer("how many sessions of the project it has started")),
@@ -220,6 +222,7 @@ ANSWERED = known("session_id", {**_ASKED, "allowed": flag("it may")})
 ALIVE = known(
     "session_id project tool turn pid since fault",
     {
+        "mirror": MIRROR,
         "state": one_of("the answer", "alive", "not_alive", "unknown"),
         "errand": maybe(text("an activity that is not a turn")),
         "parked_until": maybe(moment("when a parked turn continues")),
@@ -273,6 +276,22 @@ STATS = record(
         "running": integer("how many of the turns are running"),
         "most_active_tool": maybe(text("the tool with most turns")),
         "replayed_turns": integer("turns that are not counted, since recorded ones stood in for their tools"),
+    }
+)
+REMOTE = record(
+    {
+        "host": text("its name"),
+        "kind": text("what reaches it: `ssh`"),
+        "reach": texts("the command that starts csa there, without its arguments"),
+        "reached": maybe(flag("there is a csa that fits; null without `--check`")),
+        "version": maybe(text("its csa's version")),
+        "tools": texts("the tools that are installed there"),
+        "running": integer("how many turns run there, as far as was heard"),
+        "sessions": integer("how many sessions its mirror has"),
+        "heard_at": maybe(moment("when its sessions were seen last")),
+        "heard_s": maybe(number("how many seconds ago that was")),
+        "skew_s": maybe(number("how many seconds its clock is ahead")),
+        "error": maybe(text("why it was not reached")),
     }
 )
 _LANDED = {

@@ -25,7 +25,8 @@ REPLAYED_FROM = record(
     "the recorded turn that stood in for the tool, in a replay",
 )
 TURN_STATUSES = ("succeeded", "failed", "cancelled", "timed_out", "killed", "lost")
-STATUSES = ("running", "open", "idle", *TURN_STATUSES, "unknown", "damaged", "retired", "removed")
+STATUSES = ("running", "open", "idle", *TURN_STATUSES, "unknown", "away", "damaged", "retired", "removed")
+MIRROR = maybe(text("the other host whose session it is, seen in its mirror; null for those of this host"))
 VOCABULARY: Mapping[str, Schema] = {
     "session_id": text("the session's full id, a ULID"),
     "prefix": text("the shortest unique prefix of the id, at least 10 characters"),
@@ -38,7 +39,8 @@ VOCABULARY: Mapping[str, Schema] = {
     "status": one_of(
         "what the session is doing, or how its last turn ended: `running`; `open` (the tool's own interface is open); "
         "`idle` (it never ran); `succeeded`, `failed`, `cancelled`, `timed_out`, `killed`, `lost`; `unknown` (not "
-        "visible from here); `damaged`; `retired` (in the trash); `removed` (it was ephemeral)",
+        "visible from here); `away` (it ran on another host, which was not heard of lately); "
+        "`damaged`; `retired` (in the trash); `removed` (it was ephemeral)",
         *STATUSES,
     ),
     "asking": maybe(text("what its agent waits to be allowed (`csa answer`); null if nothing")),

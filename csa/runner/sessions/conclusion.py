@@ -19,6 +19,8 @@ _HAS_HEART = {"running", "unknown", "lost"}
 
 def conclude(found: Evidence) -> str:
     """Return the status that follows, and a sentence that explains it."""
+    if found.host:
+        return _as_heard(found)
     if found.status in _CONCLUSIONS and not (found.status == "lost" and found.is_locked):
         return _CONCLUSIONS[found.status](found)
     if found.is_locked and found.owner and found.owner.owner.errand:
@@ -26,6 +28,18 @@ def conclude(found: Evidence) -> str:
     if found.last_event is None:
         return "nobody holds the lock; the record, written by another program, has the outcome of the last turn."
     return f"nobody holds the lock, and {_how_it_ended(found)}."
+
+
+def _as_heard(found: Evidence) -> str:
+    """Say what is known of a session on another host."""
+    heard = f"{found.host} was heard of {_age(found.heard_s)} ago"
+    if found.away:
+        return (
+            f"{found.away.in_words}; whether it still runs is unknown, and only {found.host} can say that it does not."
+        )
+    if found.owner and found.status in {"running", "open", "unknown"}:
+        return f"{found.owner.owner.tool} is at work there ({found.owner.owner.work}); {heard}."
+    return f"{_how_it_ended(found)}, as {found.host} has it; {heard}."
 
 
 def _how_it_ended(found: Evidence) -> str:
@@ -171,6 +185,9 @@ def evidence_rows(found: Evidence) -> Iterator[tuple[str, str]]:
 
 
 def _whose(found: Evidence) -> Iterator[tuple[str, str]]:
+    if found.host:
+        yield "host", f"{found.host}, heard of {_age(found.heard_s)} ago; this is its mirror"
+        return
     yield "lock", "cannot be read" if found.is_locked is None else "held" if found.is_locked else "free"
     for holder in found.holders:
         yield "", f"by PID {holder.process.pid}: {cut(one_line(holder.command), _COMMAND_WIDTH)}"

@@ -21,6 +21,7 @@ from csa.store.flocks import Stranger
 from csa.store.liveness import probe
 from csa.store.lockholders import LockHolder, lock_holders
 from csa.store.locks import probe_lock
+from csa.store.mirrors import Away, mirror_with
 from csa.store.owner import Owner, parse_owner
 from csa.store.sessions import Record, Store
 from csa.store.transcript import read_events_backwards
@@ -79,6 +80,9 @@ class Evidence(Struct, kw_only=True):
     cancel_asked: str | None
     conversation: Conversation | None  # of the last turn's tool
     turns: int
+    host: str | None = None  # where it is, if this is from a mirror
+    heard_s: float | None = None  # ago, when that host was heard of last
+    away: Away | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `session why --json` prints."""
@@ -87,6 +91,8 @@ class Evidence(Struct, kw_only=True):
             "session_id": self.session_id,
             "name": self.name,
             "project": self.project,
+            "mirror": self.host,
+            "heard_s": _rounded(self.heard_s),
             "status": self.status,
             "fault": self.fault and self.fault.to_json(),
             "error": self.fault and str(self.fault),
@@ -143,6 +149,9 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
     permission = _last_permission(paths) if is_running else None
     resources, percent = _sample(holders, owner) if held else (None, None)
     heartbeat_age = _age(paths.heartbeat, now)
+    mirror, liveness = mirror_with(paths.pathname), probe(paths)
+    if mirror:
+        held, owner = None, liveness.owner
     return Evidence(
         session_id=session_id,
         name=record.name,
@@ -152,7 +161,7 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
         is_locked=held,
         holders=holders,
         owner=_look_at(owner) if owner else None,
-        stranger=None if held else probe(paths).stranger,
+        stranger=None if held else liveness.stranger,
         last_event=last,
         last_event_age_s=_event_age(last, now),
         silence_s=_silence_s(paths, owner, now) if is_running else None,
@@ -166,6 +175,9 @@ def gather_evidence(store: Store, session_id: str) -> Evidence:
         cancel_asked=_text(paths.cancel),
         conversation=_conversation(paths, record.state) if record.state else None,
         turns=record.state.turns if record.state else (last.turn if last else 0),
+        host=mirror.host if mirror else None,
+        heard_s=mirror.heard_s() if mirror else None,
+        away=liveness.away,
     )
 
 

@@ -85,6 +85,7 @@ class SessionCard(Struct, kw_only=True):
             "name": state.name,
             "description": state.description,
             "project": info.project,
+            "mirror": info.store.host,
             "status": info.status,
             "asking": info.asking,
             "phase": info.phase,

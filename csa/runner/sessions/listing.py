@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from csa.store.shown import SessionInfo, Siblings
 
 _OF_TURNS = ("succeeded", "failed", "cancelled", "timed_out", "killed", "lost")
-STATUSES = ("running", "open", "idle", "unknown", *_OF_TURNS, "damaged")
+STATUSES = ("running", "open", "idle", "unknown", "away", *_OF_TURNS, "damaged")
 PHASES = ("active", "available", "closed", RETIRED)
 
 

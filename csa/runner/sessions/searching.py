@@ -15,7 +15,7 @@ from datetime import datetime
 from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import SessionState, format_time, parse_time
-from csa.store.searchindex import index_name, open_sieve, stamp_of
+from csa.store.searchindex import index_name, index_root, open_sieve, stamp_of
 from csa.store.sessions import Store
 from csa.store.transcript import HEAD_BYTES, parse_line, read_lines
 from csa.structs import Struct
@@ -80,6 +80,7 @@ class Hit(Struct, kw_only=True):
             "session_id": self.session_id,
             "name": self.name,
             "project": self.store.project_pathname,
+            "mirror": self.store.host,
             "turn": self.turn,
             "tool": self.tool or None,
             "role": self.role,
@@ -101,7 +102,7 @@ def search(
     there is one, does not have as it is now.
     """
     stores = list(stores)
-    sieve = open_sieve(stores[0].root, query.words, on_unknown) if stores else None
+    sieve = open_sieve(index_root(stores[0]), query.words, on_unknown) if stores else None
     found = sorted(_transcripts(stores, query), key=lambda each: each[:2], reverse=True)
     for _, session_id, store, directory, stamp in found:
         path = f"{directory}/{session_id}/transcript.jsonl"

@@ -128,7 +128,7 @@ def _facts(record: Record, turn: TurnRecord) -> TurnFacts:
 
 def _status_without_end(record: Record) -> str | None:
     """A turn without an end was lost, or is running."""
-    return None if record.status in {"running", "unknown"} else "lost"
+    return None if record.status in {"running", "unknown", "away"} else "lost"
 
 
 def _order(by: str) -> Callable[[tuple[str, Tally]], tuple[float, str]]:

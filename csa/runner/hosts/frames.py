@@ -1,0 +1,130 @@
+"""What outlet and intake say to each other: objects as JSON, a line each, of which some are followed by bytes.
+
+The intake speaks first, of what it has, and then is silent. The outlet greets, and answers with frames:
+
+    {"k": "told", "p": PROJECT, "s": SESSION, "n": N}         who holds its lock; N bytes of JSON follow
+    {"k": "lines", ..., "at": OFFSET, "n": N}                 N bytes of its transcript, which end at a line's end but
+                                                              for parts of a very long line
+    {"k": "file", ..., "name": NAME, "n": N}                  a small file, whole
+    {"k": "anew", ...}                                        its transcript is not what was seen: all of it comes again
+    {"k": "whole", ...}                                       what was said of it so far belongs together
+    {"k": "gone", ...}                                        it was deleted
+    {"k": "beat", "time": T}                                  everything up to T was sent
+
+A frame that is cut off has not been sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import IO, Any
+
+from csa.errors import CsaError
+from csa.structs import Struct, field
+
+PROTOCOL = 1
+GREETING = "outlet"
+MOST_BYTES = 1 << 18  # of what follows a frame
+MOST_FILE_BYTES = 1 << 22  # of a small file
+_MOST_HEAD = 1 << 16
+_MOST_NOISE = 1 << 18  # what a login shell may print before the outlet speaks
+SMALL_FILES = ("state.toml", "result.toml")
+
+
+class ProtocolError(CsaError):
+    """What came is not what an outlet, or an intake, of this version says."""
+
+    code = "protocol"
+
+
+class Frame(Struct):
+    """One frame: what it says, and the bytes that follow it."""
+
+    said: Mapping[str, Any]
+    content: bytes = b""
+
+    @property
+    def kind(self) -> str:
+        return str(self.said.get("k"))
+
+
+class Having(Struct):
+    """What an intake has of a session: how much of its transcript, and the digests of its last line and its files."""
+
+    bytes: int = 0
+    digest: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    is_gone: bool = False
+
+
+def digest_of(content: bytes) -> str:
+    """Return what stands for a line, or a small file."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def write_frame(stream: IO[bytes], kind: str, content: bytes | None = None, /, **said: Any) -> None:
+    """Write a frame; OSError when nobody reads any more."""
+    more = {} if content is None else {"n": len(content)}
+    write_line(stream, {"k": kind, **said, **more})
+    if content:
+        stream.write(content)
+
+
+def write_line(stream: IO[bytes], said: Mapping[str, Any]) -> None:
+    """Write an object as a line."""
+    stream.write(json.dumps(said, separators=(",", ":")).encode() + b"\n")
+
+
+def read_frame(stream: IO[bytes]) -> Frame | None:
+    """Read a frame; None at the end, which may be in the middle of one. ProtocolError for anything else."""
+    said = read_line(stream)
+    if said is None:
+        return None
+    length = said.get("n", 0)
+    if not isinstance(length, int) or not 0 <= length <= MOST_FILE_BYTES:
+        raise ProtocolError(f"A frame has the length {length!r}.")
+    content = stream.read(length) if length else b""
+    return Frame(said, content) if len(content) == length else None
+
+
+def read_line(stream: IO[bytes]) -> dict[str, Any] | None:
+    """Read an object; None at the end, or for a line that is cut off. ProtocolError for another line."""
+    line = stream.readline(_MOST_HEAD)
+    if not line.endswith(b"\n") and len(line) < _MOST_HEAD:
+        return None
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise ProtocolError(f"This is no frame: {line[:60]!r}.")
+    return said
+
+
+def read_greeting(stream: IO[bytes]) -> dict[str, Any] | None:
+    """Return what an outlet says first, skipping what a login shell has printed before; None if it says nothing.
+
+    ProtocolError for one that speaks another version.
+    """
+    noise = 0
+    while noise < _MOST_NOISE and (line := stream.readline(_MOST_HEAD)):
+        noise += len(line)
+        try:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(said, dict) and said.get("csa") == GREETING:
+            return require_protocol(said)
+    return None
+
+
+def require_protocol(said: dict[str, Any]) -> dict[str, Any]:
+    """Return a greeting, or the first line of what an intake has; ProtocolError if it is of another protocol."""
+    if said.get("protocol") != PROTOCOL:
+        theirs = f"csa {said.get('version', '?')} speaks version {said.get('protocol')!r} of the protocol of mirrors"
+        raise ProtocolError(
+            f"{theirs}, this csa version {PROTOCOL}.", hint="install the same version of csa on both hosts"
+        )
+    return said

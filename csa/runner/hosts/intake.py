@@ -1,0 +1,262 @@
+"""The intake: makes a mirror of what an outlet sends. The only writer of mirrors, one at a time.
+
+Killed at any moment it leaves a mirror that can be read: a new session is built beside its place and renamed when it is
+whole, small files are replaced, and to transcripts whole lines are added; a part of one, which the kill of a write can
+leave, readers do not see, and the next intake drops. What was seen and its host has no more (a power cut, say, took its
+last lines, and it has written others since) is kept aside: `transcript.jsonl.lost-1`.
+
+Transcripts are synced when the intake ends, and every few seconds; before that, a power cut here costs what is sent
+again then, as the next intake says what is really there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from csa.errors import BusyError
+from csa.ids import is_session_id
+from csa.ownership import open_private
+from csa.paths import NEW_PREFIX
+from csa.runner.hosts.frames import (
+    SMALL_FILES,
+    Frame,
+    Having,
+    ProtocolError,
+    digest_of,
+    read_frame,
+)
+from csa.store.atomic import make_private_directory, replace_private, require_regular, sync_file
+from csa.store.locks import acquire_lock
+from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, OWN, TOLD_FILE, Mirror
+from csa.store.sessions import Store, is_directory
+from csa.store.transcript import end_of_last_line, lines_backwards
+from csa.structs import Struct, replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import Self
+
+_PART = "transcript.jsonl.part"
+_SYNC_S = 5.0
+_APPEND = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+_FILES = {"told": TOLD_FILE, **{name: name for name in SMALL_FILES}}  # by their names in digests
+
+
+class Taken(Struct, frozen=False):
+    """What has come so far."""
+
+    bytes: int = 0
+    lines: int = 0
+    sessions: int = 0  # times that one was changed
+    kept_aside: int = 0
+
+
+class Intake:
+    """Writes one mirror, whose lock it holds until it is closed. BusyError if another one does."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._root = Path(mirror.pathname)
+        self._dirty = set[str]()  # transcripts that are not synced
+        self._synced_at = time.monotonic()
+        self.taken = Taken()
+        make_private_directory(self._root / OWN)
+        try:
+            self._lock = acquire_lock(self._root / LOCK_FILE)
+        except BlockingIOError:
+            words = f"Another process brings the mirror of {mirror.host} up to date."
+            raise BusyError(words, hint="it is read as it is: csa ls --host ...") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._sync()
+        finally:
+            self._lock.close()
+
+    def greet(self, greeting: Mapping[str, Any]) -> None:
+        """Note what the outlet says of its host, and how far apart the clocks are."""
+        replace_private(self._root / HOST_FILE, json.dumps(with_skew(greeting)).encode())
+
+    def having(self) -> Iterator[tuple[tuple[str, str], Having]]:
+        """Yield what is in the mirror, with parts of lines dropped."""
+        for store in Mirror(str(self._root)).stores():
+            project = store.project_pathname
+            for session_id in store.ids():
+                yield (project, session_id), _having(store.paths(session_id).pathname)
+            for session_id in set(store.retired_ids()).difference(store.ids()):
+                yield (project, session_id), _having(store.retired_paths(session_id).pathname, is_gone=True)
+            for session_id in _unfinished(store):  # their files come again, and then the word that all is there
+                begun = _having(f"{store.sessions_dir}/{NEW_PREFIX}{session_id}")
+                yield (project, session_id), replace(begun, files={})
+
+    def take(self, stream: IO[bytes]) -> bool:
+        """Take frames until there are no more; say whether the last one was a beat. ProtocolError for anything else."""
+        is_complete = False
+        while frame := read_frame(stream):
+            if is_complete := frame.kind == "beat":
+                self._beat()
+            else:
+                self._take(frame)
+        return is_complete
+
+    def _beat(self) -> None:
+        """Note that everything has come. A beat is the only thing that makes a mirror fresh."""
+        if time.monotonic() - self._synced_at > _SYNC_S:
+            self._sync()
+        heard = self._root / HEARD_FILE
+        try:
+            os.utime(heard)
+        except FileNotFoundError:
+            os.close(open_private(heard, os.O_WRONLY | os.O_CREAT))
+
+    def _sync(self) -> None:
+        for pathname in self._dirty:
+            try:
+                fd = os.open(pathname, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:  # renamed since
+                continue
+            try:
+                sync_file(fd)
+            finally:
+                os.close(fd)
+        self._dirty.clear()
+        self._synced_at = time.monotonic()
+
+    def _take(self, frame: Frame) -> None:
+        store, session_id = self._place(frame)
+        if frame.kind == "gone":
+            _retire(store, session_id)
+            return
+        session = _directory(store, session_id)
+        if frame.kind == "lines":
+            self._add(session, frame)
+        elif frame.kind in {"told", "file"}:
+            name = _FILES.get(str(frame.said.get("name", "told")))
+            if name is None:
+                raise ProtocolError(f"The outlet sends a file called {frame.said.get('name')!r}.")
+            replace_private(Path(session, name), frame.content)
+        elif frame.kind == "anew":
+            os.close(open_private(f"{session}/{_PART}", _APPEND | os.O_TRUNC))
+        elif frame.kind == "whole":
+            self._publish(store, session_id, session)
+        else:
+            raise ProtocolError(f"The outlet sends a frame of the kind {frame.kind!r}.")
+
+    def _place(self, frame: Frame) -> tuple[Store, str]:
+        """Return where a frame belongs; ProtocolError for a name that would lead out of the mirror."""
+        project, session_id = str(frame.said.get("p")), str(frame.said.get("s"))
+        if not is_session_id(session_id) or os.path.normpath(project) != project or not project.startswith("/"):
+            raise ProtocolError(f"The outlet names a session {session_id!r} in {project!r}.")
+        return Store(self._root, project), session_id
+
+    def _add(self, session: str, frame: Frame) -> None:
+        part = f"{session}/{_PART}"
+        pathname = part if os.path.lexists(part) else f"{session}/transcript.jsonl"
+        fd = open_private(pathname, _APPEND)
+        try:
+            if require_regular(fd).st_size != (at := frame.said.get("at")):
+                raise ProtocolError(f"The outlet goes on at {at!r}, which is not where {pathname} ends.")
+            view = memoryview(frame.content)
+            while view:
+                written = os.pwrite(fd, view, at)
+                view, at = view[written:], at + written
+        finally:
+            os.close(fd)
+        self._dirty.add(pathname)
+        self.taken.bytes += len(frame.content)
+        self.taken.lines += frame.content.count(b"\n")
+
+    def _publish(self, store: Store, session_id: str, session: str) -> None:
+        self.taken.sessions += 1
+        if os.path.lexists(f"{session}/{_PART}"):
+            self.taken.kept_aside += _keep_aside(session)
+            os.replace(f"{session}/{_PART}", f"{session}/transcript.jsonl")
+            self._dirty.add(f"{session}/transcript.jsonl")
+        if (place := store.paths(session_id).pathname) != session:
+            os.rename(session, place)
+            self._dirty.add(f"{place}/transcript.jsonl")
+
+
+def with_skew(greeting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a greeting that has just come, with how far the clock of its host is ahead, in seconds."""
+    return {**greeting, "skew_s": round(float(greeting["time"]) - time.time(), 3)}
+
+
+def _directory(store: Store, session_id: str) -> str:
+    """Return the directory in which a session is, or is built; one that had been deleted returns to its place."""
+    place = store.paths(session_id).pathname
+    if is_directory(place):
+        return place
+    if is_directory(retired := store.retired_paths(session_id).pathname):
+        os.rename(retired, place)
+        return place
+    new = f"{store.sessions_dir}/{NEW_PREFIX}{session_id}"
+    if not is_directory(new):
+        make_private_directory(Path(new))
+    return new
+
+
+def _retire(store: Store, session_id: str) -> None:
+    """Move a session that its host has deleted to the trash of the mirror."""
+    place, retired = store.paths(session_id).pathname, store.retired_paths(session_id).pathname
+    shutil.rmtree(f"{store.sessions_dir}/{NEW_PREFIX}{session_id}", ignore_errors=True)
+    if is_directory(place):
+        make_private_directory(Path(store.retired_dir))
+        if is_directory(retired):  # deleted before, and restored there as another directory
+            shutil.rmtree(retired)
+        os.rename(place, retired)
+
+
+def _unfinished(store: Store) -> list[str]:
+    """Return the sessions that an intake has begun to build."""
+    try:
+        names = os.listdir(store.sessions_dir)
+    except OSError:
+        return []
+    return [name.removeprefix(NEW_PREFIX) for name in names if name.startswith(NEW_PREFIX)]
+
+
+def _having(session: str, *, is_gone: bool = False) -> Having:
+    """Return what there is of a session, after dropping what a killed intake has left."""
+    Path(session, _PART).unlink(missing_ok=True)
+    files = {name: digest for name, file in _FILES.items() if (digest := _digest(f"{session}/{file}"))}
+    try:
+        fd = os.open(f"{session}/transcript.jsonl", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return Having(files=files, is_gone=is_gone)
+    try:
+        size = require_regular(fd).st_size
+        if (end := end_of_last_line(fd, size)) < size:
+            os.ftruncate(fd, end)
+        last = next(lines_backwards(fd, end), None) if end else None
+    finally:
+        os.close(fd)
+    return Having(end, "" if last is None else digest_of(last), files, is_gone)
+
+
+def _digest(pathname: str) -> str:
+    try:
+        return digest_of(Path(pathname).read_bytes())
+    except OSError:
+        return ""
+
+
+def _keep_aside(session: str) -> bool:
+    """Keep what was seen of a transcript that is about to be replaced; a link, so that it never lacks its name."""
+    transcript = f"{session}/transcript.jsonl"
+    numbers = [int(name[len(LOST) :]) for name in os.listdir(session) if name[len(LOST) :].isdigit()]
+    number = max(numbers, default=0)
+    if not os.path.lexists(transcript) or not os.stat(transcript).st_size:
+        return False
+    if number and os.path.samefile(transcript, f"{session}/{LOST}{number}"):  # of an intake that was killed here
+        return True
+    os.link(transcript, f"{session}/{LOST}{number + 1}")
+    return True

@@ -1,0 +1,289 @@
+"""The outlet: what is in a state root, as frames for an intake elsewhere. It only reads.
+
+What the intake has comes first. Then each session that is different is sent, and with `follow` again whenever it
+changes. Nothing is kept but where each session stands: when the pipe is full the outlet waits, and what was not sent
+meanwhile is read from the files later.
+
+A mirror must never say `lost` of a turn that runs. So that a turn has an owner before it has a beginning, "it runs" is
+sent before the lines, "nobody holds its lock" after them; and only of a moment in which that was so before and after
+the end of its transcript was looked up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import IO, Any
+
+from csa import __version__
+from csa.errors import StateError
+from csa.runner.hosts.frames import (
+    GREETING,
+    MOST_BYTES,
+    MOST_FILE_BYTES,
+    PROTOCOL,
+    SMALL_FILES,
+    Having,
+    ProtocolError,
+    digest_of,
+    read_line,
+    require_protocol,
+    write_frame,
+    write_line,
+)
+from csa.runner.sessions.fleet import Fleet
+from csa.store.atomic import read_regular, require_regular
+from csa.store.liveness import Liveness, probe
+from csa.store.sessions import Store
+from csa.store.slots import running_turns
+from csa.store.stores import find_stores
+from csa.store.transcript import end_of_last_line, lines_backwards
+from csa.structs import Struct, asdict, field
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOOK_S = 0.05
+BEAT_S = 1.0
+_TOLD = "told"  # among the digests of a session's files
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+Key = tuple[str, str]  # project and id
+
+
+class _Sent(Struct, frozen=False):
+    """Where the other side stands with a session."""
+
+    bytes: int = 0
+    digest: str = ""  # of the last line before that
+    files: dict[str, str] = field(default_factory=dict)
+
+
+class _Moment(Struct):
+    """A session at one moment: who holds it, and where the last line of its transcript ends."""
+
+    liveness: Liveness
+    end: int
+
+
+class Outlet:
+    """Sends the sessions of a state root, those of the projects that are `served`."""
+
+    def __init__(
+        self, root: Path, stream: IO[bytes], having: dict[Key, Having], served: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        self._root, self._stream, self._served = root, stream, served
+        self._sent = {key: _Sent(has.bytes, has.digest, dict(has.files)) for key, has in having.items()}
+        self._gone = {key for key, has in having.items() if has.is_gone}
+        self._again = set[Key]()  # changed while they were looked at
+
+    def send_all(self) -> None:
+        """Send what is different from what the other side has. OSError when nobody reads any more."""
+        there = set[Key]()
+        faults: list[StateError] = []
+        for store in find_stores(self._root, on_fault=faults.append):
+            if self._served(store.project_pathname):
+                for session_id in self._ids(store):
+                    there.add(store.key(session_id))
+                    self._send(store, session_id)
+        if there and not faults:  # an empty state root is rather one whose disk is not mounted
+            for key in self._sent.keys() - there - self._gone:
+                self._send_gone(key)
+        self._beat(is_complete=not self._again)
+
+    def follow(self, wait: Callable[[float], bool]) -> None:
+        """Send what changes from now on, until `wait`, which pauses that many seconds, says so."""
+        fleet, beat_at = Fleet(str(self._root), self._served), 0.0
+        while not wait(LOOK_S):
+            changed = dict.fromkeys([*self._again, *fleet.look()])
+            self._again.clear()
+            for key in changed:
+                self._send_key(key)
+            if changed or time.monotonic() - beat_at > BEAT_S:
+                self._beat(is_complete=not self._again)
+                beat_at = time.monotonic()
+
+    def _send_key(self, key: Key) -> None:
+        store = Store(self._root, key[0])
+        if store.has(key[1]):
+            self._send(store, key[1])
+        elif key in self._sent and key not in self._gone and self._root.is_dir():
+            self._send_gone(key)
+
+    def _ids(self, store: Store) -> list[str]:
+        try:
+            return store.ids()
+        except StateError:  # it cannot be listed; what was seen of it stays
+            return [session_id for project, session_id in self._sent if project == store.project_pathname]
+
+    def _send(self, store: Store, session_id: str) -> None:
+        """Send what is new of a session; nothing if it changes hands just now, or cannot be read."""
+        key = store.key(session_id)
+        sent = self._sent.setdefault(key, _Sent())
+        session = store.paths(session_id).pathname
+        fd = _open(f"{session}/transcript.jsonl")
+        try:
+            moment = self._look(store, session_id, fd)
+            if moment is None:
+                self._again.add(key)
+                return
+            names: dict[str, Any] = {"p": key[0], "s": key[1]}
+            self._gone.discard(key)
+            told = _tell(moment.liveness)
+            runs = moment.liveness.state != "not_alive"
+            is_new = self._send_file(sent, _TOLD, told, names) if runs else False
+            is_new |= self._send_lines(fd, moment.end, sent, names)
+            if fd is not None and sent.bytes < moment.end:  # it was cut off meanwhile
+                self._again.add(key)
+                return
+            for name in SMALL_FILES:
+                is_new |= self._send_file(sent, name, _read_small(f"{session}/{name}"), names)
+            is_new |= self._send_file(sent, _TOLD, told, names)
+            if is_new:
+                write_frame(self._stream, "whole", **names)
+                self._stream.flush()
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def _look(self, store: Store, session_id: str, fd: int | None) -> _Moment | None:
+        """Look at a session; None if its lock was taken and released meanwhile."""
+        paths = store.paths(session_id)
+        lock = f"{paths.pathname}/locks/session.lock"
+        stamp, before = _stamp(lock), probe(paths)
+        end = end_of_last_line(fd, os.fstat(fd).st_size) if fd is not None else 0
+        after = probe(paths)
+        if before.state == after.state == "not_alive":
+            return _Moment(after, end) if stamp == _stamp(lock) else None
+        return _Moment(before if after.state == "not_alive" else after, end)
+
+    def _send_lines(self, fd: int | None, end: int, sent: _Sent, names: dict[str, Any]) -> bool:
+        if fd is None:
+            return False
+        if sent.bytes > end or _last_line(fd, sent.bytes) != sent.digest:
+            write_frame(self._stream, "anew", **names)
+            sent.bytes, sent.digest = 0, ""
+        if sent.bytes == end:
+            return False
+        at = sent.bytes
+        while at < end:
+            block = os.pread(fd, min(MOST_BYTES, end - at), at)
+            block = block[: block.rfind(b"\n") + 1] or block  # a part of a line that is longer than a block
+            if not block:
+                break
+            write_frame(self._stream, "lines", block, at=at, **names)
+            at += len(block)
+            sent.bytes, sent.digest = at, _digest_of_last(block) or _last_line(fd, at)
+        return True
+
+    def _send_file(self, sent: _Sent, name: str, content: bytes | None, names: dict[str, Any]) -> bool:
+        if content is None or sent.files.get(name) == (digest := digest_of(content)):
+            return False
+        if name == _TOLD:
+            write_frame(self._stream, "told", content, **names)
+        else:
+            write_frame(self._stream, "file", content, name=name, **names)
+        sent.files[name] = digest
+        return True
+
+    def _send_gone(self, key: Key) -> None:
+        write_frame(self._stream, "gone", p=key[0], s=key[1])
+        self._gone.add(key)
+
+    def _beat(self, *, is_complete: bool = True) -> None:
+        if is_complete:
+            write_frame(self._stream, "beat", time=time.time())
+        self._stream.flush()
+
+
+def greeting(root: Path, tools: list[str]) -> dict[str, Any]:
+    """Return what an outlet says first: of this host, and how csa is here."""
+    known = {"csa": GREETING, "protocol": PROTOCOL, "version": __version__, "node": os.uname().nodename}
+    return {**known, "time": time.time(), "tools": tools, "running": len(running_turns(root))}
+
+
+def read_having(stream: IO[bytes]) -> dict[Key, Having]:
+    """Read what an intake says that it has; ProtocolError if it is anything else, or ends in the middle."""
+    said = read_line(stream)
+    if said is None:
+        raise ProtocolError("Nothing says what the other side has.", hint="csa sync HOST calls csa outlet")
+    require_protocol(said)
+    found: dict[Key, Having] = {}
+    while said := read_line(stream):
+        if said.get("end"):
+            return found
+        has = Having(int(said["bytes"]), str(said["digest"]), dict(said["files"]), bool(said["gone"]))
+        found[str(said["p"]), str(said["s"])] = has
+    raise ProtocolError("What the other side has was cut off.")
+
+
+def write_having(stream: IO[bytes], having: Iterator[tuple[Key, Having]]) -> None:
+    """Say what an intake has."""
+    write_line(stream, {"csa": "intake", "protocol": PROTOCOL, "version": __version__})
+    for (project, session_id), has in having:
+        said = {"bytes": has.bytes, "digest": has.digest, "files": dict(has.files), "gone": has.is_gone}
+        write_line(stream, {"p": project, "s": session_id, **said})
+    write_line(stream, {"end": True})
+    stream.flush()
+
+
+def wait_for_end(stdin: int) -> Callable[[float], bool]:
+    """Return a pause that says whether the other side has closed our stdin."""
+
+    def wait(seconds: float) -> bool:
+        readable, _, _ = select.select([stdin], [], [], seconds)
+        return bool(readable) and not os.read(stdin, MOST_BYTES)
+
+    return wait
+
+
+def _tell(liveness: Liveness) -> bytes:
+    owner = liveness.owner if liveness.state != "not_alive" else None
+    return json.dumps({"state": liveness.state, "owner": owner and asdict(owner)}, separators=(",", ":")).encode()
+
+
+def _open(pathname: str) -> int | None:
+    """Open a transcript; None if there is none, or none that is to be read."""
+    try:
+        fd = os.open(pathname, _OPEN)
+    except OSError:
+        return None
+    try:
+        require_regular(fd)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _last_line(fd: int, end: int) -> str:
+    """Return the digest of the line that ends at an offset; empty if none does."""
+    if not end or os.pread(fd, 1, end - 1) != b"\n":
+        return ""
+    return digest_of(next(lines_backwards(fd, end), b""))
+
+
+def _digest_of_last(block: bytes) -> str:
+    """Return the digest of the last line of a block as it was sent; empty if it does not have that whole."""
+    begin = block.rfind(b"\n", 0, len(block) - 1) + 1
+    return digest_of(block[begin:-1]) if begin and block.endswith(b"\n") else ""
+
+
+def _read_small(pathname: str) -> bytes | None:
+    """Return a small file; None if there is none, or it is a link, or large."""
+    with suppress(OSError):
+        if not os.path.islink(pathname) and len(content := read_regular(pathname)) <= MOST_FILE_BYTES:
+            return content
+    return None
+
+
+def _stamp(pathname: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(pathname)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino

@@ -1,0 +1,259 @@
+"""Other hosts: `csa sync` and `csa hosts` over an ssh that leads to another state root, and reading what was seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from csa.store.mirrors import HEARD_FILE, Mirror, mirror_for
+from tests.support import PATIENCE_S, Place, Running, children_of, close_place, is_running, wait_for
+
+SSH = """#!/bin/sh
+# As ssh HOST COMMAND..., for a host that has a home and a state root of its own.
+while [ "$1" != -- ]; do shift; done
+case "$2" in
+  n1) ;;
+  nowhere) echo "ssh: Could not resolve hostname nowhere: Name or service not known" >&2; exit 255;;
+  strange) echo "Host key verification failed." >&2; exit 255;;
+  bare) echo "sh: 1: csa: not found" >&2; exit 127;;
+  hung) exec sleep 60;;
+esac
+shift 2
+export HOME={home} CSA_STATE_DIR={state}
+cd "$HOME" && echo "Welcome to n1!" && exec "$@"
+"""
+
+
+@pytest.fixture
+def remote(place: Place, tmp_path: Path) -> Iterator[Place]:
+    """Return a place on the host n1, which the ssh of the other place reaches."""
+    home, project, state = (tmp_path / "n1" / name for name in ("home", "app", "state"))
+    for each in (home, project):
+        each.mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.write_text(SSH.replace("{home}", str(home)).replace("{state}", str(state)))
+    ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
+    place.env["PATH"] = f"{ssh.parent}:{place.env['PATH']}"
+    there = Place(tmp_path / "n1", project, state, place.server)
+    there.env |= {"HOME": str(home), "CSA_STATE_DIR": str(state)}
+    yield there
+    close_place(there)
+
+
+@pytest.fixture
+def mirror(place: Place) -> Mirror:
+    return mirror_for(str(place.state_root), "n1")
+
+
+def sync(place: Place) -> str:
+    """Bring the mirror up to date; return what is printed."""
+    done = place.run("sync", "n1")
+    assert done.code == 0, done.err
+    return done.out
+
+
+def make_old(mirror: Mirror) -> None:
+    """Let the host not have been heard of for four minutes."""
+    then = time.time() - 250
+    os.utime(f"{mirror.pathname}/{HEARD_FILE}", (then, then))
+
+
+def turn(remote: Place, *words: str) -> str:
+    return remote.codex("fix the parser", *words).session_id
+
+
+def watching(place: Place) -> Running:
+    running = place.start("sync", "n1", "--watch")
+    wait_for(lambda: "connected" in running.err, "it is connected")
+    return running
+
+
+def test_what_was_said_elsewhere_is_read_here(place: Place, remote: Place) -> None:
+    """After csa sync every command that reads finds the sessions of a host, by its option, `n1:NAME`, or a full id."""
+    session_id = turn(remote, "--name", "auth")
+    assert sync(place) == "n1: 1 session, 5 events\n"
+    assert sync(place) == "n1: nothing new\n"
+    (listed,) = place.run("ls", "--json", "--all-hosts").json
+    assert (listed["session_id"], listed["mirror"], listed["status"]) == (session_id, "n1", "succeeded")
+    assert {hit["session_id"] for hit in place.run("search", "--json", "parser", "--host", "n1").json} == {session_id}
+    assert place.run("stats", "--json", "--all-hosts").json["total"]["turns"] == 1
+    assert f"n1:{remote.project}" in place.run("ls", "--all-hosts").out
+    said = remote.run("result", "auth").out
+    for words in (["n1:auth"], ["--host", "n1", "auth"], [session_id[:12].lower()]):
+        assert place.run("result", *words).out == said
+    for words in (["show"], ["logs", "--json"]):
+        assert place.run(*words, session_id).out == remote.run(*words, "auth").out
+    card = place.run("status", "--json", "n1:auth").json
+    assert (card["status"], card["mirror"], card["evidence"]["mirror"]) == ("succeeded", "n1", "n1")
+    assert place.run("ls", "--json").json == place.run("search", "--json", "--all-projects", "parser").json == []
+
+
+@pytest.mark.thorough
+def test_who_acts_is_told_where(place: Place, remote: Place) -> None:
+    """What acts on another host's session is refused, with the host; so is what its mirror does not have."""
+    session_id = turn(remote, "--name", "auth")
+    sync(place)
+    before = {path: path.read_bytes() for path in place.state_root.rglob("*") if path.is_file()}
+    for words in (
+        ["run", "-s", session_id, "go on"],
+        ["kill", "n1:auth"],
+        ["rm", session_id],
+        ["rename", "n1:auth", "x"],
+    ):
+        done = place.run(*words)
+        assert done.code == 5, done
+        assert "is on n1; here it can only be read" in done.err
+        assert "ssh n1 csa" in done.err
+    for words in (["logs", "--raw", "n1:auth"], ["artifacts", "n1:auth"], ["diff", "n1:auth"], ["repair", session_id]):
+        assert place.run(*words).code == 5, words
+    assert place.run("ls", "--host", "n2").code == 3
+    assert before == {path: path.read_bytes() for path in place.state_root.rglob("*") if path.is_file()}
+
+
+def test_a_turn_is_followed_and_away_without_news(place: Place, remote: Place, mirror: Mirror) -> None:
+    """While it is heard of it runs; then it is away, up to an event; its host says at last that it was lost."""
+    remote.play(*remote.hold())
+    running = remote.start("run", "--tool", "codex", "--name", "slow", "long")
+    watch = watching(place)
+    remote.wait_ready()
+    wait_for(lambda: place.run("is-alive", "n1:slow").code == 0, "it is seen")
+    assert [each["status"] for each in place.run("ls", "--json", "--host", "n1").json] == ["running"]
+    (host,) = place.run("hosts", "--json").json
+    assert (host["host"], host["running"], host["reached"]) == ("n1", 1, None)
+    watch.signal(signal.SIGTERM)
+    assert watch.wait().code == 130
+    running.kill()
+    wait_for(lambda: remote.run("is-alive", "slow").code == 1, "it has ended")
+    make_old(mirror)
+    away = place.run("is-alive", "n1:slow")
+    assert (away.code, away.out) == (4, f"away: running when last seen 4 min ago (event {seq_of(place)})\n")
+    assert [each["status"] for each in place.run("ls", "--json", "--host", "n1", "--status", "away").json] == ["away"]
+    assert "only n1 can say that it does not" in place.run("status", "n1:slow").out
+    sync(place)
+    assert place.run("ls", "--host", "n1", "--format", "{status}").out == "lost\n"
+
+
+def seq_of(place: Place) -> int:
+    return int(json.loads(place.run("logs", "--json", "--tail", "1", "n1:slow").out)["seq"])
+
+
+def test_why_a_host_cannot_be_reached(place: Place, remote: Place) -> None:
+    """One that fails does not keep the others; each failure has its next step; csa hosts --check finds the same."""
+    turn(remote)
+    done = place.run("sync", "n1", "nowhere", "strange", "bare")
+    assert (done.code, done.out) == (7, "n1: 1 session, 5 events\n")
+    for words in (
+        "Could not resolve hostname",
+        "~/.ssh/config",
+        "Host key verification failed",
+        "There is no csa on bare",
+    ):
+        assert words in done.err
+    checked = place.run("hosts", "--check", "--json", "n1", "bare")
+    assert checked.code == 7
+    assert [(each["host"], each["reached"]) for each in checked.json] == [("n1", True), ("bare", False)]
+    assert "codex" in checked.json[0]["tools"]
+    assert abs(checked.json[0]["skew_s"]) < PATIENCE_S
+    assert place.run("sync").code == 0  # the one that has a mirror
+    assert place.run("sync", "user@host").code == 2
+
+
+@pytest.mark.thorough
+def test_how_a_host_is_reached_is_configured(place: Place, remote: Place) -> None:
+    """By the user alone: a project that could name commands is refused."""
+    turn(remote)
+    (place.project / ".csa").mkdir()
+    config = place.project / ".csa" / "config.toml"
+    reach = ["env", f"HOME={remote.home}", f"CSA_STATE_DIR={remote.state_root}"]
+    csa = [shutil.which("csa", path=place.env["PATH"])]
+    text = f"[engines.pod]\nreach = {json.dumps(reach)}\ncsa = {json.dumps(csa)}\n"
+    config.write_text(text)
+    refused = place.run("sync")
+    assert refused.code == 6
+    assert "a project file may not set 'engines'" in refused.err
+    config.rename(place.tmp / "own.toml")
+    own = {"CSA_CONFIG": str(place.tmp / "own.toml")}
+    assert place.run("sync", env=own).out == "pod: 1 session, 5 events\n"
+    assert place.run("config", "show", env=own).out.count("[engines.pod]") == 1
+
+
+@pytest.mark.thorough
+def test_a_watch_goes_on_when_its_connection_was_lost(place: Place, remote: Place) -> None:
+    """It says so, tries again, and takes up where it was; at its end nothing is left."""
+    watch = watching(place)
+    (ssh,) = children_of(watch.pid)
+    os.kill(ssh, signal.SIGKILL)
+    wait_for(lambda: watch.err.count("connected") == 2, "it is connected again")
+    assert "Trying again in 1 s" in watch.err
+    turn(remote, "--name", "auth")
+    wait_for(lambda: place.run("show", "n1:auth").code == 0, "what was said since is there")
+    watch.kill()  # SIGKILL: the outlet ends with its stdin
+    wait_for(lambda: not outlets(remote.state_root), "the outlet has ended")
+
+
+def outlets(state: Path) -> list[int]:
+    """Return the outlets that run for a state root."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        try:
+            is_one = b"outlet" in (each / "cmdline").read_bytes()
+            its = f"CSA_STATE_DIR={state}".encode() in (each / "environ").read_bytes()
+        except OSError:
+            continue
+        if is_one and its and is_running(int(each.name)):
+            found.append(int(each.name))
+    return found
+
+
+@pytest.mark.thorough
+def test_a_host_that_does_not_answer_is_given_up_at_once_on_ctrl_c(place: Place, remote: Place) -> None:
+    """While ssh still tries to connect, SIGINT ends it and csa."""
+    running = place.start("sync", "hung")
+    wait_for(lambda: children_of(running.pid), "ssh is there")
+    running.signal(signal.SIGINT)
+    assert running.wait().code == 130
+
+
+@pytest.mark.thorough
+def test_the_index_has_what_mirrors_have(place: Place, remote: Place) -> None:
+    """With it the answers are the same, and a session with the same id and project here is another one."""
+    turn(remote, "--name", "auth")
+    sync(place)
+    before = place.run("search", "--json", "--all-hosts", "parser").json
+    assert place.run("index", "build").code == 0
+    status = place.run("index", "status", "--json").json
+    assert (status["sessions"], status["stale"]) == (1, 0)
+    assert place.run("search", "--json", "--all-hosts", "parser").json == before != []
+    assert place.run("search", "--json", "--host", "n1", "parser").json == before
+    assert place.run("search", "--json", "--host", "n1", "nothing-like-it").json == []
+    assert "0 added, 0 removed" in place.run("index", "update").err
+
+
+@pytest.mark.thorough
+def test_a_host_that_cannot_be_reached_sends_itself(place: Place, remote: Place) -> None:
+    """`csa outlet < HAVE | csa intake HOST`; what is cut off exits 1, and leaves what can be read."""
+    turn(remote, "--name", "auth")
+    have = place.run("intake", "n1", "--have")
+    stream = remote.run("outlet", stdin=have.out.encode()).out.encode()
+    assert place.run("intake", "n1", stdin=stream[:-20]).code == 1
+    assert place.run("show", "n1:auth").code == 0
+    have = place.run("intake", "n1", "--have")
+    rest = remote.run("outlet", stdin=have.out.encode()).out.encode()
+    assert len(rest) < len(stream) / 3
+    assert place.run("intake", "n1", stdin=rest).code == 0
+    assert place.run("intake", "n1", stdin=b"hello\n").code == 1
+
+
+def test_who_names_no_host_pays_nothing(place: Place, remote: Place) -> None:
+    """Nothing of mirrors and hosts is imported by what reads this host's sessions, also where there are mirrors."""
+    sync(place)
+    assert not {each for each in place.imports("ls") if each.startswith(("csa.store.mirrors", "csa.runner.hosts"))}

@@ -1,0 +1,271 @@
+"""Mirrors: what an outlet says makes one, wherever it is cut off; and what is believed of a host that is not heard."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from csa.errors import BusyError, NotFoundError, RefusedError
+from csa.model.config import Engine
+from csa.runner.client import Csa
+from csa.runner.hosts.frames import GREETING, ProtocolError, read_greeting
+from csa.runner.hosts.intake import Intake
+from csa.runner.hosts.outlet import Outlet, read_having, write_having
+from csa.runner.hosts.syncing import explain_failure
+from csa.store.held import open_session
+from csa.store.journal import Journal
+from csa.store.liveness import probe
+from csa.store.mirrors import HEARD_FILE, LOST, Mirror, find_mirrors, mirror_for, stores_everywhere
+from csa.store.sessions import Store
+from csa.store.stores import find_stores
+from csa.store.transcript import read_events
+from tests.store.support import IDS, PLAIN, begin, finish, finished_session, publish
+
+HOST = "n1"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Store:
+    """Return a store on another host: another state root."""
+    return Store(tmp_path / "host", "/p")
+
+
+@pytest.fixture
+def mirror(state_root: Path) -> Mirror:
+    """Return the mirror of that host, which is not there yet."""
+    return mirror_for(str(state_root), HOST)
+
+
+@pytest.fixture(params=[235, pytest.param(1, marks=pytest.mark.thorough)])
+def every(request: pytest.FixtureRequest) -> int:
+    """Return how many bytes are between two offsets that are tried."""
+    found: int = request.param
+    return found
+
+
+def stream_of(host: Store, mirror: Mirror) -> bytes:
+    """Return what the host's outlet says to an intake that has what is in the mirror."""
+    with Intake(mirror) as intake:
+        having = io.BytesIO()
+        write_having(having, intake.having())
+    having.seek(0)
+    out = io.BytesIO()
+    Outlet(host.root, out, read_having(having)).send_all()
+    return out.getvalue()
+
+
+def take(mirror: Mirror, stream: bytes) -> Intake:
+    with Intake(mirror) as intake:
+        list(intake.having())
+        intake.take(io.BytesIO(stream))
+    return intake
+
+
+def copy_of(mirror: Mirror, number: int) -> Mirror:
+    """Return a copy of a mirror, as that of another host."""
+    copy = Mirror(f"{mirror.pathname}-{number}")
+    shutil.copytree(mirror.pathname, copy.pathname)
+    return copy
+
+
+def sync(host: Store, mirror: Mirror) -> Intake:
+    return take(mirror, stream_of(host, mirror))
+
+
+def seen(host: Store, mirror: Mirror) -> Store:
+    """Return the mirrored store."""
+    return Store(mirror.pathname, host.project)
+
+
+def content(store: Store) -> dict[str, bytes]:
+    """Return what a mirror and its host have in common."""
+    names = ("transcript.jsonl", "state.toml", "result.toml")
+    files = [Path(store.paths(each).pathname, name) for each in store.ids() for name in names]
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in files if path.exists()}
+
+
+def check_valid(host: Store, mirror: Mirror) -> None:
+    """Each session in the mirror is one that can be read, and what it has is the beginning of what its host has."""
+    its = seen(host, mirror)
+    for session_id in its.ids():
+        info = its.record(session_id).examine()
+        assert info.record.fault is None
+        assert info.status in {"succeeded", "away", "running"}
+        have = Path(its.paths(session_id).transcript).read_bytes()
+        whole = have[: have.rfind(b"\n") + 1]
+        assert host.paths(session_id).transcript.read_bytes().startswith(whole)
+        assert have == whole
+
+
+def test_whatever_is_cut_off_leaves_a_valid_mirror(host: Store, mirror: Mirror, every: int) -> None:
+    """Whatever byte a stream ends at, what came can be read, and the next one brings the rest, once."""
+    finished_session(host, IDS[0])
+    sync(host, mirror)
+    with open_session(host, IDS[0], PLAIN) as held:
+        begin(held, turn=2)
+        finish(held, turn=2)
+    finished_session(host, IDS[1])
+    stream = stream_of(host, mirror)
+    for end in range(0, len(stream), every):
+        cut = copy_of(mirror, end)
+        take(cut, stream[:end])
+        check_valid(host, cut)
+        if end % 5 == 0:
+            sync(host, cut)
+            assert content(seen(host, cut)) == content(host)
+    sync(host, mirror)
+    again = sync(host, mirror)
+    assert (again.taken.lines, again.taken.sessions) == (0, 0)
+
+
+def test_what_a_host_has_lost_is_kept_aside(host: Store, mirror: Mirror) -> None:
+    """A host that lost its last lines and went on has another transcript: the mirror follows, and keeps what it saw."""
+    finished_session(host, IDS[0])
+    sync(host, mirror)
+    transcript = host.paths(IDS[0]).transcript
+    before = transcript.read_bytes()
+    transcript.write_bytes(b"".join(before.splitlines(keepends=True)[:-1]))
+    journal = Journal(transcript, PLAIN, turn=1)
+    journal.append("run_finished", {"tool": "codex", "status": "failed", "duration_s": 1.0})
+    journal.append("agent_message", {"text": "after the power cut"})
+    journal.close()
+    stream = stream_of(host, mirror)
+    for end in range(0, stream.index(b'"whole"'), 53):  # wherever that is cut off, what was seen stays
+        cut = copy_of(mirror, end)
+        take(cut, stream[:end])
+        assert seen(host, cut).paths(IDS[0]).transcript.read_bytes() == before
+    sync(host, mirror)
+    session = Path(seen(host, mirror).paths(IDS[0]).pathname)
+    assert (session / f"{LOST}1").read_bytes() == before
+    assert not (session / f"{LOST}2").exists()
+    assert content(seen(host, mirror)) == content(host)
+
+
+def test_only_its_host_says_that_a_turn_was_lost(host: Store, mirror: Mirror) -> None:
+    """Fresh news of a turn that runs: alive. No news: away, with how long ago, and up to what. The host's own: lost."""
+    held = publish(host, IDS[0])
+    sync(host, mirror)
+    its = seen(host, mirror)
+    paths = its.paths(IDS[0])
+    assert (probe(paths).state, its.record(IDS[0]).status) == ("alive", "running")
+    heard = Path(mirror.pathname, HEARD_FILE)
+    os.utime(heard, (time.time() - 250, time.time() - 250))
+    away = probe(paths).away
+    last = list(read_events(paths.transcript))[-1].seq
+    assert away
+    assert away.in_words == f"running when last seen 4 min ago (event {last})"
+    assert its.record(IDS[0]).status == "away"
+    held.close()
+    sync(host, mirror)
+    assert (probe(paths).state, its.record(IDS[0]).status) == ("not_alive", "lost")
+    os.utime(heard, (time.time() - 250, time.time() - 250))
+    assert its.record(IDS[0]).status == "lost"
+
+
+def test_what_was_heard_of_a_new_turn_outweighs_what_was_said_before_it(
+    host: Store, mirror: Mirror, every: int
+) -> None:
+    """Cut off anywhere in the news of a turn that has begun since, a mirror never says that this turn is lost."""
+    finished_session(host, IDS[0])
+    sync(host, mirror)
+    with open_session(host, IDS[0], PLAIN) as held:
+        begin(held, turn=2)
+        stream = stream_of(host, mirror)
+    for end in range(0, len(stream), every):
+        cut = copy_of(mirror, end)
+        take(cut, stream[:end])
+        assert seen(host, cut).record(IDS[0]).status in {"succeeded", "running", "away"}
+
+
+def test_what_is_deleted_there_is_in_the_trash_here(host: Store, mirror: Mirror) -> None:
+    """And back in its place when it is restored there; an outlet that finds nothing at all deletes nothing."""
+    for each in IDS[:2]:
+        finished_session(host, each)
+    sync(host, mirror)
+    its = seen(host, mirror)
+    place, aside = Path(host.paths(IDS[0]).pathname), host.root / "aside"
+    place.rename(aside)
+    sync(host, mirror)
+    assert (its.ids(), its.retired_ids()) == ([IDS[1]], [IDS[0]])
+    aside.rename(place)
+    with open_session(host, IDS[0], PLAIN) as held:
+        begin(held, turn=2)
+        finish(held, turn=2)
+    sync(host, mirror)
+    assert (its.ids(), its.retired_ids()) == (sorted(IDS[:2]), [])
+    assert content(its) == content(host)
+    host.root.rename(host.root.with_name("unmounted"))
+    host.root.mkdir()
+    sync(host, mirror)
+    assert its.ids() == sorted(IDS[:2])
+
+
+def test_mirrors_are_read_and_nothing_else(state_root: Path, project: Path, host: Store, mirror: Mirror) -> None:
+    """A full id finds a mirrored session, `n1:` a part of one; who acts is told where; the own root does without it."""
+    finished_session(host, IDS[0])
+    sync(host, mirror)
+    client = Csa(project, root=state_root)
+    for selector in (IDS[0], IDS[0][:14], f"{HOST}:{IDS[0][:14].lower()}"):
+        assert client.session(selector, retired=True).store.host == HOST
+        with pytest.raises(RefusedError, match="is on n1; here it can only be read") as refused:
+            client.session(selector)
+        assert refused.value.hint == f"act there: ssh n1 csa ... -s {IDS[0]}"
+    with pytest.raises(NotFoundError, match="no mirror of a host 'n2'"):
+        client.session(f"n2:{IDS[0]}", retired=True)
+    with pytest.raises(RefusedError), open_session(seen(host, mirror), IDS[0], PLAIN):
+        pass
+    assert list(find_stores(state_root, with_retired=True)) == []
+    assert [store.host for store in stores_everywhere(state_root)] == [HOST]
+    assert [each.host for each in find_mirrors(str(state_root))] == [HOST]
+    with Intake(mirror), pytest.raises(BusyError):
+        Intake(mirror)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b'{"k":"lines","p":"/p/../../x","s":"%s","at":0,"n":1}\nx', "names a session"),
+        (b'{"k":"lines","p":"/p","s":"../x","at":0,"n":1}\nx', "names a session"),
+        (b'{"k":"file","p":"/p","s":"%s","name":"../x","n":1}\nx', "sends a file called"),
+        (b'{"k":"lines","p":"/p","s":"%s","at":7,"n":1}\nx', "goes on at 7"),
+        (b'{"k":"lines","p":"/p","s":"%s","at":0,"n":99999999}\nx', "has the length"),
+        (b'{"k":"else","p":"/p","s":"%s"}\n', "of the kind 'else'"),
+        (b"Welcome to n1!\n", "This is no frame"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(mirror: Mirror, said: bytes, words: str) -> None:
+    """An outlet cannot make an intake write anything but the files of sessions."""
+    with pytest.raises(ProtocolError, match=words):
+        take(mirror, said.replace(b"%s", IDS[0].encode()))
+
+
+def test_a_greeting_comes_after_what_a_shell_prints() -> None:
+    """And of an outlet of another version, both versions are named."""
+    greeting = f'{{"csa":"{GREETING}","protocol":%d,"version":"9.9"}}\n'
+    assert read_greeting(io.BytesIO(b"Last login: today\n\n[1]\n" + (greeting % 1).encode()))
+    assert read_greeting(io.BytesIO(b"bash: csa: command not found\n")) is None
+    with pytest.raises(ProtocolError, match=r"csa 9\.9 speaks version 2 .*, this csa version 1"):
+        read_greeting(io.BytesIO((greeting % 2).encode()))
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "words", "hint"),
+    [
+        (255, "ssh: Could not resolve hostname n1: Name or service not known", "n1 cannot be reached", "~/.ssh/config"),
+        (255, "Host key verification failed.", "n1 cannot be reached: Host key verification failed.", "ssh n1, and"),
+        (255, "ann@n1: Permission denied (publickey).", "n1 cannot be reached", "ssh-copy-id n1"),
+        (255, "ssh: connect to host n1 port 22: Connection refused", "n1 cannot be reached", "try: ssh"),
+        (127, "bash: csa: command not found", "There is no csa on n1", '[engines.n1] csa = ["/path/to/csa"]'),
+        (2, "error: There is no command 'outlet'.", "too old", "the same version"),
+    ],
+)
+def test_why_a_host_is_not_reached(code: int, said: str, words: str, hint: str) -> None:
+    """What ssh says becomes a sentence and the next step."""
+    error = explain_failure(Engine(HOST), code, f"Welcome!\n{said}\n")
+    assert words in error.message
+    assert hint in str(error.hint)
