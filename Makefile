@@ -128,6 +128,7 @@ mutants: $(VENV)/.mutation
 bench: $(STAMP)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/mcp.py
+	$(BIN)/python bench/plans.py
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

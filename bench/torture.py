@@ -3,8 +3,8 @@
 Every part prints its figures and counts what was broken; the exit code is 1 when anything was. Nothing leaves this
 machine, and what is started is ended.
 
-    python bench/torture.py [--kills 1000] [--turns 500] [--detached 200] [--races 100] [--lives 200] [--steps 15]
-        [--seed 4711] [PART ...]
+    python bench/torture.py [--kills 1000] [--turns 500] [--detached 200] [--races 100] [--instants 300] [--lives 200]
+        [--steps 15] [--seed 4711] [PART ...]
 """
 
 from __future__ import annotations
@@ -455,6 +455,100 @@ def _race(home: Home, inside: dict[str, str], count: int, *words: str) -> list[i
     return [process.wait() for process in started]
 
 
+# Part five: plans
+
+_NEEDS = {f"t{n:02}": [f"t{m:02}" for m in ((n - 3), (n - 4)) if m >= 0] for n in range(12)}
+_AGENT = (
+    'exec 9> "{locks}/$(basename "$PWD")"; flock -n 9 || echo "$PWD" >> {locks}/twice; '
+    "{needs} sleep 0.05; echo {name} > x-{name}; sleep 0.05"
+)
+_COMMIT = (
+    *("git", "-c", "user.name=T", "-c", "user.email=t@localhost"),
+    *("commit", "-q", "--allow-empty", "-m", "first"),
+)
+
+
+def torture_plans(base: Path, options: argparse.Namespace) -> bool:
+    """SIGKILL of csa at random instants of the run of a plan, which is run again until it has ended by itself."""
+    tally, chance = Tally(), random.Random(options.seed)
+    undisturbed = _PlanHome(base, "plan-undisturbed")
+    length_s = undisturbed.length_s()
+    expected = undisturbed.tree()
+    kills = number = 0
+    while kills < options.instants:
+        home = _PlanHome(base, f"plan-{number}")
+        for _ in range(min(chance.randint(4, 10), options.instants - kills)):
+            home.kill_at(chance.uniform(0.1, length_s))
+            kills += 1
+            took = home.home.seconds_until_empty(GONE_WITHIN_S + 6)
+            tally.expect("nothing is left after 6 s", took <= GONE_WITHIN_S + 4, f"plan {number}: {took:.1f} s")
+        code = home.home.run("plan", "run", "plan.toml", "-q").returncode
+        tally.expect("run again, the plan is done", code == 0, f"plan {number}: exit code {code}")
+        tally.expect("the tree is the same as undisturbed", home.tree() == expected, f"plan {number}")
+        tally.expect("no two agents were in one worktree", not (home.locks / "twice").exists(), f"plan {number}")
+        lost = home.lost_commits()
+        tally.expect("every commit of a turn is reachable", not lost, f"plan {number}: {lost[:1]}")
+        tally.count("plans of 12 tasks", 1)
+        tally.count("turns", sum(len(home.finished(each)) for each in home.sessions()))
+        tally.count("sessions", len(home.sessions()))
+        number += 1
+    tally.count("SIGKILLs of csa", kills)
+    return tally.report(f"{kills} SIGKILLs at random instants of plans")
+
+
+class _PlanHome:
+    """A home whose project is a repository with a plan."""
+
+    def __init__(self, base: Path, name: str) -> None:
+        self.locks = base / f"{name}-locks"
+        self.locks.mkdir()
+        rules = [{"match": f"do {task}!", "do": [["run", self._script(task)], ["say", task]]} for task in _NEEDS]
+        self.home = Home(base, name, rules)
+        self.git("init", "-q", "-b", "main")
+        self._call(*_COMMIT)
+        tables = (f'[task.{task}]\nprompt = "do {task}!"\nneeds = {json.dumps(_NEEDS[task])}\n' for task in _NEEDS)
+        plan = 'tool = "codex"\ncheck = "ls x-t00"\nmax_running = 4\n' + "".join(tables)
+        (self.home.project / "plan.toml").write_text(plan)
+
+    def _script(self, task: str) -> str:
+        needs = " ".join(f"test -e x-{need};" for need in _NEEDS[task])
+        return "set -e; " + _AGENT.format(locks=self.locks, needs=needs, name=task)
+
+    def git(self, *words: str) -> str:
+        return self._call("git", *words)
+
+    def _call(self, *words: str) -> str:
+        done = subprocess.run(words, cwd=self.home.project, env=self.home.env, capture_output=True, check=False)
+        return done.stdout.decode().strip()
+
+    def length_s(self) -> float:
+        begin = time.monotonic()
+        assert self.home.run("plan", "run", "plan.toml", "-q").returncode == 0
+        return time.monotonic() - begin
+
+    def kill_at(self, instant_s: float) -> None:
+        process = self.home.start("plan", "run", "plan.toml", "-q")
+        time.sleep(instant_s)  # the instant itself
+        process.kill()
+        process.wait()
+
+    def tree(self) -> str:
+        return self.git("rev-parse", "csa/plan-plan^{tree}")
+
+    def sessions(self) -> list[Path]:
+        return [path for path in Path(self.home.store.sessions_dir).iterdir() if len(path.name) == len(fresh_id())]
+
+    def finished(self, session: Path) -> list[Json]:
+        lines = (session / "transcript.jsonl").read_bytes().splitlines()
+        events = [json.loads(line) for line in lines if b'"run_finished"' in line]
+        return [event["data"] for event in events if event["type"] == "run_finished"]
+
+    def lost_commits(self) -> list[str]:
+        """Return commits that turns have recorded and that no ref leads to."""
+        recorded = {data["commit"] for each in self.sessions() for data in self.finished(each) if data.get("commit")}
+        return sorted(recorded - {*self.git("rev-list", "--all").split()})
+
+
 def torture_work(base: Path, options: argparse.Namespace) -> bool:
     """Random lives of worktrees: turns, kills, landing, dropping, deleting, cleaning up, accidents. No work is lost."""
     from tests.store.lostwork import Life  # noqa: PLC0415  # only this part needs it
@@ -483,6 +577,7 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], bool]] = {
     "liveness": torture_liveness,
     "detached": torture_detached,
     "limits": torture_limits,
+    "plans": torture_plans,
     "work": torture_work,
 }
 
@@ -494,6 +589,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=500)
     parser.add_argument("--detached", type=int, default=200)
     parser.add_argument("--races", type=int, default=100)
+    parser.add_argument("--instants", type=int, default=300, help="at which runs of plans are killed")
     parser.add_argument("--lives", type=int, default=200)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--seed", type=int, default=4711)

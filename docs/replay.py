@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PLAYGROUND = HERE.parent / "fixtures/demo/playground.sh"
 DOCUMENTS = ("tutorial.md", "recipes.md", "plans.md")
 COLUMNS, LINES = 80, 200
-PATIENCE_S = 60
+PATIENCE_S = 120
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MIN_NAME = 10
-_STYLES = {LANDED: "green", "conflict": "red", "check failed": "red", "elsewhere": "yellow"}
+_STYLES = {LANDED: "green", "conflict": "red", "check failed": "red", "elsewhere": "yellow", "merged": "yellow"}
 
 
 class _Row(Struct):

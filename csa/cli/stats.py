@@ -8,9 +8,9 @@ did.
 
 With --landed a row is the work of a session in a worktree, with all its attempts, repairs and sub-agents, or that of a
 plan's task. It is landed if commits of it are in the history of the branch you are on, also if they were rebased or
-squashed since; elsewhere if it was landed in another branch, or was removed from this one; else open, or what it was
-refused for: conflict, check failed. COMMITS and LINES are those in the history. Below are the sums of what is landed
-and of what is not.
+squashed since; merged if it is in the tree of a plan that has not landed; elsewhere if it was landed in another branch,
+or was removed from this one; else open, or what it was refused for: conflict, check failed. COMMITS and LINES are those
+in the history. Below are the sums of what is landed and of what is not.
 """
 
 from __future__ import annotations

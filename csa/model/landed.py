@@ -12,7 +12,7 @@ from csa.model.statistics import Tally
 from csa.structs import Struct, field
 
 LANDED = "landed"
-STATES = (LANDED, "elsewhere", "conflict", "check failed", "open")
+STATES = (LANDED, "merged", "elsewhere", "conflict", "check failed", "open")
 _REFUSED = {"conflict": "conflict", "markers": "conflict", "check": "check failed", "hook": "check failed"}
 
 
@@ -62,10 +62,12 @@ class Work(Struct, frozen=False):
 
     @property
     def outcome(self) -> str:
-        """One of STATES: `elsewhere` was landed, but not in this history."""
+        """One of STATES: `merged` is in the tree of the work above, `elsewhere` in another history than this one."""
         tree = self.last.worktree
         if self.kept:
             return LANDED
+        if self.above and self.is_in(self.above):
+            return "merged"
         if self.landings or (tree and tree.landed):
             return "elsewhere"
         return _REFUSED.get(tree.refused.kind, "open") if tree and tree.refused else "open"
@@ -79,8 +81,12 @@ class Work(Struct, frozen=False):
 
     def was_squashed_with(self, above: Work) -> bool:
         """Say whether it was landed in a worktree of the work above, and that as one commit."""
+        return self.is_in(above) and any(one.squash for one in above.landings)
+
+    def is_in(self, above: Work) -> bool:
+        """Say whether it was landed in a worktree of the work above."""
         places = {state.worktree.path for state in above.attempts if state.worktree}
-        return any(one.into in places for one in self.landings) and any(one.squash for one in above.landings)
+        return any(one.into in places for one in self.landings)
 
     @property
     def landed(self) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from csa.model.clock import local_clock
 from csa.model.conversation import count_told
 from csa.model.events import Event
 from csa.model.state import parse_time
-from csa.model.text import one_line
+from csa.model.text import count_of, one_line, some_names
 from csa.model.usage import CHARS_PER_TOKEN, Usage, number_of
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -131,7 +131,13 @@ def _parked(data: _Data) -> str:
 
 
 def _updated(data: _Data) -> str | None:
-    """Render the change of a record that belongs to the conversation: what it began with."""
+    """Render the change of a record that belongs to the conversation: what it began with, what became of its work."""
+    if data.get("what") == "landed":
+        return (
+            f"landed {count_of(len(_list(data.get('commits'))), 'commit')} on {data.get('branch') or data.get('into')}"
+        )
+    if data.get("what") == "refused" and data.get("kind"):
+        return f"not landed: {data['kind']} {some_names([str(each) for each in _list(data.get('files'))])}".rstrip()
     sources = [each for each in _list(data.get("sources")) if isinstance(each, Mapping)]
     if data.get("what") != "merged" or not sources:
         return None

@@ -51,7 +51,7 @@ def work(place: Place, number: int, *, landed: list[str] | None = None, into: st
     store = store_of(place)
     kind = changes.pop("refused", None)
     tree = Worktree(
-        path=f"{store.pathname}/worktrees/{session_id(number)}",
+        path=tree_of(place, number),
         git_dir="",
         branch=f"csa/{number}",
         base="0" * 40,
@@ -69,6 +69,10 @@ def work(place: Place, number: int, *, landed: list[str] | None = None, into: st
     return write_session(store, number, worktree=tree, events=events, **changes)
 
 
+def tree_of(place: Place, number: int) -> str:
+    return f"{store_of(place).pathname}/worktrees/{session_id(number)}"
+
+
 def below(parent: int, **changes: Any) -> dict[str, Any]:
     return {"parent_session_id": session_id(parent), "root_session_id": session_id(1), "depth": 1, **changes}
 
@@ -81,7 +85,7 @@ def gathered(place: Place, *words: str) -> dict[str, Any]:
 def test_a_plan_that_was_landed(place: Place, repository: Repository) -> None:
     """Each task has its commits, and the cost of all attempts and of all below them; the plan has what is left."""
     api = [repository.commit("api", lines=5), repository.commit("test")]
-    place_of_plan = f"{store_of(place).pathname}/worktrees/{PLAN}"
+    place_of_plan = tree_of(place, 1)
     work(place, 1, landed=api, name="plan", usage=Usage(0, 0, 0, 0.0))
     work(place, 2, **below(1, status="failed", task=Task(name="api", digest="x"), usage=Usage(1000, 100, 0, 0.25)))
     cost = Usage(1000, 100, 0, 0.5)
@@ -122,11 +126,12 @@ def test_what_has_become_of_commits(place: Place, repository: Repository) -> Non
     work(place, 4)
     work(place, 5, refused="check")
     work(place, 6, age=timedelta(days=9))
+    work(place, 7, **below(4, task=Task(name="api", digest="x")), landed=["f" * 40], into=tree_of(place, 4))
     repository.commit("by hand", session=session_id(6))
     found = gathered(place)
     states = {work["session_id"]: work["state"] for work in found["all"]["works"]}
-    assert [states[session_id(number)] for number in range(1, 7)] == [
-        "landed", "landed", "elsewhere", "open", "check failed", "landed",
+    assert [states[session_id(number)] for number in range(1, 8)] == [
+        "landed", "landed", "elsewhere", "open", "check failed", "landed", "merged",
     ]  # fmt: skip
     assert found[session_id(1)]["commits"] == [repository.git("rev-parse", "main~2")]
     assert session_id(6) not in gathered(place, "--since", "1d")
@@ -136,7 +141,7 @@ def test_what_has_become_of_commits(place: Place, repository: Repository) -> Non
 @pytest.mark.parametrize("names_all", [False, True])
 def test_a_plan_that_was_squashed(place: Place, repository: Repository, *, names_all: bool) -> None:
     """Its one commit is that of all its tasks, counts once, and nobody knows whose the lines are."""
-    place_of_plan = f"{store_of(place).pathname}/worktrees/{PLAN}"
+    place_of_plan = tree_of(place, 1)
     trailers = [API, DOCS] if names_all else [PLAN]
     one = repository.commit("all", session="\nCsa-Session: ".join(trailers))
     work(place, 1, landed=[one], squash=True, name="plan")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from csa.model.plan import parse_plan
+from csa.model.worktree import Task
+from tests.cli.prepared import session_id, store_of, write_session
 from tests.cli.terminal import Terminal
 from tests.cli.worktrees import make_repository, sh
 from tests.support import Place, wait_for
@@ -52,6 +57,26 @@ def conflicting(place: Place) -> Place:
     return place
 
 
+@pytest.mark.parametrize("columns", [40, pytest.param(60, marks=pytest.mark.thorough), 120])
+def test_a_table_that_fits(place: Place, columns: int) -> None:
+    """Each task has a line, whether it ran, waits or was never reached."""
+    store = store_of(place)
+    plan = parse_plan(tomllib.loads(PLAN), place="plan.toml", read=str)
+    write_session(store, 1, tools=("plan",), name="plan-plan")
+    kin: dict[str, Any] = {"parent_session_id": session_id(1), "root_session_id": session_id(1), "depth": 1}
+    for number, (name, status) in enumerate((("first", "succeeded"), ("second", "failed")), 2):
+        task = Task(name=name, digest=plan.tasks[name].digest)
+        write_session(store, number, name=f"plan.{name}", task=task, status=status, **kin)
+    (place.project / "plan.toml").write_text(PLAN)
+    with Terminal(place, "plan", "status", "plan.toml", size=(columns, 24)) as terminal:
+        assert terminal.end() == 0
+    lines = terminal.text.splitlines()
+    assert all(len(line) <= columns for line in lines)
+    assert [line[10:18].ljust(8) for line in lines[1:4]] == ["finished", "failed  ", "blocked "]
+    assert lines[4].startswith("0 of 3 tasks merged or done")
+
+
+@pytest.mark.thorough
 def test_status_and_drop(conflicting: Place) -> None:
     """Each task has its state, lines and cost; what is merged is taken away, the rest stays, and is named."""
     place = conflicting
