@@ -63,7 +63,7 @@ class Git(Struct):
     limit_s: float = LIMIT_S
     settings: tuple[str, ...] = _SETTINGS
     held: tuple[int, ...] = ()  # locks that stay taken until it has ended, although csa is killed
-    is_apart: bool = False  # in a session of its own: Ctrl-C is for csa, which ends when git has
+    is_apart: bool = False  # Ctrl-C is for csa, which ends when git has; so it is with `held`
 
     def run(self, *words: str, stdin: bytes = b"", when: int | None = None) -> bytes:
         """Run a command and return its stdout; GitError if it fails. `when` is the time of a commit."""
@@ -79,7 +79,7 @@ class Git(Struct):
                 check=False,
                 umask=self.umask,
                 pass_fds=self.held,
-                start_new_session=self.is_apart,
+                start_new_session=self.is_apart or bool(self.held),
                 **self._as_user(),
             )
         except subprocess.TimeoutExpired as error:
@@ -121,7 +121,7 @@ def open_project(directory: str, environ: Mapping[str, str], *, commits: bool = 
     quiet = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true"}
     user = maker_of(directory)
     known = {**plain, **quiet, **(_home_of(user[0]) if user else {})}
-    git = Git(find_git(environ), known, working, user, umask=-1, limit_s=WORK_LIMIT_S, is_apart=True)
+    git = Git(find_git(environ), known, working, user, umask=-1, limit_s=WORK_LIMIT_S)
     return replace(git, environ={**git.environ, **_missing_identity(git)}) if commits else git
 
 

@@ -211,7 +211,7 @@ def open_worktree(tree: Worktree, environ: Mapping[str, str], *, commits: bool =
     A sandboxed agent may write that, and could name a repository whose configuration runs programs outside.
     """
     git = open_project(tree.path, environ, commits=commits)
-    return replace(git, place=(*git.place, "--git-dir", tree.git_dir, "--work-tree", tree.path))
+    return replace(git, is_apart=True, place=(*git.place, "--git-dir", tree.git_dir, "--work-tree", tree.path))
 
 
 def add_worktree(tree: Worktree, environ: Mapping[str, str]) -> Worktree:
@@ -527,7 +527,7 @@ def open_repository(tree: Worktree, environ: Mapping[str, str], *, commits: bool
             hint="mount it, or csa adopt OLD in the place where the project is now",
         )
     git = open_project(common, environ, commits=commits)
-    return replace(git, place=(*git.place, "--git-dir", common))
+    return replace(git, is_apart=True, place=(*git.place, "--git-dir", common))
 
 
 def common_directory(tree: Worktree, environ: Mapping[str, str]) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from csa.store import worktrees
 from csa.store.unlanded import examine_work
-from csa.store.worktrees import list_dirty
+from csa.store.worktrees import keep_work, list_dirty
 from tests.store.test_session_worktrees import SESSION, Run, environment, git, kept, made
 
 __all__ = ["git"]
@@ -126,3 +128,20 @@ def test_no_program_of_a_submodule_runs(git: Run, tmp_path: Path) -> None:
     assert (git("rev-parse", f"{tip}:lib"), problems) == (git("rev-parse", "HEAD", at=inner), ())
     assert list_dirty(tree.path, environment(tmp_path)) == []
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.thorough
+def test_ctrl_c_is_not_for_the_git_that_keeps_work(git: Run, tmp_path: Path) -> None:
+    """A terminal sends the signal to csa's process group, in which that git is not."""
+    tree = made(tmp_path)
+    (Path(tree.path) / "b").touch()
+    program, noted = tmp_path / "git", tmp_path / "groups"
+    program.write_text(f'#!/bin/sh\ncase "$*" in *write-tree|*update-ref*) ps -o pgid= $$ >> {noted};; esac\n')
+    with program.open("a") as file:
+        file.write(f'exec {shutil.which("git")} "$@"\n')
+    program.chmod(0o755)
+    environ = environment(tmp_path)
+    keep_work(tree, {**environ, "PATH": f"{tmp_path}:{environ['PATH']}"}, session_id=SESSION, turn=1, subject="b")
+    groups = {int(line) for line in noted.read_text().split()}
+    assert len(groups) == 3
+    assert os.getpgrp() not in groups
