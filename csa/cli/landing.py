@@ -43,6 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
     For each session, in the order given: what is left in its worktree is committed, its commits are rebased onto your
     current commit there, --check runs there, and then your branch is fast-forwarded. Your other changes stay as they
     are. Afterwards the worktree and its branch are removed, unless --keep is given; the session can be continued.
+    The file of a plan, as plan.toml, stands for the plan's session.
 
     Nothing changes in your checkout if the work conflicts with it, or if the check fails: csa run -s SESSION --repair
     hands that back to its agent. Files that you have changed, and that the work changes too, are never overwritten.
@@ -66,7 +67,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     client = Csa.from_environment(command=own_command(), owns_process=True)
     become_subreaper()
-    found = [find(client, selector, acts=True) for selector in dict.fromkeys(selectors)]
+    found = [_find(client, selector) for selector in dict.fromkeys(selectors)]
     waiting = list({session.paths.pathname: session for session in found}.values())
     done: list[dict[str, Any]] = []
     exit_code = 0
@@ -90,6 +91,15 @@ def execute(arguments: argparse.Namespace) -> int:
     elif waiting:
         tell("csa", f"not tried: {', '.join(session.session_id for session in waiting)}")
     return exit_code
+
+
+def _find(client: Csa, selector: str) -> Session:
+    """Return the session that is meant: that of a plan, if the selector is its file."""
+    if not (selector.endswith(".toml") and os.path.isfile(selector)):
+        return find(client, selector, acts=True)
+    from csa.cli.plan_finding import find_plan_session  # noqa: PLC0415  # most land sessions by name
+
+    return find_plan_session(client, selector)
 
 
 def _land(session: Session, arguments: argparse.Namespace) -> Landed:

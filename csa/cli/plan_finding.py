@@ -9,7 +9,7 @@ from csa.errors import ConfigError, NotFoundError, UsageError
 from csa.model.plan import plan_session_name
 from csa.runner.client import Csa
 from csa.runner.plans.reading import ReadPlan, plan_of_text, read_plan
-from csa.runner.plans.requests import last_plan_started
+from csa.runner.plans.requests import last_plan_started, refuse_another
 from csa.runner.plans.words import parse_words
 from csa.runner.session import Session
 from csa.store.sessions import may_hold, read_state_text
@@ -73,8 +73,16 @@ def _last_plan(client: Csa) -> Session:
 
 
 def find_plan_session(client: Csa, which: str) -> Session:
-    """Return the session of a plan. NotFoundError if it never ran; else as `find_plan`."""
-    name = plan_session_name(find_plan(client, which).stem)
-    if session_id := client.store.find_name(name):
-        return client.session(session_id)
+    """Return the session of a plan.
+
+    Raises:
+        NotFoundError: it never ran; also as for `find_plan`.
+        UsageError: the session of that name is another plan's; also as for `find_plan`.
+        ConfigError: as for `find_plan`.
+    """
+    read = find_plan(client, which)
+    if session_id := client.store.find_name(plan_session_name(read.stem)):
+        session = client.session(session_id)
+        refuse_another(session, read)
+        return session
     raise NotFoundError(f"The plan {which} never ran in this project.", hint=f"csa plan run {which}")

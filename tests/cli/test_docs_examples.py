@@ -159,7 +159,7 @@ def test_what_people_of_other_tools_are_told_works(prepared: Place, line: str) -
         prepared.play(["say", "{}"])
     if "csa import" in line:
         assert prepared.run("rm", "--purge", SESSION).code == 0
-    if "git worktree" in line:
+    if "git worktree" in line or "--worktree" in line:
         prepared.shell(["bash", "-c", GIT])
     done = prepared.shell(["bash", "-c", line])
     expected = next((codes for words, codes in CODES.items() if words in line), {0})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -11,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.cli.plans import BRANCH, agents_do, files_on, files_on_if_any, prompts, run_plan, states, write_plan
 from tests.cli.worktrees import make_repository, sh
 from tests.conftest import REPOSITORY
-from tests.support import CSA, Done, Json, Place, wait_for
+from tests.support import CSA, Json, Place, wait_for
 
-BRANCH = "csa/plan-plan"
 _DIAMOND = {"docs": ["api", "ui"], "api": ["schema"], "ui": ["schema"], "schema": []}
 
 
@@ -28,45 +27,16 @@ def repository(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     return make_repository(place)
 
 
-def write_plan(place: Place, needs: dict[str, list[str]], top: str = "", **more: str) -> None:
-    """Write a plan whose tasks are asked to `do NAME`; `more` are further keys of tasks."""
-    tables = [
-        f"[task.{name}]\nprompt = 'do {name}!'\nneeds = {json.dumps(others)}\n{more.get(name, '')}\n"
-        for name, others in needs.items()
-    ]
-    (place.project / "plan.toml").write_text(f'tool = "codex"\n{top}\n' + "".join(tables))
+def test_a_plan_is_merged_beside_the_checkout(repository: Place) -> None:
+    """Its task works in a worktree, and is merged into the plan's branch; the checkout stays as it is."""
+    place = repository
+    write_plan(place, {"a": []})
+    agents_do(place, {"a": "echo > x-a"})
+    assert states(run_plan(place)) == {"a": "merged"}
+    assert (files_on(place), (place.project / "x-a").exists()) == (["x-a"], False)
 
 
-def agents_do(place: Place, scripts: dict[str, str], *first: Json) -> None:
-    """Have the agent of each task run a script, and answer `NAME is done`; `first` are rules that come before."""
-    rules = [
-        {"match": f"do {name}!", "do": [["run", f"set -e; {script}"], ["say", f"{name} is done"]]}
-        for name, script in scripts.items()
-    ]
-    place.script(*first, *rules)
-
-
-def run_plan(place: Place, *words: str, code: int = 0) -> Done:
-    done = place.run("plan", "run", "plan.toml", *words)
-    assert done.code == code, done.out + done.err
-    return done
-
-
-def states(done: Done) -> dict[str, str]:
-    """Return what the table that a run prints says of each task."""
-    lines = [line.split(None, 1) for line in done.out.splitlines() if line.strip()]
-    return {name: words.strip() for name, words in lines}
-
-
-def prompts(place: Place, name: str) -> list[str]:
-    events = place.run("logs", name, "--json").events
-    return [event["data"]["prompt"] for event in events if event["type"] == "run_started"]
-
-
-def files_on(place: Place, branch: str = BRANCH) -> list[str]:
-    return [name for name in sh(place, f"git ls-tree -r --name-only {branch}").split() if name[0] in "tx"]
-
-
+@pytest.mark.thorough
 def test_a_task_starts_from_the_work_of_one_that_it_needs(repository: Place) -> None:
     """It is told the answer of that as a quotation; both are merged, and the checkout stays as it is."""
     place = repository
@@ -108,10 +78,6 @@ def test_tasks_start_from_the_work_of_those_they_need(repository: Place) -> None
     assert (again.json["tool"], again.json["turn"], len(place.ids())) == ("plan", 2, 5)
 
 
-def files_on_if_any(place: Place) -> list[str]:
-    return files_on(place) if sh(place, f"git branch --list {BRANCH}") else []
-
-
 @pytest.mark.thorough
 def test_a_plans_session_is_not_for_prompts(repository: Place) -> None:
     """It cannot be continued by hand, nor its tool be asked for; its name belongs to its file."""
@@ -132,6 +98,7 @@ def test_a_plans_session_is_not_for_prompts(repository: Place) -> None:
     assert files_on(place, "csa/plan-other") == ["x-a"]
 
 
+@pytest.mark.thorough
 def test_what_fails_blocks_only_what_needs_it(repository: Place) -> None:
     """All others are merged; the exit code is 1, and another run goes on where the failed one stopped."""
     place = repository
@@ -271,20 +238,6 @@ def test_an_ended_run_ends_its_agents_and_can_go_on(repository: Place, number: i
     assert running.wait().code == (130 if number == signal.SIGINT else -number)
     place.wait_until_empty(within_s=5)
     assert place.run("info", "plan.a", "--json").json["status"] in {"cancelled", "lost"}
-    assert states(run_plan(place)) == {"a": "merged", "b": "merged"}
-    assert files_on(place) == ["x-a", "x-b"]
-
-
-@pytest.mark.thorough
-def test_quotas(repository: Place) -> None:
-    """With `fail`, a quota ends the run with exit code 8, the tasks parked; with `wait` it goes on by itself."""
-    place = repository
-    quota = {"match": "do a!", "times": 2, "do": [["run", "echo > x-a"], ["fail", "quota", 2]]}
-    write_plan(place, {"a": [], "b": ["a"]})
-    agents_do(place, {"a": "test -e x-a", "b": "echo > x-b"}, quota)
-    done = run_plan(place, "--on-quota", "fail", code=8)
-    found = states(done)
-    assert (found["a"].startswith("parked until "), found["b"]) == (True, "waiting for a")
     assert states(run_plan(place)) == {"a": "merged", "b": "merged"}
     assert files_on(place) == ["x-a", "x-b"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from csa_adapters.acp_agents import AGENTS
 
-from csa.cli.commands import COMMANDS, command_names, find_command
+from csa.cli.commands import COMMANDS, HIDDEN, command_names, find_command
 from csa.model.config import ENGINE_KEYS, KEYS, TOOL_KEYS, Layer, combine_layers
 from csa.model.plan import parse_plan
 from csa.model.schemas.table import OUTPUTS
@@ -140,6 +140,8 @@ def test_the_man_pages_tell_what_is_easily_missed(manuals: dict[str, str]) -> No
     assert "--wait S" not in manuals["csa-run"]
     assert "csa --version" in manuals["csa"]
     for name, command in command_names().items():
+        if command in HIDDEN:
+            continue
         page = " ".join(manuals[f"csa-{command.name.replace(' ', '-')}"].split())
         assert name == command.name or re.search(rf"Other names:.*\bcsa {name}[,.]", page)
 

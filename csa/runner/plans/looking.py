@@ -117,15 +117,17 @@ class _Look:
         return not has_more and (went_on or tree.landed not in self._missing)
 
     def _rivals(self, state: SessionState, tree: Worktree) -> Iterator[str]:
-        """Yield the tasks that were merged since a session began, and changed what its work is in conflict with."""
+        """Yield the tasks that were merged since a session began and before its work was refused.
+
+        In a conflict, only those that have changed the files in it.
+        """
         refused = tree.refused
         assert refused is not None
-        changed = self._git.commits_of(refused.onto, refused.files) if self._git and refused.onto else []
+        changed = {*self._git.commits_of(refused.onto, refused.files)} if self._git and refused.onto else set()
         for unit, other in self._states.items():
-            if other.worktree and other.worktree.landed_at and other.worktree.landed_at > state.created_at:
-                commits = landed_commits(self._paths[unit])
-                if not refused.files or commits & {*changed}:
-                    yield unit
+            landed_at = other.worktree and other.worktree.landed_at
+            if landed_at and landed_at > state.created_at and landed_commits(self._paths[unit]) & changed:
+                yield unit
 
 
 def landed_commits(paths: SessionPaths) -> set[str]:

@@ -46,7 +46,7 @@ def plan_request(context: Context, read: ReadPlan, words: Iterable[str]) -> RunR
     plan, name = read.plan, plan_session_name(read.stem)
     session_id = context.store.find_name(name)
     if session_id:
-        _refuse_another(Session(context, session_id), read)
+        refuse_another(Session(context, session_id), read)
     is_new = session_id is None
     return RunRequest(
         prompt=read.text,
@@ -73,7 +73,7 @@ def _level(task: PlanTask, config: Config) -> Permission:
     return Permission(task.options.get("permission", usual))
 
 
-def _refuse_another(session: Session, read: ReadPlan) -> None:
+def refuse_another(session: Session, read: ReadPlan) -> None:
     """Raise UsageError unless a session is that of this plan, whose file may have moved."""
     file = file_of(session)
     hint = "--name NAME gives this plan's sessions another name"
