@@ -86,9 +86,7 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
         head = git.line("rev-parse", "--verify", "HEAD^{commit}")
     except GitError as error:
         raise UsageError(f"The repository in {top} has no commit yet.", hint="git commit makes one") from error
-    with suppress(GitError):
-        return Checkout(top, head, git.line("symbolic-ref", "--short", "HEAD"))
-    return Checkout(top, head, None)
+    return Checkout(top, head, branch_of(git))
 
 
 def list_dirty(top: str, environ: Mapping[str, str]) -> list[str]:
@@ -740,6 +738,13 @@ def find_commit(git: Git, name: str) -> str | None:
     """Return the commit that a ref points to; None if there is no such ref."""
     with suppress(GitError):
         return git.line("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    return None
+
+
+def branch_of(git: Git) -> str | None:
+    """Return the branch that is checked out, also where a tag has its name; None if the head is detached."""
+    with suppress(GitError):
+        return git.line("symbolic-ref", "--quiet", "HEAD").removeprefix("refs/heads/")
     return None
 
 
