@@ -44,14 +44,12 @@ def plan_request(context: Context, read: ReadPlan, words: Iterable[str]) -> RunR
         UsageError: another plan, or no plan at all, has a session of that name.
     """
     plan, name = read.plan, plan_session_name(read.stem)
-    session_id = context.store.find_name(name)
-    if session_id:
-        _refuse_another(Session(context, session_id), read)
-    is_new = session_id is None
+    session = session_of_plan(context, read)
+    is_new = session is None
     return RunRequest(
         prompt=read.text,
         plan=tuple(words),
-        session=session_id,
+        session=session.session_id if session else None,
         name=name if is_new else None,
         description=f"plan {os.path.basename(read.file) or read.stem}: {len(plan.tasks)} tasks" if is_new else None,
         worktree=name if is_new and plan.has_worktrees else None,
@@ -73,15 +71,24 @@ def _level(task: PlanTask, config: Config) -> Permission:
     return Permission(task.options.get("permission", usual))
 
 
-def _refuse_another(session: Session, read: ReadPlan) -> None:
-    """Raise UsageError unless a session is that of this plan, whose file may have moved."""
+def session_of_plan(context: Context, read: ReadPlan) -> Session | None:
+    """Return the session of a plan, whose file may have moved; None if it never ran.
+
+    Raises:
+        UsageError: another plan, or no plan at all, has a session of that name.
+    """
+    session_id = context.store.find_name(plan_session_name(read.stem))
+    if session_id is None:
+        return None
+    session = Session(context, session_id)
     file = file_of(session)
     hint = "--name NAME gives this plan's sessions another name"
     name = plan_session_name(read.stem)
-    if file is None:
+    if file is None and "plan" not in session.load().tools:
         raise UsageError(f"The session named '{name}' is not a plan's.", hint=hint)
-    if file != read.file and file and os.path.exists(file):
+    if file and file != read.file and os.path.exists(file):
         raise UsageError(f"The session '{name}' is that of another plan, {file}.", hint=hint)
+    return session
 
 
 def file_of(session: Session) -> str | None:

@@ -322,7 +322,8 @@ def _left_out(plan: TurnPlan) -> list[str]:
     """Name what is not committed in the checkout, and so not in the worktree."""
     if not plan.dirty or plan.request.with_changes:
         return []
-    return [f"not in the worktree, as it is not committed: {some_names(plan.dirty)} (--with-changes takes it along)"]
+    how = "with_changes = true" if plan.request.plan else "--with-changes"
+    return [f"not in the worktree, as it is not committed: {some_names(plan.dirty)} ({how} takes it along)"]
 
 
 def _empty_submodules(tree: Worktree, environ: Mapping[str, str]) -> list[str]:
