@@ -28,7 +28,7 @@ from csa.model.state import format_time
 from csa.ownership import explain_denial, give_tree
 from csa.paths import CHECKPOINTS, SessionPaths
 from csa.store.atomic import open_regular, read_regular
-from csa.store.gitplumbing import ABSENT, Git, GitError, ensure_bare, open_bare
+from csa.store.gitplumbing import Git, GitError, ensure_bare, open_bare
 from csa.store.sessions import Store
 from csa.store.transcript import end_of_last_line
 from csa.structs import Struct, asdict, fields
@@ -40,6 +40,7 @@ VERSION = 1
 PATIENCE_S = 20.0
 _FANOUT = 2  # characters of a commit's name that are a directory of the notes: trees stay small
 _BLOCK = 1 << 20
+_ABSENT = "0" * 40  # the name of no object
 _HEX = re.compile(r"[0-9a-fA-F]{4,64}")
 _UNWRITABLE = ("Permission denied", "Read-only file system", "No space left on device", "insufficient permission")
 _LOST_RACE = ("cannot lock ref", "is at ", "reference already exists", "Unable to create", "File exists")
@@ -273,14 +274,14 @@ def _make_tree(git: Git, entries: Mapping[str, str]) -> str:
 
 def _swap_refs(git: Git, moves: Mapping[str, tuple[str | None, str]]) -> None:
     """Move all the refs, each from the value that was read, or none."""
-    orders = [f"update {ref} {new} {old or ABSENT}" for ref, (old, new) in moves.items()]
+    orders = [f"update {ref} {new} {old or _ABSENT}" for ref, (old, new) in moves.items()]
     git.run("update-ref", "--stdin", stdin="\n".join(["start", *orders, "prepare", "commit", ""]).encode())
 
 
 def _read_checkpoints(git: Git, commits: list[tuple[str, int]]) -> Iterator[Checkpoint]:
     """Read the files and the notes of all at once. Commits that are not ours are skipped."""
     notes = _list_notes(git)
-    asked = [spec for name, _ in commits for spec in (f"{name}:{FACTS}", notes.get(name, ABSENT))]
+    asked = [spec for name, _ in commits for spec in (f"{name}:{FACTS}", notes.get(name, _ABSENT))]
     answers = _cat_objects(git, asked)
     for index, (name, at) in enumerate(commits):
         facts, note = (_parse_facts(answer) for answer in answers[2 * index : 2 * index + 2])

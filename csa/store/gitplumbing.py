@@ -25,7 +25,7 @@ from csa.structs import Struct, replace
 
 LIMIT_S = 20.0
 WORK_LIMIT_S = 600.0  # for what writes a whole work tree
-ABSENT = "0" * 40
+ABSENT = ""  # the old value of a ref that must not exist, whatever the length of names
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "csa",
     "GIT_AUTHOR_EMAIL": "csa@localhost",
@@ -37,6 +37,7 @@ _SETTINGS = ("-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "core.qu
 _QUIET = (
     *("log.showSignature=false", "commit.gpgSign=false"),
     *("core.fsmonitor=false", "maintenance.auto=false", "submodule.recurse=false"),
+    *("core.safecrlf=false", "i18n.commitEncoding=utf-8"),  # what csa commits is kept as it is, and its words are UTF-8
 )
 
 
@@ -62,6 +63,7 @@ class Git(Struct):
     limit_s: float = LIMIT_S
     settings: tuple[str, ...] = _SETTINGS
     held: tuple[int, ...] = ()  # locks that stay taken until it has ended, although csa is killed
+    is_apart: bool = False  # Ctrl-C is for csa, which ends when git has; so it is with `held`
 
     def run(self, *words: str, stdin: bytes = b"", when: int | None = None) -> bytes:
         """Run a command and return its stdout; GitError if it fails. `when` is the time of a commit."""
@@ -77,7 +79,7 @@ class Git(Struct):
                 check=False,
                 umask=self.umask,
                 pass_fds=self.held,
-                start_new_session=bool(self.held),  # Ctrl-C is for csa, which ends when git has
+                start_new_session=self.is_apart or bool(self.held),
                 **self._as_user(),
             )
         except subprocess.TimeoutExpired as error:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from csa.model.worktree import Worktree
+from csa.store.capture import add_what_can
 from csa.store.gitplumbing import Git, GitError, open_project, without_filters
 from csa.store.worktrees import open_worktree
 from csa.structs import Struct, replace
@@ -41,7 +42,7 @@ class Glance(Struct, frozen=False):
         """Return the tip of the work in a worktree, with what is not committed yet; None if there is none."""
         with suppress(GitError, OSError):
             git = self._aside(open_worktree(tree, self.git.environ), name=os.path.basename(tree.path))
-            git.run("add", "--all")
+            add_what_can(git)
             content, head = git.line("write-tree"), git.line("rev-parse", "HEAD")
             if content == git.line("rev-parse", "HEAD^{tree}"):
                 return head

@@ -155,11 +155,15 @@ def probe_mirrored(paths: SessionPaths, mirror: Mirror) -> Liveness:
     """Say whether a session runs on its host, as far as that was heard. StateError: its transcript cannot be read."""
     told = _read_object(f"{paths.pathname}/{TOLD_FILE}")
     state, owner = told.get("state"), _owner_of(told)
-    if state == "not_alive" or _is_over(paths, owner):
+    if state == "not_alive":
         return Liveness("not_alive")
     heard_s = mirror.heard_s()
-    if heard_s < HEARTBEAT_FRESH_S and state in {"alive", "unknown"}:
-        return Liveness("alive" if state == "alive" else "unknown", owner)
+    if heard_s < HEARTBEAT_FRESH_S and state == "alive":  # first: a long transcript is not read at every look
+        return Liveness("alive", owner)
+    if _is_over(paths, owner):
+        return Liveness("not_alive")
+    if heard_s < HEARTBEAT_FRESH_S and state == "unknown":
+        return Liveness("unknown", owner)
     return Liveness("unknown", owner, away=Away(mirror.host, heard_s, _last_seq(paths)))
 
 

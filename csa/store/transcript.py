@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BLOCK = 1 << 16
-_STARTED = b'"run_started"'
+_STARTED, _FINISHED = b'"run_started"', b'"run_finished"'
+_TURN_EVENTS = {"run_started", "run_finished"}
 HEAD_BYTES = 160  # of a line, in which its type stands
 
 
@@ -67,8 +68,11 @@ def read_events_backwards(path: Path | str) -> Iterator[Event]:
 
 
 def last_turn_event(transcript: Path | str) -> Event | None:
-    """Return the last `run_finished` or `run_started`, whichever came later."""
-    return next((e for e in read_events_backwards(transcript) if e.type in {"run_finished", "run_started"}), None)
+    """Return the last `run_finished` or `run_started`, whichever came later; lines without either are not parsed."""
+    for line in _lines_backwards(transcript):
+        if (_FINISHED in line or _STARTED in line) and (event := parse_line(line)) and event.type in _TURN_EVENTS:
+            return event
+    return None
 
 
 def last_started(transcript: Path | str) -> Event | None:

@@ -78,11 +78,11 @@ def _not_committed(tree: Worktree, environ: Mapping[str, str]) -> Iterator[str]:
         yield f"what is in {tree.path}, of which git knows nothing any more"
         return
     # Of a submodule only the commit counts: in it, git would believe a configuration that the agent may have written.
-    words = ("--no-optional-locks", "status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=dirty")
+    words = ("--no-optional-locks", "status", "--porcelain", "-z", "--no-renames")
     git = open_worktree(tree, environ, commits=False)
     if obstacle := find_obstacle(git, tree):
         yield obstacle
-    said = git.run(*words)
+    said = git.run(*words, "--ignore-submodules=dirty", "--untracked-files=normal")
     if paths := [os.fsdecode(entry[3:]) for entry in said.split(b"\0") if entry]:
         more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
         yield f"{', '.join(paths[:_NAMED])}{more} not committed"

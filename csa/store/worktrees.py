@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from csa.errors import CsaError, ToolUnavailableError, UsageError
@@ -21,6 +20,7 @@ from csa.model.worktree import BRANCHES, REFS, SESSION_TRAILER, TURN_TRAILER, Wo
 from csa.ownership import give_to_owner, give_tree, make_directory
 from csa.paths import WORKTREES
 from csa.store.atomic import read_regular
+from csa.store.capture import add_all, add_what_can, index_aside, leave_out_repositories, submodules
 from csa.store.gitplumbing import ABSENT, Git, GitError, open_project, version_of
 from csa.store.gonetrees import move_aside, repository_beside
 from csa.store.sessions import Store, is_directory
@@ -28,7 +28,6 @@ from csa.structs import Struct, replace
 
 OLDEST_GIT = (2, 31)  # that worktrees work with
 _UNDERWAY = ("rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG")
-_LINK = "160000"  # the mode of a submodule, and of any other repository in a work tree
 
 
 class WorktreeError(CsaError):
@@ -95,7 +94,9 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
 def list_dirty(top: str, environ: Mapping[str, str]) -> list[str]:
     """Return the paths in a work tree that differ from its commit, untracked ones among them; GitError."""
     git = open_project(top, {**environ, "GIT_OPTIONAL_LOCKS": "0"})
-    said = git.run("status", "--porcelain", "-z", "--no-renames")
+    said = git.run(
+        "status", "--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--ignore-submodules=dirty"
+    )
     return [os.fsdecode(entry[3:]) for entry in said.split(b"\0") if entry]
 
 
@@ -116,9 +117,9 @@ def _is_same(git: Git, commit: str, other: str) -> bool:
 
 
 def _snapshot(git: Git, message: str) -> str:
-    with _index_aside(git) as aside:
-        aside.run("add", "--all")
-        _leave_out_repositories(aside, "HEAD")
+    with index_aside(git) as aside:
+        add_all(aside)
+        leave_out_repositories(aside, "HEAD")
         return aside.line("commit-tree", aside.line("write-tree"), "-p", "HEAD", stdin=message.encode())
 
 
@@ -212,7 +213,7 @@ def open_worktree(tree: Worktree, environ: Mapping[str, str], *, commits: bool =
     A sandboxed agent may write that, and could name a repository whose configuration runs programs outside.
     """
     git = open_project(tree.path, environ, commits=commits)
-    return replace(git, place=(*git.place, "--git-dir", tree.git_dir, "--work-tree", tree.path))
+    return replace(git, is_apart=True, place=(*git.place, "--git-dir", tree.git_dir, "--work-tree", tree.path))
 
 
 def add_worktree(tree: Worktree, environ: Mapping[str, str]) -> Worktree:
@@ -300,7 +301,7 @@ def unmake_worktree(tree: Worktree, environ: Mapping[str, str]) -> None:
 
 def list_submodules(tree: Worktree, environ: Mapping[str, str]) -> list[str]:
     """Return the paths of the submodules that the worktree's commit names, which git leaves empty."""
-    return sorted(_submodules(open_worktree(tree, environ)))
+    return sorted(submodules(open_worktree(tree, environ)))
 
 
 def forget_worktree(git: Git, tree: Worktree) -> None:
@@ -356,43 +357,32 @@ def keep_work(
     give_tree(tree.path)  # what an agent that root ran has left
     git = open_worktree(tree, environ)
     head = find_commit(git, "HEAD") or find_tip(git, tree, session_id=session_id) or tree.base
-    with _index_aside(git) as aside:
+    with index_aside(git) as aside:
         content, problems = _content(aside, head)
     if obstacle := find_obstacle(git, tree):
         kept = _keep_apart(git, f"{ref}-unfinished", content, head, message)
         problems = (*problems, f"{obstacle}: what is left is kept as {kept}")
         return Kept(head, None, problems, is_whole=False, is_unfinished=True)
-    _back_to_branch(git, tree.branch, head)
+    _back_to_branch(git, tree, head)
     commit = None
     if content != git.line("rev-parse", "HEAD^{tree}") or _merging(git):
         if run_hooks:
             _run_hook(git, ref, content, head, message)
         parents = [word for parent in (head, *_merging(git)) for word in ("-p", parent)]
         commit = git.line("commit-tree", content, *parents, stdin=message)
-        git.run("update-ref", "-m", "csa: what a turn has left", f"refs/heads/{tree.branch}", commit, head)
-        _reset_index(git, tree.git_dir)
+        _move(git, tree, "-m", "csa: what a turn has left", f"refs/heads/{tree.branch}", commit, head)
+    if commit or not _is_index_at(git, "HEAD"):  # after a commit that was not the agent's, or a crash behind it
+        _reset_index(git, tree)
     _point(git, session_id, ref, commit or head)
     return Kept(commit or head, commit, problems, is_whole=not problems)
 
 
 def _content(aside: Git, head: str) -> tuple[str, tuple[str, ...]]:
     """Return the tree of all that lies in a work tree, and what is not in it."""
-    problems: list[str] = []
-    try:
-        aside.run("add", "--all")
-    except GitError:  # a file that nobody may read, say: all others
-        with suppress(GitError):
-            aside.run("add", "--all", "--ignore-errors")
-        problems += _unread(aside)
-    foreign = _leave_out_repositories(aside, head)
+    problems = add_what_can(aside)
+    foreign = leave_out_repositories(aside, head)
     problems += [f"{path} is a repository of its own: it is not committed" for path in foreign]
     return aside.line("write-tree"), tuple(problems)
-
-
-def _unread(aside: Git) -> list[str]:
-    """Name what an index still lacks; GitError if that is not known."""
-    said = aside.run("ls-files", "-z", "--others", "--modified", "--exclude-standard").split(b"\0")
-    return [f"{path} cannot be read: it is not committed" for path in dict.fromkeys(map(os.fsdecode, said)) if path]
 
 
 def _keep_apart(git: Git, ref: str, content: str, head: str, message: bytes) -> str:
@@ -416,7 +406,7 @@ def _keep_rest(tree: Worktree, environ: Mapping[str, str], *, session_id: str, r
     if not is_directory(tree.path):
         _point(git, session_id, ref, tip)
         return Kept(tip, None, (f"the worktree {tree.path} is gone",))
-    with _index_aside(replace(git, place=(*git.place, "--work-tree", tree.path)), start=tip) as aside:
+    with index_aside(replace(git, place=(*git.place, "--work-tree", tree.path)), start=tip) as aside:
         content, problems = _content(aside, tip)
     commit = None
     if content != git.line("rev-parse", f"{tip}^{{tree}}"):
@@ -443,9 +433,7 @@ def give_back(git: Git, tree: Worktree) -> None:
     """
     for name in _UNDERWAY[:2]:
         shutil.rmtree(f"{tree.git_dir}/{name}", ignore_errors=True)
-    for name in ("index.lock", "HEAD.lock"):  # of a git that was killed: nothing runs there any more
-        with suppress(FileNotFoundError):
-            os.unlink(f"{tree.git_dir}/{name}")
+    _unlock(tree)
     git.run("symbolic-ref", "HEAD", f"refs/heads/{tree.branch}")
     git.run("reset", "--quiet", "--hard")
     git.run("clean", "--quiet", "-d", "--force")
@@ -541,7 +529,7 @@ def open_repository(tree: Worktree, environ: Mapping[str, str], *, commits: bool
             hint="mount it, or csa adopt OLD in the place where the project is now",
         )
     git = open_project(common, environ, commits=commits)
-    return replace(git, place=(*git.place, "--git-dir", common))
+    return replace(git, is_apart=True, place=(*git.place, "--git-dir", common))
 
 
 def common_directory(tree: Worktree, environ: Mapping[str, str]) -> str | None:
@@ -606,48 +594,6 @@ def is_checked_out(git: Git, branch: str, *, besides: str | None = None) -> bool
     return any(f"branch refs/heads/{branch}" in lines and lines[0] != f"worktree {besides}" for lines in others)
 
 
-@contextmanager
-def _index_aside(git: Git, *, start: str | None = None) -> Iterator[Git]:
-    """Yield git with a copy of the work tree's index, so that neither its lock nor its content matters.
-
-    With `start`, with the index of that commit instead.
-    """
-    own = git.line("rev-parse", "--path-format=absolute", "--git-path", "index")
-    with tempfile.TemporaryDirectory(prefix="csa-index-") as scratch:
-        if git.user:
-            os.chown(scratch, *git.user)
-        aside = os.path.join(scratch, "index")
-        with suppress(FileNotFoundError):  # a checkout without files
-            if not start:
-                shutil.copy2(own, aside)  # with its time, by which git knows which files to read again
-            if git.user:
-                os.chown(aside, *git.user)
-        found = replace(git, environ={**git.environ, "GIT_INDEX_FILE": aside})
-        if start:
-            found.run("read-tree", start)
-        yield found
-
-
-def _leave_out_repositories(aside: Git, head: str) -> list[str]:
-    """Take out of the index the repositories that were not there before: git would only note their commits."""
-    said = aside.run("diff-index", "--cached", "--raw", "-z", "--no-renames", "--diff-filter=AT", head).split(b"\0")
-    found = [
-        os.fsdecode(path) for facts, path in zip(said[::2], said[1::2], strict=False) if facts[8:14] == _LINK.encode()
-    ]
-    known = _submodules(aside) if found else set()
-    foreign = [path for path in found if path not in known]
-    if foreign:
-        aside.run("update-index", "--force-remove", "-z", "--stdin", stdin=b"\0".join(map(os.fsencode, foreign)))
-    return foreign
-
-
-def _submodules(git: Git) -> set[str]:
-    with suppress(GitError):  # there is no .gitmodules
-        said = git.run("config", "-z", "--blob", ":.gitmodules", "--get-regexp", r"^submodule\..*\.path$")
-        return {entry.partition("\n")[2] for entry in said.decode("utf-8", "surrogateescape").split("\0") if entry}
-    return set()
-
-
 def find_obstacle(git: Git, tree: Worktree) -> str | None:
     """Say what keeps csa from committing on the branch of a worktree; None if nothing does. Only reads."""
     if find_commit(git, "HEAD") is None:
@@ -665,16 +611,27 @@ def find_obstacle(git: Git, tree: Worktree) -> str | None:
     return None
 
 
-def _back_to_branch(git: Git, branch: str, head: str) -> None:
+def _back_to_branch(git: Git, tree: Worktree, head: str) -> None:
     """Have the branch checked out and at the head, wherever the agent has committed."""
-    name = f"refs/heads/{branch}"
+    name = f"refs/heads/{tree.branch}"
     current = find_commit(git, name)
     if current != head:
-        git.run("update-ref", "-m", "csa: where the agent has committed", name, head, current or ABSENT)
+        _move(git, tree, "-m", "csa: where the agent has committed", name, head, current or ABSENT)
     with suppress(GitError):  # it is detached
         if git.line("symbolic-ref", "HEAD") == name:
             return
     git.run("symbolic-ref", "-m", "csa: back to the branch of the session", "HEAD", name)
+
+
+def _move(git: Git, tree: Worktree, *words: str) -> None:
+    """Move the branch of a worktree, for which git locks its head as well."""
+    try:
+        git.run("update-ref", *words)
+    except GitError:
+        if not os.path.exists(f"{tree.git_dir}/HEAD.lock"):
+            raise
+        _unlock(tree)
+        git.run("update-ref", *words)
 
 
 def _merging(git: Git) -> Sequence[str]:
@@ -698,16 +655,29 @@ def _hooks(git: Git) -> str:
     return plain.line("rev-parse", "--path-format=absolute", "--git-path", "hooks")
 
 
-def _reset_index(git: Git, git_dir: str) -> None:
-    """Have the index agree with the head. A lock that is there is a killed git's: the turn's processes are gone."""
-    for _ in range(2):
+def _unlock(tree: Worktree) -> None:
+    """Remove the locks of a git that was killed in a worktree: nothing runs there any more."""
+    for name in ("index.lock", "HEAD.lock"):
+        with suppress(FileNotFoundError):
+            os.unlink(f"{tree.git_dir}/{name}")
+
+
+def _is_index_at(git: Git, commit: str) -> bool:
+    try:
+        git.run("diff-index", "--cached", "--quiet", "--ignore-submodules=dirty", commit)
+    except GitError:
+        return False
+    return True
+
+
+def _reset_index(git: Git, tree: Worktree) -> None:
+    """Have the index agree with the head, if git can."""
+    with suppress(GitError):
         try:
             git.run("reset", "--quiet")
         except GitError:
-            with suppress(FileNotFoundError):
-                os.unlink(f"{git_dir}/index.lock")
-        else:
-            return
+            _unlock(tree)
+            git.run("reset", "--quiet")
 
 
 def _point(git: Git, session_id: str, ref: str, commit: str) -> None:

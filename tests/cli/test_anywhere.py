@@ -56,6 +56,7 @@ ACTS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "repair"): ("{}", 0),
     ("session", "kill"): ("--tree {}", 0),
     ("session", "compress"): ("{}", 0),
+    ("land",): ("{}", 5),  # it has no worktree
     ("open",): ("{}", 2),  # which needs a terminal
     ("session", "delete"): ("{}", 0),
     ("run",): ("--tool codex --session {} go", 0),

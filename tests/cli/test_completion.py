@@ -89,7 +89,7 @@ def test_scripts_parse(place: Place, scripts: Path, shell: str) -> None:
         (["session", "list", "--status", "failed,l"], ["failed,lost"]),
         (["session", "sw"], ["switch"]),
         (["session", "cu"], ["current", "cur"]),
-        (["l"], ["list", "logs", "log", "ls"]),
+        (["l"], ["land", "list", "logs", "log", "ls"]),
         (["ls", "--tr"], ["--tree"]),
         (["help", "ses"], ["session"]),
         (["help", "att"], ["attach"]),

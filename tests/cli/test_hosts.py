@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from csa.runner.hosts.frames import read_frame
+from csa.store.journal import Journal
 from csa.store.mirrors import HEARD_FILE, Mirror, mirror_for
-from tests.support import PATIENCE_S, Place, Running, children_of, close_place, is_running, wait_for
+from csa.store.sessions import Store
+from tests.store.support import IDS, PLAIN, publish
+from tests.support import CSA, PATIENCE_S, Place, Running, children_of, close_place, is_running, wait_for
 
 SSH = """#!/bin/sh
 # As ssh HOST COMMAND..., for a host that has a home and a state root of its own.
@@ -251,6 +258,72 @@ def test_a_host_that_cannot_be_reached_sends_itself(place: Place, remote: Place)
     assert len(rest) < len(stream) / 3
     assert place.run("intake", "n1", stdin=rest).code == 0
     assert place.run("intake", "n1", stdin=b"hello\n").code == 1
+
+
+@pytest.fixture
+def journal(remote: Place) -> Iterator[Journal]:
+    """Return the journal of a turn that runs on the host, in this process."""
+    held = publish(Store(remote.state_root, remote.project), IDS[0])
+    with closing(held), closing(Journal(held.paths.transcript, PLAIN, turn=1)) as journal:
+        yield journal
+
+
+def write(journal: Journal, count: int) -> None:
+    journal.extend([("tool_call_update", {"id": "c", "content": "x" * 200})] * count)
+    journal.flush()
+
+
+@pytest.mark.thorough
+def test_killed_at_any_instant_a_mirror_is_valid(place: Place, remote: Place, mirror: Mirror, journal: Journal) -> None:
+    """SIGKILL of either side, while much comes: what is there is the beginning of what the host has, in whole lines."""
+    theirs = Store(remote.state_root, remote.project).paths(IDS[0]).transcript
+    ours = Store(mirror.pathname, remote.project).paths(IDS[0]).transcript
+    generator = random.Random(17)
+    for at in range(16):
+        write(journal, 5000)
+        running = place.start("sync", "n1")
+        wait_for(lambda: children_of(running.pid) or running.process.poll() is not None, "ssh is there")  # noqa: B023
+        time.sleep(generator.uniform(0, 0.6))
+        for pid in children_of(running.pid)[:1] if at % 2 else [running.pid]:
+            os.kill(pid, signal.SIGKILL)
+        running.process.wait(PATIENCE_S)
+        if ours.exists():
+            seen = ours.read_bytes()
+            assert theirs.read_bytes().startswith(seen)
+            assert place.run("ls", "--host", "n1", "--format", "{status}").out in {"running\n", "away\n"}
+    wait_for(lambda: not outlets(remote.state_root), "the outlets have ended")
+    sync(place)
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.thorough
+def test_a_stalled_pipe_costs_no_memory(remote: Place, journal: Journal) -> None:
+    """An outlet whose reader has stopped waits, however much is written meanwhile, and then sends all of it."""
+    write(journal, 1000)
+    pipe = subprocess.PIPE
+    words = [CSA, "outlet", "--follow"]
+    with subprocess.Popen(words, env=remote.environment(None), cwd=remote.project, stdin=pipe, stdout=pipe) as outlet:
+        assert outlet.stdin
+        assert outlet.stdout
+        outlet.stdin.write(b'{"csa":"intake","protocol":1}\n{"end":true}\n')
+        outlet.stdin.flush()
+        outlet.stdout.readline()
+        before = memory_of(outlet.pid)
+        for _ in range(10):
+            write(journal, 10_000)
+            time.sleep(0.05)  # several looks
+        assert memory_of(outlet.pid) < before + (16 << 20)
+        lines = 0
+        while lines < 101_001:
+            frame = read_frame(outlet.stdout)
+            assert frame
+            lines += frame.content.count(b"\n") if frame.kind == "lines" else 0
+        outlet.stdin.close()
+
+
+def memory_of(pid: int) -> int:
+    """Return the resident bytes of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_who_names_no_host_pays_nothing(place: Place, remote: Place) -> None:

@@ -252,7 +252,8 @@ def test_max_running(repository: Place) -> None:
     for line in log.read_text().splitlines():
         running += 1 if line == "begin" else -1
         most = max(most, running)
-    assert (1 < most <= 3, len(files_on(place))) == (True, 30)  # as the plan says
+    assert 1 < most <= 3  # how many depends on the machine
+    assert len(files_on(place)) == 30
 
 
 @pytest.mark.thorough

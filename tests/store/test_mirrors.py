@@ -115,7 +115,7 @@ def test_whatever_is_cut_off_leaves_a_valid_mirror(host: Store, mirror: Mirror, 
         cut = copy_of(mirror, end)
         take(cut, stream[:end])
         check_valid(host, cut)
-        if end % 5 == 0:
+        if end % 25 == 0:
             sync(host, cut)
             assert content(seen(host, cut)) == content(host)
     sync(host, mirror)

@@ -15,10 +15,11 @@ from csa.model.plan import PlanTask
 from csa.model.planstates import OVER, TaskState, unit_state
 from csa.model.state import format_time
 from csa.runner.context import Context
-from csa.runner.plans.looking import Looked, landed_commits, look_at_plan
+from csa.runner.plans.looking import Looked, look_at_plan
 from csa.runner.plans.reading import ReadPlan
 from csa.runner.session import Session
 from csa.runner.sessions.genealogy import arrange_sessions, roll_up
+from csa.runner.sessions.landed import landings_of
 from csa.runner.sessions.listing import infos_of
 from csa.store.commits import count_lines
 from csa.store.genealogy import ancestors
@@ -255,7 +256,7 @@ class _Work:
                 continue
             known = self._looked.known.get(unit)
             if known and known.merged:
-                self.changed[unit] = _sum_of(count_lines(glance.git, landed_commits(record.paths)).values())
+                self.changed[unit] = _sum_of(count_lines(glance.git, _landed_by(record)).values())
             elif (tip := glance.tip(tree)) and tree.git_dir:
                 extent = glance.measure(tree.base, tip)
                 self.changed[unit] = extent.added, extent.removed
@@ -294,6 +295,10 @@ class _Work:
 
     def _is_race(self, one: str, other: str) -> bool:
         return any({one, other} <= {*task.units} for task in self._read.plan.tasks.values())
+
+
+def _landed_by(record: Record) -> list[str]:
+    return [commit for landing in landings_of(record) for commit in landing.commits]
 
 
 def _sum_of(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:

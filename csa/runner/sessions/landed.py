@@ -101,7 +101,7 @@ def _works(store: Store, left_out: list[StateError]) -> list[Work]:
         if owner and record.state:
             try:
                 add_turns(owner.tally, record, record.state)
-                owner.landings += _landings(record) if session_id in works else []
+                owner.landings += landings_of(record) if session_id in works else []
             except StateError as fault:
                 left_out.append(fault)
     for work in by_key.values():
@@ -151,7 +151,7 @@ def _line(session_id: str | None, parents: dict[str, str | None]) -> Iterator[st
         session_id = parents.get(session_id)
 
 
-def _landings(record: Record) -> list[Landing]:
+def landings_of(record: Record) -> list[Landing]:
     """Return when a session's work was landed, and as what; StateError if its transcript cannot be read."""
     found = []
     for line in read_lines(record.paths.transcript):

@@ -18,7 +18,7 @@ from csa.model.result import summarise
 from csa.model.state import SessionState
 from csa.model.text import shortened, some_names
 from csa.model.worktree import BRANCHES, Refused, Worktree
-from csa.ownership import make_directory
+from csa.ownership import make_directory, owner_above
 from csa.paths import NEW_PREFIX, WORKTREES
 from csa.runner.context import Context
 from csa.runner.environment import outer_sandbox
@@ -164,6 +164,8 @@ def _add(tree: Worktree, environ: Mapping[str, str]) -> Worktree:
             os.rmdir(tree.path)
         if not error.hint and outer_sandbox():
             error.hint = "the sandbox keeps the repository from being written; csa mcp's `run`, or --permission full"
+        elif not error.hint and (owner := owner_above(tree.checkout)):
+            error.hint = f"git runs as {owner}, whose project it is: run csa as {owner}, or where {owner} may write"
         raise
 
 

@@ -1,0 +1,130 @@
+"""All that lies in a work tree as one tree of git, with an index aside: the work tree's own is only read.
+
+git is not let into submodules: there it would believe a configuration that an agent may have written, and which may
+name programs to run. What they have checked out is noted as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from csa.store.gitplumbing import Git, GitError
+from csa.structs import replace
+
+_LINK = "160000"  # the mode of a submodule, and of any other repository in a work tree
+_REFUSED_MOST = 50  # files that are tried one by one: more of them have a reason in common, as a full disk
+
+
+@contextmanager
+def index_aside(git: Git, *, start: str | None = None) -> Iterator[Git]:
+    """Yield git with a copy of the work tree's index, so that neither its lock nor its content matters.
+
+    With `start`, with the index of that commit instead.
+    """
+    own = git.line("rev-parse", "--path-format=absolute", "--git-path", "index")
+    with tempfile.TemporaryDirectory(prefix="csa-index-") as scratch:
+        if git.user:
+            os.chown(scratch, *git.user)
+        aside = os.path.join(scratch, "index")
+        with suppress(FileNotFoundError):  # a checkout without files
+            if not start:
+                shutil.copy2(own, aside)  # with its time, by which git knows which files to read again
+            if git.user:
+                os.chown(aside, *git.user)
+        found = replace(git, environ={**git.environ, "GIT_INDEX_FILE": aside})
+        if start:
+            found.run("read-tree", start)
+        yield found
+
+
+def add_all(aside: Git) -> None:
+    """Have an index aside name all that lies in its work tree, but for ignored files; GitError if something cannot."""
+    _add_all(aside)
+
+
+def add_what_can(aside: Git) -> list[str]:
+    """Do the same with all that can be added, and return what cannot, in words.
+
+    Some files have git add nothing at all: one that no filter takes, or is not encoded as its attributes say.
+    """
+    try:
+        _add_all(aside)
+    except GitError:
+        with suppress(GitError):
+            _add_all(aside, "--ignore-errors")
+        _add_some(aside, _missing(aside))
+        return [f"{os.fsdecode(path)} cannot be read: it is not committed" for path in _missing(aside)]
+    return []
+
+
+def _add_all(aside: Git, *words: str) -> None:
+    links = _links(aside)
+    _add(aside, [b":/", *(b":(exclude,top,literal)" + path for path in links)], *words)
+    if links:
+        aside.run("update-index", "-z", "--stdin", stdin=b"\0".join(links))
+
+
+def _links(aside: Git) -> list[bytes]:
+    """Return the paths of repositories in an index that are there."""
+    entries = aside.run("ls-files", "-z", "--stage").split(b"\0")
+    found = [entry.partition(b"\t")[2] for entry in entries if entry.startswith(_LINK.encode())]
+    top = os.fsencode(aside.line("rev-parse", "--show-toplevel")) if found else b""
+    return [path for path in found if os.path.lexists(b"/".join((top, path, b".git")))]
+
+
+def _add(aside: Git, specs: Iterable[bytes], *words: str) -> None:
+    paths = ("--pathspec-from-file=-", "--pathspec-file-nul")
+    stdin = b"\0".join(specs)
+    try:
+        aside.run("add", "--all", "--sparse", *words, *paths, stdin=stdin)
+    except GitError as error:
+        if "unknown option" not in error.said:  # before 2.34 git adds what is not in a sparse checkout, too
+            raise
+        aside.run("add", "--all", *words, *paths, stdin=stdin)
+
+
+def _add_some(aside: Git, paths: Sequence[bytes]) -> None:
+    """Add paths but for those that git refuses, which are found by halves."""
+    waiting, refused = [paths] if paths else [], 0
+    while waiting and refused < _REFUSED_MOST:
+        some = waiting.pop()
+        try:
+            _add(aside, (b":(top,literal)" + path for path in some))
+        except GitError:
+            if len(some) == 1:
+                refused += 1
+            else:
+                middle = len(some) // 2
+                waiting += [some[middle:], some[:middle]]
+
+
+def _missing(aside: Git) -> list[bytes]:
+    """Return the paths that an index still lacks; GitError if that is not known."""
+    said = aside.run("ls-files", "-z", "--others", "--modified", "--exclude-standard").split(b"\0")
+    links = set(_links(aside))
+    return [path for path in dict.fromkeys(said) if path and path not in links]
+
+
+def leave_out_repositories(aside: Git, head: str) -> list[str]:
+    """Take out of the index the repositories that were not there before: git would only note their commits."""
+    said = aside.run("diff-index", "--cached", "--raw", "-z", "--no-renames", "--diff-filter=AT", head).split(b"\0")
+    found = [
+        os.fsdecode(path) for facts, path in zip(said[::2], said[1::2], strict=False) if facts[8:14] == _LINK.encode()
+    ]
+    known = submodules(aside) if found else set()
+    foreign = [path for path in found if path not in known]
+    if foreign:
+        aside.run("update-index", "--force-remove", "-z", "--stdin", stdin=b"\0".join(map(os.fsencode, foreign)))
+    return foreign
+
+
+def submodules(git: Git) -> set[str]:
+    """Return the paths of the submodules that an index names."""
+    with suppress(GitError):  # there is no .gitmodules
+        said = git.run("config", "-z", "--blob", ":.gitmodules", "--get-regexp", r"^submodule\..*\.path$")
+        return {entry.partition("\n")[2] for entry in said.decode("utf-8", "surrogateescape").split("\0") if entry}
+    return set()
