@@ -31,8 +31,13 @@ def find_plan(client: Csa, which: str | None) -> ReadPlan:
         return _as_it_ran(client, read_plan(which, directory=client.context.directory_pathname))
     if which.endswith(".toml"):
         raise NotFoundError(f"There is no file {which}.", hint="csa plan status shows the plan that was run last")
+    return plan_of_session(_named(client, which))
+
+
+def _named(client: Csa, which: str) -> Session:
+    """Return the session that the name of a plan stands for, or that of a session."""
     name = plan_session_name(which)
-    return plan_of_session(client.session(name if client.store.find_name(name) else which))
+    return client.session(name if client.store.find_name(name) else which)
 
 
 def plan_of_session(session: Session) -> ReadPlan:
@@ -40,7 +45,7 @@ def plan_of_session(session: Session) -> ReadPlan:
     started = last_plan_started(session)
     flags = started.data.get("flags") if started else None
     if started is None or not isinstance(flags, list) or "--stem" not in flags:
-        raise UsageError(f"Session {session.session_id} is not a plan's.", hint="csa ls --tool plan")
+        raise _no_plan(session)
     words = parse_words([str(word) for word in flags])
     if words.file:
         with suppress(NotFoundError, ConfigError):  # it is gone, a list, or somebody is just writing it
@@ -53,6 +58,10 @@ def plan_of_session(session: Session) -> ReadPlan:
         stem=words.stem,
         instead=words.instead,
     )
+
+
+def _no_plan(session: Session) -> UsageError:
+    return UsageError(f"Session {session.session_id} is not a plan's.", hint="csa ls --tool plan")
 
 
 def _as_it_ran(client: Csa, read: ReadPlan) -> ReadPlan:
@@ -95,7 +104,14 @@ def _plans(client: Csa) -> list[Session]:
 
 
 def find_plan_session(client: Csa, which: str) -> Session:
-    """Return the session of a plan. NotFoundError if it never ran; else as `find_plan`."""
+    """Return the session of a plan, by name whatever its file says now. NotFoundError if it never ran; else as
+    `find_plan`.
+    """
+    if not which.endswith(".toml") and not os.path.isfile(os.path.join(client.context.directory_pathname, which)):
+        named = _named(client, which)
+        if "plan" not in named.load().tools:
+            raise _no_plan(named)
+        return named
     if session := session_of_plan(client.context, find_plan(client, which)):
         return session
     raise NotFoundError(f"The plan {which} never ran in this project.", hint=f"csa plan run {which}")

@@ -181,3 +181,6 @@ def test_a_file_stands_for_the_plan_that_was_run_from_it(place: Place) -> None:
     other.rename(place.project / "mine.toml")
     stranger = place.run("plan", "status", "mine.toml")
     assert (stranger.code, "is not a plan's" in stranger.err) == (2, True)
+    other.write_text('[task.first]\nprompt_file = "gone"\n')
+    assert place.run("plan", "drop", "sub/plan.toml").code == 6
+    assert "dropped plan-other" in place.run("plan", "drop", "other").out

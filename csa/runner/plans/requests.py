@@ -18,6 +18,7 @@ from csa.model.plan import NAME_LENGTH, Plan, PlanTask, plan_session_name, sessi
 from csa.model.planstates import Known
 from csa.model.usage import CHARS_PER_TOKEN
 from csa.model.worktree import BRANCHES, Task
+from csa.runner.caller import refuse_setup
 from csa.runner.context import Context
 from csa.runner.plans.reading import ReadPlan
 from csa.runner.request import RunRequest
@@ -32,7 +33,7 @@ from csa.structs import replace
 _ANSWERS = "What the tasks before this one have answered"
 _CHANGED = "The task has changed since your last turn; what you have done so far is still here. It is now:"
 _GO_ON = "Your last turn ended before the task was done. Go on from where you stopped. The task was:"
-_ONCE = ("description", "budget_tokens", "budget_usd", "budget_time_s", "setup", "ttl")  # said when a session begins
+_ONCE = ("description", "budget_tokens", "budget_usd", "budget_time_s", "ttl")  # said when a session begins
 _FRAME = 40
 _MOST_BRANCHES = 1000
 
@@ -42,8 +43,11 @@ def plan_request(context: Context, read: ReadPlan, words: Iterable[str]) -> RunR
 
     Raises:
         UsageError: another plan, or no plan at all, has a session of that name.
+        RefusedError: an agent that may not do everything names a setup command.
     """
     plan, name = read.plan, plan_session_name(read.stem)
+    if any(task.options.get("setup") for task in plan.tasks.values()):
+        refuse_setup(context.caller)
     session = session_of_plan(context, read)
     is_new = session is None
     return RunRequest(
@@ -123,8 +127,7 @@ class TaskRequests:
         request = self._said(task, unit, task.prompt)
         prompt = "\n\n".join(filter(None, [request.prompt, quote_answers(answers, self._context.config)]))
         worktree = self._free_branch(name) if task.has_worktree else None
-        setup = request.setup if task.has_worktree else None
-        return replace(request, prompt=prompt, name=name, worktree=worktree, setup=setup)
+        return replace(request, prompt=prompt, name=name, worktree=worktree)
 
     def next(self, task: PlanTask, unit: str, known: Known) -> RunRequest:
         """Return the request for a turn that goes on in the session of a unit."""
@@ -151,6 +154,7 @@ class TaskRequests:
             options |= {"model": model} if model else {}
         if not task.has_worktree:
             options.setdefault("permission", Permission.READ_ONLY.value)
+            options.pop("setup", None)
         request = RunRequest(
             prompt=prompt,
             directory=Path(self._directory),

@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from csa.errors import CsaError, UsageError
 from csa.model.globs import outside
-from csa.model.plan import PlanTask, session_name
+from csa.model.plan import PlanTask, plan_session_name, session_name
 from csa.model.planstates import ACTIVE, OVER, Known, TaskState, exit_code, judge, may_start, unit_state
 from csa.runner.attached import Attached, start_attached
 from csa.runner.client import Csa
@@ -271,7 +271,13 @@ class Scheduler:
                 self._tell({"type": "warning", "text": f"{unit}: {error.message}"})
                 return False
             await self._look_again(unit)
-        self._tell_landed(task, unit, landed)
+        if self._known[unit].merged:
+            self._tell_landed(task, unit, landed)
+        else:
+            ways = (
+                f"csa land {plan_session_name(self._stem)} brings the plan onto it; --fresh {task.name} does it again"
+            )
+            self._tell({"type": "warning", "text": f"{unit} was landed elsewhere, not in the plan: {ways}"})
         return True
 
     def _tell_landed(self, task: PlanTask, unit: str, landed: Landed) -> None:
