@@ -86,9 +86,7 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
         head = git.line("rev-parse", "--verify", "HEAD^{commit}")
     except GitError as error:
         raise UsageError(f"The repository in {top} has no commit yet.", hint="git commit makes one") from error
-    with suppress(GitError):
-        return Checkout(top, head, git.line("symbolic-ref", "--short", "HEAD"))
-    return Checkout(top, head, None)
+    return Checkout(top, head, branch_of(git))
 
 
 def list_dirty(top: str, environ: Mapping[str, str]) -> list[str]:
@@ -357,24 +355,57 @@ def keep_work(
     give_tree(tree.path)  # what an agent that root ran has left
     git = open_worktree(tree, environ)
     head = find_commit(git, "HEAD") or find_tip(git, tree, session_id=session_id) or tree.base
-    with index_aside(git) as aside:
-        content, problems = _content(aside, head)
-    if obstacle := find_obstacle(git, tree):
+    content, problems = _read(git, tree, head)
+    obstacle = find_obstacle(git, tree)
+    try:
+        commit = None if obstacle else _commit(git, tree, head, content, message, hook_ref=ref if run_hooks else None)
+    except GitError as error:  # its name is a directory of other branches now, say, or somebody moves it
+        obstacle = f"the branch {tree.branch} cannot be moved ({error.said})"
+    if obstacle:
         kept = _keep_apart(git, f"{ref}-unfinished", content, head, message)
         problems = (*problems, f"{obstacle}: what is left is kept as {kept}")
         return Kept(head, None, problems, is_whole=False, is_unfinished=True)
-    _back_to_branch(git, tree, head)
-    commit = None
-    if content != git.line("rev-parse", "HEAD^{tree}") or _merging(git):
-        if run_hooks:
-            _run_hook(git, ref, content, head, message)
-        parents = [word for parent in (head, *_merging(git)) for word in ("-p", parent)]
-        commit = git.line("commit-tree", content, *parents, stdin=message)
-        _move(git, tree, "-m", "csa: what a turn has left", f"refs/heads/{tree.branch}", commit, head)
     if commit or not _is_index_at(git, "HEAD"):  # after a commit that was not the agent's, or a crash behind it
         _reset_index(git, tree)
     _point(git, session_id, ref, commit or head)
     return Kept(commit or head, commit, problems, is_whole=not problems)
+
+
+def _commit(git: Git, tree: Worktree, head: str, content: str, message: bytes, *, hook_ref: str | None) -> str | None:
+    """Have the branch of a worktree at the head, and with a commit of what is not in that, if anything is."""
+    _back_to_branch(git, tree, head)
+    if content == git.line("rev-parse", "HEAD^{tree}") and not _merging(git):
+        return None
+    if hook_ref:
+        _run_hook(git, hook_ref, content, head, message)
+    parents = [word for parent in (head, *_merging(git)) for word in ("-p", parent)]
+    commit = git.line("commit-tree", content, *parents, stdin=message)
+    _move(git, tree, "-m", "csa: what a turn has left", f"refs/heads/{tree.branch}", commit, head)
+    return commit
+
+
+def _read(git: Git, tree: Worktree, head: str) -> tuple[str, tuple[str, ...]]:
+    """Return what `_content` does; an index that git cannot read is made anew."""
+    try:
+        with index_aside(git) as aside:
+            return _content(aside, head)
+    except GitError:
+        if _has_index(git):
+            raise
+    _unlock(tree)
+    os.unlink(f"{tree.git_dir}/index")
+    git.run("read-tree", head)
+    with index_aside(git) as aside:
+        return _content(aside, head)
+
+
+def _has_index(git: Git) -> bool:
+    """Say whether git can read the index of a worktree."""
+    try:
+        git.run("ls-files", "--unmerged")
+    except GitError:
+        return False
+    return True
 
 
 def _content(aside: Git, head: str) -> tuple[str, tuple[str, ...]]:
@@ -658,7 +689,7 @@ def _hooks(git: Git) -> str:
 def _unlock(tree: Worktree) -> None:
     """Remove the locks of a git that was killed in a worktree: nothing runs there any more."""
     for name in ("index.lock", "HEAD.lock"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.unlink(f"{tree.git_dir}/{name}")
 
 
@@ -709,6 +740,13 @@ def find_commit(git: Git, name: str) -> str | None:
     """Return the commit that a ref points to; None if there is no such ref."""
     with suppress(GitError):
         return git.line("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    return None
+
+
+def branch_of(git: Git) -> str | None:
+    """Return the branch that is checked out, also where a tag has its name; None if the head is detached."""
+    with suppress(GitError):
+        return git.line("symbolic-ref", "--quiet", "HEAD").removeprefix("refs/heads/")
     return None
 
 

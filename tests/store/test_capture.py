@@ -145,3 +145,19 @@ def test_ctrl_c_is_not_for_the_git_that_keeps_work(git: Run, tmp_path: Path) -> 
     groups = {int(line) for line in noted.read_text().split()}
     assert len(groups) == 3
     assert os.getpgrp() not in groups
+
+
+@pytest.mark.thorough
+def test_a_branch_that_cannot_be_moved_and_a_damaged_index(git: Run, tmp_path: Path) -> None:
+    """The work has a ref of its own where its branch has none any more; an index that git cannot read is made anew."""
+    tree = made(tmp_path)
+    (Path(tree.path) / "b").touch()
+    git("branch", "-m", "mine", at=Path(tree.path))
+    git("branch", "csa/work/more")
+    Path(tree.git_dir, "index").write_text("junk")
+    tip, commit, problems = kept(tree, tmp_path)
+    assert (tip, commit, len(problems)) == (git("rev-parse", "main"), None, 1)
+    assert "csa/work cannot be moved" in problems[0]
+    assert files(git, f"refs/csa/{SESSION}/1-unfinished") == [".gitignore", "a.txt", "b"]
+    git("branch", "-D", "csa/work/more")
+    assert kept(tree, tmp_path)[1] == git("rev-parse", "csa/work")
