@@ -190,7 +190,9 @@ def check_branch(top: str, branch: str, environ: Mapping[str, str]) -> None:
 
 
 def _taken(branch: str) -> WorktreeError:
-    return WorktreeError(f"There is a branch {branch} already.", hint="choose another name: --worktree=NAME")
+    return WorktreeError(
+        f"There is a branch {branch} already.", hint="choose another: --worktree=NAME, of a plan --name NAME"
+    )
 
 
 def is_usable(tree: Worktree) -> bool:
