@@ -171,7 +171,7 @@ def _print_dry_run(
     """Print the tasks in their order, and what would be done for each."""
     from csa.runner.plans.looking import look_at_plan  # noqa: PLC0415  # as in execute_run
 
-    looked = look_at_plan(client.context, read.plan, read.stem)
+    looked = look_at_plan(client.context, read)
     found = [_planned(read.plan.tasks[name], looked, fresh) for name in wanted]
     if arguments.json:
         print_json(found)

@@ -310,3 +310,49 @@ def test_kills_at_random_instants() -> None:
     torture = [sys.executable, str(REPOSITORY / "bench" / "torture.py"), "plans", "--instants", "6"]
     done = subprocess.run(torture, capture_output=True, check=False, timeout=880)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+
+
+@pytest.mark.thorough
+def test_names_that_are_taken(repository: Place) -> None:
+    """What an earlier plan of the name has left makes room; a session that is of no plan stays, and is named."""
+    place = repository
+    write_plan(place, {"a": []})
+    agents_do(place, {"a": "echo > x-a"})
+    run_plan(place)
+    assert place.run("rm", "--force", "plan-plan").code == 0
+    done = run_plan(place)
+    assert (states(done), "its earlier session is plan.a-1 now" in done.err) == ({"a": "merged"}, True)
+    write_plan(place, {"a": [], "b": []})
+    assert place.run("run", "--tool", "codex", "--name", "plan.b", "do a!").code == 0
+    done = run_plan(place, code=1)
+    assert states(done) == {"a": "merged", "b": "failed: The session named 'plan.b' is not of this plan."}
+    assert "csa rename plan.b OTHER" in done.err
+
+
+@pytest.mark.thorough
+def test_the_setup_of_a_plan(repository: Place) -> None:
+    """It prepares the worktrees, as the file says now; an agent that may not do everything cannot name one."""
+    place = repository
+    write_plan(place, {"a": []}, 'setup = "exit 3"')
+    agents_do(place, {"a": "test -e ready.log; echo > x-a"})
+    assert states(run_plan(place, code=1)) == {"a": "failed"}
+    write_plan(place, {"a": []}, 'setup = "touch ready.log"')
+    assert states(run_plan(place)) == {"a": "merged"}
+    command = f"{CSA} plan run plan.toml --name nested; echo $? > {place.tmp}/code"
+    place.script({"match": "outer", "do": [["run", command], ["say", "."]]})
+    place.codex("outer")
+    assert (place.tmp / "code").read_text().strip() == "5"
+
+
+@pytest.mark.thorough
+def test_work_that_somebody_has_landed_elsewhere(repository: Place) -> None:
+    """The run says what brings the plan there; then it goes on."""
+    place = repository
+    write_plan(place, {"a": ["z"], "b": ["a"], "z": []}, "repairs = 0", a='check = "test -e x-ok"')
+    agents_do(place, {"a": "echo > x-a", "b": "test -e x-a; echo > x-b", "z": "echo > x-z"})
+    assert states(run_plan(place, code=1)) == {"z": "merged", "a": "check failed", "b": "blocked by a"}
+    assert place.run("land", "plan.a").code == 0
+    done = run_plan(place, code=1)
+    assert "a was landed elsewhere, not in the plan: csa land plan-plan" in done.err
+    assert place.run("land", "plan-plan").code == 0
+    assert states(run_plan(place)) == {"z": "merged", "a": "merged", "b": "merged"}

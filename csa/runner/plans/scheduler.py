@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from csa.errors import CsaError, UsageError
 from csa.model.globs import outside
-from csa.model.plan import PlanTask, session_name
+from csa.model.plan import PlanTask, plan_session_name, session_name
 from csa.model.planstates import ACTIVE, OVER, Known, TaskState, exit_code, judge, may_start, unit_state
 from csa.runner.attached import Attached, start_attached
 from csa.runner.client import Csa
@@ -63,7 +63,8 @@ class Scheduler:
     """One run of a plan, inside the plan's session. `tell` gets what happens."""
 
     def __init__(self, client: Csa, read: ReadPlan, order: Order, *, directory: str, tell: Tell) -> None:
-        self._context, self._plan, self._stem, self._order = client.context, read.plan, read.stem, order
+        self._context, self._read, self._order = client.context, read, order
+        self._plan, self._stem = read.plan, read.stem
         self._directory, self._tell = directory, tell
         self._requests = TaskRequests(client.context, read, directory)
         self._wanted = self._plan.with_needs(order.tasks)
@@ -73,6 +74,7 @@ class Scheduler:
         self._calls: dict[str, int] = {}  # how often it was begun
         self._tried: set[str] = set()  # tasks
         self._busy: set[str] = set()  # tasks that something is done for
+        self._told: list[dict[str, str]] = []  # how far they are
         self._changed = anyio.Event()
         self._landing = anyio.Lock()
         self._room = anyio.CapacityLimiter(self._plan.max_running)
@@ -109,10 +111,10 @@ class Scheduler:
         for name in self._order.fresh:
             for unit in self._plan.tasks[name].units:
                 if known := self._known.pop(unit, None):
-                    self._put_aside(unit, known)
+                    self._put_aside(unit, known.session_id)
 
     def _look(self) -> None:
-        looked = look_at_plan(self._context, self._plan, self._stem)
+        looked = look_at_plan(self._context, self._read)
         self._known, self._records = dict(looked.known), dict(looked.records)
 
     def _states(self) -> dict[str, TaskState]:
@@ -159,18 +161,22 @@ class Scheduler:
         self._changed.set()
 
     def _tell_progress(self) -> None:
-        """Tell how far the tasks are, where they are not too many to be told again and again."""
+        """Tell how far the tasks are, if that has changed and they are not too many to be told again and again."""
         if len(self._wanted) <= _MOST_TOLD:
             states = self._states()
             entries = [{"content": name, "status": _progress_of(states[name])} for name in self._wanted]
-            self._tell({"type": "plan", "entries": entries})
+            if entries != self._told:
+                self._tell({"type": "plan", "entries": entries})
+            self._told = entries
 
     async def _run_unit(self, task: PlanTask, unit: str, before: Known | None) -> None:
         """Run a turn in the session of a unit, or in a new one."""
         try:
             if before and before.merged and before.digest != task.digest:
-                await self._in_thread(partial(self._put_aside, unit, before))
+                await self._in_thread(partial(self._put_aside, unit, before.session_id))
                 before = None
+            if before is None:
+                await self._in_thread(partial(self._free_name, unit))
             await self._turn(unit, await self._in_thread(lambda: self._request(task, unit, before)))
         except CsaError as error:
             self._fail(task, unit, error)
@@ -265,7 +271,13 @@ class Scheduler:
                 self._tell({"type": "warning", "text": f"{unit}: {error.message}"})
                 return False
             await self._look_again(unit)
-        self._tell_landed(task, unit, landed)
+        if self._known[unit].merged:
+            self._tell_landed(task, unit, landed)
+        else:
+            ways = (
+                f"csa land {plan_session_name(self._stem)} brings the plan onto it; --fresh {task.name} does it again"
+            )
+            self._tell({"type": "warning", "text": f"{unit} was landed elsewhere, not in the plan: {ways}"})
         return True
 
     def _tell_landed(self, task: PlanTask, unit: str, landed: Landed) -> None:
@@ -309,11 +321,21 @@ class Scheduler:
     def _keep(self, unit: str, session_id: str) -> None:
         self._records[unit] = self._context.store.record(session_id)
 
-    def _put_aside(self, unit: str, known: Known) -> None:
+    def _free_name(self, unit: str) -> None:
+        """Put aside what has the name of a unit: the session of a plan that is gone. UsageError for any other."""
+        name = session_name(self._stem, unit)
+        if session_id := self._context.store.find_name(name):
+            state = self._context.store.record(session_id).state
+            if state is None or state.task is None:
+                hint = f"csa rename {name} OTHER, or --name NAME for the plan"
+                raise UsageError(f"The session named '{name}' is not of this plan.", hint=hint)
+            self._put_aside(unit, session_id)
+
+    def _put_aside(self, unit: str, session_id: str) -> None:
         """Give the session of a unit another name, so that it begins again in a new one; the old one keeps its work."""
         store, name = self._context.store, session_name(self._stem, unit)
         aside = aside_name(name, store.names(newest=0))
-        rename_session(Session(self._context, known.session_id), aside)
+        rename_session(Session(self._context, session_id), aside)
         self._tell({"type": "say", "text": f"{unit} begins again; its earlier session is {aside} now"})
 
     def _fail(self, task: PlanTask, unit: str, error: CsaError) -> None:

@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from csa.errors import CsaError, NotFoundError, RefusedError, UsageError
+from csa.errors import CsaError, NotFoundError, UsageError
 from csa.ids import is_session_id
 from csa.model.events import Event
-from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState
 from csa.model.text import shortened, some_names
 from csa.model.worktree import BRANCHES, Refused, Worktree
 from csa.ownership import make_directory, owner_above
 from csa.paths import NEW_PREFIX, WORKTREES
+from csa.runner.caller import refuse_setup
 from csa.runner.context import Context
 from csa.runner.environment import outer_sandbox
 from csa.runner.request import RunRequest
@@ -115,11 +115,8 @@ def _refuse_setup(context: Context, request: RunRequest) -> None:
             "The setup command has a secret in it, which csa would have to store.",
             hint="name a variable there: the command has the agent's environment, and what --secret gives it",
         )
-    if request.setup and context.caller and context.caller.permission is not Permission.FULL:
-        raise RefusedError(
-            f"Session {context.caller.session_id} may not name a setup command: nothing would confine it.",
-            hint="leave --setup out; what is configured runs (worktree_setup)",
-        )
+    if request.setup:
+        refuse_setup(context.caller)
 
 
 def refuse_gone_repository(session_id: str, tree: Worktree) -> None:
@@ -324,7 +321,8 @@ def _left_out(plan: TurnPlan) -> list[str]:
     """Name what is not committed in the checkout, and so not in the worktree."""
     if not plan.dirty or plan.request.with_changes:
         return []
-    return [f"not in the worktree, as it is not committed: {some_names(plan.dirty)} (--with-changes takes it along)"]
+    how = "with_changes = true" if plan.request.plan else "--with-changes"
+    return [f"not in the worktree, as it is not committed: {some_names(plan.dirty)} ({how} takes it along)"]
 
 
 def _empty_submodules(tree: Worktree, environ: Mapping[str, str]) -> list[str]:
