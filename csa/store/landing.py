@@ -8,7 +8,6 @@ The checkout moves last, by a fast-forward, or stays as it is.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -244,18 +243,6 @@ def _scratch(git: Git, commit: str) -> Iterator[Git]:
             yield open_project(there, git.environ)
         finally:
             git.run("worktree", "remove", "--force", "--force", there)
-
-
-def with_markers(git: Git, *, tip: str, onto: str, files: Sequence[str]) -> list[str]:
-    """Return those of the files that have more conflict markers in the work than in the target."""
-    return [path for path in files if _count_markers(git, tip, path) > _count_markers(git, onto, path)]
-
-
-def _count_markers(git: Git, commit: str, path: str) -> int:
-    with suppress(GitError):  # it is not there
-        content = git.run("cat-file", "blob", f"{commit}:{path}")
-        return len(re.findall(rb"^(?:<{7}|>{7}) ", content, re.MULTILINE))
-    return 0
 
 
 def who_changed(git: Git, *, base: str, onto: str, files: Sequence[str]) -> list[Commit]:

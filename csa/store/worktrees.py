@@ -20,7 +20,7 @@ from csa.model.worktree import BRANCHES, REFS, SESSION_TRAILER, TURN_TRAILER, Wo
 from csa.ownership import give_to_owner, give_tree, make_directory
 from csa.paths import WORKTREES
 from csa.store.atomic import read_regular
-from csa.store.capture import add_all, add_what_can, index_aside, leave_out_repositories, submodules
+from csa.store.capture import add_all, add_what_can, changed_inside, index_aside, leave_out_repositories, submodules
 from csa.store.gitplumbing import ABSENT, Git, GitError, open_project, version_of
 from csa.store.gonetrees import move_aside, repository_beside
 from csa.store.sessions import Store, is_directory
@@ -413,6 +413,7 @@ def _content(aside: Git, head: str) -> tuple[str, tuple[str, ...]]:
     problems = add_what_can(aside)
     foreign = leave_out_repositories(aside, head)
     problems += [f"{path} is a repository of its own: it is not committed" for path in foreign]
+    problems += [f"{path} is a submodule with changes inside that are not committed" for path in changed_inside(aside)]
     return aside.line("write-tree"), tuple(problems)
 
 

@@ -28,6 +28,7 @@ from csa.runner.sessions.worktrees import let_go
 from csa.runner.turns.worktree import make_again
 from csa.store import landing as git_landing
 from csa.store.commits import find_work, read_commits
+from csa.store.conflicts import with_markers
 from csa.store.genealogy import ancestors
 from csa.store.gitplumbing import Git
 from csa.store.held import HeldSession
@@ -411,7 +412,7 @@ class _Work:
         if before is None or not before.files:
             return
         onto = before.onto or self.target.head
-        if files := git_landing.with_markers(self.git, tip=tip, onto=onto, files=before.files):
+        if files := with_markers(self.git, self.session_id, tip=tip, onto=onto, files=before.files):
             raise self._refused(Refused(kind="markers", files=tuple(files), onto=onto))
 
     def _bring(self, onto: str, base: str, tip: str) -> tuple[str, bool]:
@@ -521,8 +522,8 @@ class _Work:
         landed = self.tree.landed
         if landed is None or self._has_landed(landed):
             return ()
-        what = f"what was landed before, as {landed[:_SHORT]}, is not there: undone, or landed elsewhere"
-        return (f"{what}; git cherry-pick brings it",)
+        what = f"what was landed before, as {landed[:_SHORT]}, is not there"
+        return (f"{what}: rewritten, undone, or landed elsewhere; if it is missing, git cherry-pick brings it",)
 
     def _has_landed(self, commit: str) -> bool:
         """Say whether the checkout has what was landed before, as it was or rewritten."""
