@@ -356,3 +356,15 @@ def test_work_that_somebody_has_landed_elsewhere(repository: Place) -> None:
     assert "a was landed elsewhere, not in the plan: csa land plan-plan" in done.err
     assert place.run("land", "plan-plan").code == 0
     assert states(run_plan(place)) == {"z": "merged", "a": "merged", "b": "merged"}
+
+
+@pytest.mark.thorough
+def test_a_task_that_was_to_read_only(repository: Place) -> None:
+    """What it leaves in the plan's tree is told, and committed there as what it is."""
+    place = repository
+    write_plan(place, {"a": [], "r": ["a"]}, r="worktree = false")
+    agents_do(place, {"a": "echo > x-a", "r": "echo > x-stray"})
+    done = run_plan(place)
+    assert "warning: r was to read only, and has left" in done.err
+    assert files_on(place) == ["x-a", "x-stray"]
+    assert sh(place, f"git log -1 --format=%s {BRANCH}") == "plan plan.toml: 2 tasks"
