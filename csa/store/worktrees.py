@@ -214,6 +214,14 @@ def open_worktree(tree: Worktree, environ: Mapping[str, str], *, commits: bool =
     return replace(git, is_apart=True, place=(*git.place, "--git-dir", tree.git_dir, "--work-tree", tree.path))
 
 
+def link_of(top: str) -> str | None:
+    """Return git's directory of a worktree as the `.git` file in it has it."""
+    try:
+        return os.path.realpath(os.path.join(top, read_regular(f"{top}/.git").decode().removeprefix("gitdir:").strip()))
+    except (OSError, ValueError):
+        return None
+
+
 def add_worktree(tree: Worktree, environ: Mapping[str, str]) -> Worktree:
     """Make a worktree with a new branch at its base, and return its record; on failure nothing of it is left.
 
