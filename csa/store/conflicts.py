@@ -123,7 +123,7 @@ def _unstage(git: Git, conflicts: Sequence[Conflict]) -> None:
 
 
 def _merge(git: Git, onto: str, work: str) -> list[Conflict]:
-    git.run("checkout", "--quiet", "--detach", onto)
+    git.run("checkout", "--quiet", "--detach", "--no-overwrite-ignore", onto)
     try:
         plain_git(git, "merge.conflictStyle=diff3").run("cherry-pick", "--no-commit", work)
     except GitError:

@@ -353,6 +353,7 @@ class _Work:
             self._is_contained = kept.tip not in {self.tree.base, self.tree.landed}
             return None
         self._refuse_markers(kept.tip)
+        self._refuse_overwriting(kept.tip)
         borrow(self.tree)
         try:
             tip, is_squashed = self._bring(onto, base, kept.tip)
@@ -406,6 +407,16 @@ class _Work:
         if kept.is_unfinished:
             raise self._unfinished(kept.problems)
         return kept
+
+    def _refuse_overwriting(self, tip: str) -> None:
+        """Raise RefusedError for ignored files of the worktree in whose place the checkout has some: they would go."""
+        place = replace(self.target, top=self.tree.path, head=tip)
+        if files := git_landing.find_in_way(self.git, place, self.target.head):
+            raise RefusedError(
+                f"git ignores {some_names(files)} in {place.top}, and {self.target.top} has another there: "
+                "it would be overwritten.",
+                hint="move it, or delete it, and land again",
+            )
 
     def _refuse_markers(self, tip: str) -> None:
         before = self.tree.refused
