@@ -8,7 +8,6 @@ The checkout moves last, by a fast-forward, or stays as it is.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -246,18 +245,6 @@ def _scratch(git: Git, commit: str) -> Iterator[Git]:
             git.run("worktree", "remove", "--force", "--force", there)
 
 
-def with_markers(git: Git, *, tip: str, onto: str, files: Sequence[str]) -> list[str]:
-    """Return those of the files that have more conflict markers in the work than in the target."""
-    return [path for path in files if _count_markers(git, tip, path) > _count_markers(git, onto, path)]
-
-
-def _count_markers(git: Git, commit: str, path: str) -> int:
-    with suppress(GitError):  # it is not there
-        content = git.run("cat-file", "blob", f"{commit}:{path}")
-        return len(re.findall(rb"^(?:<{7}|>{7}) ", content, re.MULTILINE))
-    return 0
-
-
 def who_changed(git: Git, *, base: str, onto: str, files: Sequence[str]) -> list[Commit]:
     """Return the commits of the target that changed files since a commit, newest first."""
     trailer = f"%(trailers:key={SESSION_TRAILER},valueonly,separator=%x2C)"
@@ -372,7 +359,11 @@ def fast_forward(git: Git, target: Checkout, new: str, *, note: str) -> None:
     if blocked := _blocked(git, target, found):
         raise in_the_way(target, blocked)
     staged = {each.path for each in _staged(git)} if found else set()
-    _stage(git, [(each.mode, each.blob, each.path) for each in found])
+    try:
+        _lock_once(git, target, new)
+        _stage(git, [(each.mode, each.blob, each.path) for each in found])
+    except GitError as error:
+        _explain(git, target, new, error)
     try:
         _merging(git, target, note).run(
             "merge", "--quiet", "--ff-only", "--no-overwrite-ignore", "--no-autostash", "--no-stat",
@@ -382,6 +373,11 @@ def fast_forward(git: Git, target: Checkout, new: str, *, note: str) -> None:
         if read_head(git, target.top) == target:
             _stage(git, [(each.before, each.old, each.path) for each in found if each.path not in staged])
         _explain(git, target, new, error)
+
+
+def _lock_once(git: Git, target: Checkout, new: str) -> None:
+    """Take the lock of the branch, and give it back: git would find out only when it has changed the files."""
+    git.run("update-ref", "--stdin", stdin=f"start\nupdate HEAD {new} {target.head}\nprepare\nabort\n".encode())
 
 
 def _stage(git: Git, entries: Sequence[tuple[str, str, str]]) -> None:
@@ -407,9 +403,9 @@ def _explain(git: Git, target: Checkout, new: str, error: GitError) -> None:
         raise MovedError(f"{target.top} has moved.") from error
     if blocked := find_in_way(git, target, new):
         raise in_the_way(target, blocked) from error
-    if "index.lock" in error.said:
+    if ".lock'" in error.said:
         raise RefusedError(
-            f"The index of {target.top} is locked: {error.said}.",
+            f"{target.top} is locked: {error.said.rstrip('.')}.",
             hint="another git may be running there; if not, remove that file",
         ) from error
     raise RefusedError(

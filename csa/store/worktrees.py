@@ -80,7 +80,7 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
     except GitError as error:
         raise UsageError(
             f"{directory} is not in a git work tree, which a worktree needs: {error.said}.",
-            hint="git init makes one; without --worktree the agent works in the directory itself",
+            hint="git init makes one; without --worktree, in a plan with worktree = false, agents work right there",
         ) from error
     try:
         head = git.line("rev-parse", "--verify", "HEAD^{commit}")

@@ -222,7 +222,10 @@ def test_a_race_waits_for_a_choice(repository: Place) -> None:
     agents_do(place, {"a": "echo > x-$CSA_TOOL", "b": "test -e x-claude-code; echo > x-b"})
     assert states(run_plan(place, code=1)) == {"a": "finished, to be chosen", "b": "blocked by a"}
     assert files_on(place) == []
+    both = run_plan(place, "--take", "a.claude-code", "--take", "a.codex", code=2)
+    assert "a.codex is to be taken, too" in both.err
     assert states(run_plan(place, "--take", "a.claude-code")) == {"a": "merged", "b": "merged"}
+    assert "a.claude-code is merged" in run_plan(place, "--take", "a.codex", code=2).err
     assert files_on(place) == ["x-b", "x-claude-code"]
     assert "is no alternative of a race" in place.run("plan", "run", "plan.toml", "--take", "b").err
 
@@ -356,3 +359,15 @@ def test_work_that_somebody_has_landed_elsewhere(repository: Place) -> None:
     assert "a was landed elsewhere, not in the plan: csa land plan-plan" in done.err
     assert place.run("land", "plan-plan").code == 0
     assert states(run_plan(place)) == {"z": "merged", "a": "merged", "b": "merged"}
+
+
+@pytest.mark.thorough
+def test_a_task_that_was_to_read_only(repository: Place) -> None:
+    """What it leaves in the plan's tree is told, and committed there as what it is."""
+    place = repository
+    write_plan(place, {"a": [], "r": ["a"]}, r="worktree = false")
+    agents_do(place, {"a": "echo > x-a", "r": "echo > x-stray"})
+    done = run_plan(place)
+    assert "warning: r was to read only, and has left" in done.err
+    assert files_on(place) == ["x-a", "x-stray"]
+    assert sh(place, f"git log -1 --format=%s {BRANCH}") == "plan plan.toml: 2 tasks"

@@ -493,3 +493,35 @@ def test_a_tag_with_the_name_of_the_branch(scene: Scene) -> None:
     session = scene.session()
     scene.write(scene.at(session), c="c\n")
     assert (scene.land(session).branch, scene.tree(session).target) == ("main", "main")
+
+
+@pytest.mark.thorough
+def test_a_lock_that_is_left(scene: Scene) -> None:
+    """While git cannot move the branch no file changes either."""
+    session = scene.session()
+    scene.write(scene.at(session), **{"b.txt": "mine\n", "c.txt": "c\n"})
+    scene.write(scene.repo, **{"b.txt": "mine\n"})
+    before = scene.git("status", "--porcelain")
+    for name in ("index", "HEAD", "refs/heads/main"):
+        lock = scene.repo / f".git/{name}.lock"
+        lock.write_text("")
+        with pytest.raises(RefusedError, match="is locked"):
+            scene.land(session)
+        lock.unlink()
+        assert scene.git("status", "--porcelain") == before
+    assert scene.land(session).files == ("b.txt", "c.txt")
+
+
+@pytest.mark.thorough
+def test_ignored_files_of_the_worktree(scene: Scene) -> None:
+    """They are not overwritten by what the checkout has in their place meanwhile, whether or not the work fits."""
+    session = scene.session()
+    scene.write(scene.at(session), **{"a.txt": "mine\n", "x.log": "ignored\n"})
+    scene.write(scene.repo, **{"a.txt": "theirs\n", "x.log": "tracked\n"})
+    scene.git("add", "-f", "x.log")
+    scene.commit(scene.repo, "theirs")
+    with pytest.raises(RefusedError, match="git ignores x"):
+        scene.land(session)
+    assert (scene.at(session) / "x.log").read_text() == "ignored\n"
+    scene.write(scene.at(session), **{"x.log": None})
+    assert scene.refused(session).kind == "conflict"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,7 @@ from csa.runner.session import Session
 from csa.runner.sessions.editing import rename_session
 from csa.runner.sessions.landing import Landed, LandError, land_session
 from csa.store.results import read_final_text
+from csa.store.worktrees import list_dirty
 from csa.structs import Struct, replace
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class Scheduler:
         self._tried: set[str] = set()  # tasks
         self._busy: set[str] = set()  # tasks that something is done for
         self._told: list[dict[str, str]] = []  # how far they are
+        self._strays: set[str] = set()  # paths in the plan's tree that nobody has merged there
         self._changed = anyio.Event()
         self._landing = anyio.Lock()
         self._room = anyio.CapacityLimiter(self._plan.max_running)
@@ -150,10 +153,22 @@ class Scheduler:
             async with anyio.create_task_group() as tasks:
                 for unit, before in due.items():
                     tasks.start_soon(self._run_unit, task, unit, before)
-            if not task.tools and task.has_worktree and self._known[task.name].status == "succeeded":
+            if not task.has_worktree:
+                await self._in_thread(partial(self._tell_strays, task.name))
+            elif not task.tools and self._known[task.name].status == "succeeded":
                 await self._merge(task, task.name)
         finally:
             self._leave(task.name)
+
+    def _tell_strays(self, name: str) -> None:
+        """Warn of what a task has left in the plan's own tree, where it was only to read."""
+        strays: list[str] = []
+        with suppress(CsaError):  # what is wrong with the tree, the next merge says
+            strays = list_dirty(self._directory, self._context.environ) if self._plan.has_worktrees else []
+        if new := [path for path in strays if path not in self._strays]:
+            self._strays.update(new)
+            words = "was to read only, and has left in the plan's tree what is committed there when this run ends"
+            self._tell({"type": "warning", "text": f"{name} {words}: {_some(new)}"})
 
     def _leave(self, name: str) -> None:
         self._busy.discard(name)

@@ -28,6 +28,7 @@ from csa.runner.sessions.worktrees import let_go
 from csa.runner.turns.worktree import make_again
 from csa.store import landing as git_landing
 from csa.store.commits import find_work, read_commits
+from csa.store.conflicts import with_markers
 from csa.store.genealogy import ancestors
 from csa.store.gitplumbing import Git
 from csa.store.held import HeldSession
@@ -352,6 +353,7 @@ class _Work:
             self._is_contained = kept.tip not in {self.tree.base, self.tree.landed}
             return None
         self._refuse_markers(kept.tip)
+        self._refuse_overwriting(kept.tip)
         borrow(self.tree)
         try:
             tip, is_squashed = self._bring(onto, base, kept.tip)
@@ -406,12 +408,22 @@ class _Work:
             raise self._unfinished(kept.problems)
         return kept
 
+    def _refuse_overwriting(self, tip: str) -> None:
+        """Raise RefusedError for ignored files of the worktree in whose place the checkout has some: they would go."""
+        place = replace(self.target, top=self.tree.path, head=tip)
+        if files := git_landing.find_in_way(self.git, place, self.target.head):
+            raise RefusedError(
+                f"git ignores {some_names(files)} in {place.top}, and {self.target.top} has another there: "
+                "it would be overwritten.",
+                hint="move it, or delete it, and land again",
+            )
+
     def _refuse_markers(self, tip: str) -> None:
         before = self.tree.refused
         if before is None or not before.files:
             return
         onto = before.onto or self.target.head
-        if files := git_landing.with_markers(self.git, tip=tip, onto=onto, files=before.files):
+        if files := with_markers(self.git, self.session_id, tip=tip, onto=onto, files=before.files):
             raise self._refused(Refused(kind="markers", files=tuple(files), onto=onto))
 
     def _bring(self, onto: str, base: str, tip: str) -> tuple[str, bool]:
@@ -521,8 +533,8 @@ class _Work:
         landed = self.tree.landed
         if landed is None or self._has_landed(landed):
             return ()
-        what = f"what was landed before, as {landed[:_SHORT]}, is not there: undone, or landed elsewhere"
-        return (f"{what}; git cherry-pick brings it",)
+        what = f"what was landed before, as {landed[:_SHORT]}, is not there"
+        return (f"{what}: rewritten, undone, or landed elsewhere; if it is missing, git cherry-pick brings it",)
 
     def _has_landed(self, commit: str) -> bool:
         """Say whether the checkout has what was landed before, as it was or rewritten."""

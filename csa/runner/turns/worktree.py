@@ -297,7 +297,7 @@ def keep_turn(recorder: TurnRecorder) -> tuple[Kept | None, list[Event]]:
     plan, tree = recorder.plan, recorder.held.state.worktree
     if tree is None or not recorder.is_ours():
         return None, []
-    about = plan.state.description if plan.request.repair else plan.request.prompt
+    about = plan.state.description if plan.request.repair or plan.request.plan else plan.request.prompt
     subject = summarise(recorder.held.redactor.redact(about))
     return _keep(recorder, tree, turn=recorder.turn, subject=subject)
 
