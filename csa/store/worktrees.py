@@ -80,7 +80,7 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
     except GitError as error:
         raise UsageError(
             f"{directory} is not in a git work tree, which a worktree needs: {error.said}.",
-            hint="git init makes one; without --worktree the agent works in the directory itself",
+            hint="git init makes one; without --worktree, in a plan with worktree = false, agents work right there",
         ) from error
     try:
         head = git.line("rev-parse", "--verify", "HEAD^{commit}")
@@ -212,6 +212,14 @@ def open_worktree(tree: Worktree, environ: Mapping[str, str], *, commits: bool =
     """
     git = open_project(tree.path, environ, commits=commits)
     return replace(git, is_apart=True, place=(*git.place, "--git-dir", tree.git_dir, "--work-tree", tree.path))
+
+
+def link_of(top: str) -> str | None:
+    """Return git's directory of a worktree as the `.git` file in it has it."""
+    try:
+        return os.path.realpath(os.path.join(top, read_regular(f"{top}/.git").decode().removeprefix("gitdir:").strip()))
+    except (OSError, ValueError):
+        return None
 
 
 def add_worktree(tree: Worktree, environ: Mapping[str, str]) -> Worktree:

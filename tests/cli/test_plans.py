@@ -222,7 +222,10 @@ def test_a_race_waits_for_a_choice(repository: Place) -> None:
     agents_do(place, {"a": "echo > x-$CSA_TOOL", "b": "test -e x-claude-code; echo > x-b"})
     assert states(run_plan(place, code=1)) == {"a": "finished, to be chosen", "b": "blocked by a"}
     assert files_on(place) == []
+    both = run_plan(place, "--take", "a.claude-code", "--take", "a.codex", code=2)
+    assert "a.codex is to be taken, too" in both.err
     assert states(run_plan(place, "--take", "a.claude-code")) == {"a": "merged", "b": "merged"}
+    assert "a.claude-code is merged" in run_plan(place, "--take", "a.codex", code=2).err
     assert files_on(place) == ["x-b", "x-claude-code"]
     assert "is no alternative of a race" in place.run("plan", "run", "plan.toml", "--take", "b").err
 

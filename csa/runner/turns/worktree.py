@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from csa.errors import CsaError, NotFoundError, UsageError
+from csa.errors import CsaError, NotFoundError, RefusedError, UsageError
 from csa.ids import is_session_id
 from csa.model.events import Event
+from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState
 from csa.model.text import shortened, some_names
@@ -27,6 +28,7 @@ from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.turnrecorder import TurnRecorder, with_tool
 from csa.store.gonetrees import move_aside
 from csa.store.held import HeldSession, store_lock
+from csa.store.project import git_top
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
 from csa.store.worktreefiles import copy_included
@@ -39,6 +41,7 @@ from csa.store.worktrees import (
     forget_worktree,
     is_usable,
     keep_work,
+    link_of,
     list_dirty,
     list_submodules,
     open_repository,
@@ -62,7 +65,8 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
 
     Raises:
         UsageError: there is no checkout, or the name is none for a branch.
-        RefusedError: an agent that may not do everything names a setup command, which nothing would confine.
+        RefusedError: an agent that may not do everything names a setup command, which nothing would confine, or is in
+            a repository of its own.
         WorktreeError: there is such a branch already.
         ToolUnavailableError: git is not installed.
     """
@@ -70,6 +74,7 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
     _refuse_setup(context, request)
     environ = context.environ
     found = read_checkout(plan.cwd, environ)
+    _refuse_foreign(context, found.top)
     branch = BRANCHES + (request.worktree or state.name or state.session_id[-_SHORT_ID:].lower())
     check_branch(found.top, branch, environ)
     path = worktree_path(context.store, state.session_id)
@@ -117,6 +122,25 @@ def _refuse_setup(context: Context, request: RunRequest) -> None:
         )
     if request.setup:
         refuse_setup(context.caller)
+
+
+def _refuse_foreign(context: Context, top: str) -> None:
+    """Refuse an agent a repository that it may have made: its configuration can name programs for git to run.
+
+    Where the agent calls csa by MCP, those would run outside of its sandbox.
+    """
+    if context.caller is None or context.caller.permission is Permission.FULL:
+        return
+    owner = os.path.basename(top)
+    state = context.store.record(owner).state if is_session_id(owner) else None
+    tree = state.worktree if state else None
+    if tree is None and top == git_top(os.path.realpath(context.caller.state.project_path)):
+        return
+    if tree is None or tree.path != top or link_of(top) != os.path.realpath(tree.git_dir):
+        raise RefusedError(
+            f"Session {context.caller.session_id} may not have a worktree of {top}, which is not its project's.",
+            hint="run it from the project or the session's own worktree, as they were, or ask whoever started you",
+        )
 
 
 def refuse_gone_repository(session_id: str, tree: Worktree) -> None:
