@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from csa.cli.output import Style, can_redraw, print_json, terminal_width, warn
 from csa.cli.selecting import open_client
-from csa.errors import UsageError
+from csa.errors import CsaError, UsageError
+from csa.model.text import shortened
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -72,20 +73,28 @@ class _Watched:
 
     def __init__(self, client: Csa, which: str | None) -> None:
         self._client, self._which = client, which
-        self._status: PlanStatus
+        self._status: PlanStatus | None = None
+        self._problem = ""
 
     def look(self) -> None:
-        """Look again."""
-        self._status = _look(self._client, self._which)
+        """Look again; while somebody is just writing the file, what it was before stays."""
+        try:
+            self._status, self._problem = _look(self._client, self._which), ""
+        except CsaError as error:
+            if self._status is None:
+                raise
+            self._problem = error.message
 
     def lines(self, width: int, height: int) -> Sequence[Line | str]:
         """Return what fits: the sum stays at the bottom."""
         from csa.cli.views.plan_table import lines_of  # noqa: PLC0415  # imported by the caller
 
+        assert self._status is not None  # `look` comes first
         lines = lines_of(self._status, width)
         room = max(1, height - 2)
         shown = lines if len(lines) <= room else [*lines[: room - 2], [("...", "dim")], lines[-1]]
-        return [*shown, *([[]] * (room - len(shown))), [], [("q quit", "dim")]][:height]
+        last: Line = [(shortened(self._problem, width), "red")] if self._problem else [("q quit", "dim")]
+        return [*shown, *([[]] * (room - len(shown))), [], last][:height]
 
     def press(self, key: str, _text: str) -> Step | None:
         """Leave with q."""

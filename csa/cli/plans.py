@@ -84,7 +84,7 @@ def execute_run(arguments: argparse.Namespace) -> int:
     for name in fresh:
         read.plan.check_task(name)
     wanted = read.plan.with_needs([*names, *fresh] if names else ())
-    tasks = [read.plan.unit_task(unit).name for unit in takes]
+    tasks = _check_takes(client, read, takes)
     warn([*client.context.config.warnings, *read.plan.warnings])
     if arguments.dry_run:
         _print_dry_run(client, read, [*wanted, *(name for name in tasks if name not in wanted)], {*fresh}, arguments)
@@ -97,6 +97,21 @@ def execute_run(arguments: argparse.Namespace) -> int:
     if code == 0 and read.plan.has_worktrees and not (arguments.quiet or arguments.detach or client.caller):
         tell("hint", f"csa land plan-{read.stem}")
     return code
+
+
+def _check_takes(client: Csa, read: ReadPlan, takes: tuple[str, ...]) -> list[str]:
+    """Return the tasks of the alternatives that are to be merged; UsageError unless it is one of each race."""
+    from csa.runner.plans.looking import look_at_plan  # noqa: PLC0415  # as in execute_run
+
+    chosen = {unit: read.plan.unit_task(unit) for unit in takes}
+    known = look_at_plan(client.context, read).known if takes else {}
+    merged = {unit for unit, each in known.items() if each.merged}
+    for unit, task in chosen.items():
+        if other := next((each for each in task.units if each != unit and each in merged | chosen.keys()), None):
+            words = f"{other} is merged" if other in merged else f"{other} is to be taken, too"
+            hint = f"one of a race is merged; --fresh {task.name} begins it again"
+            raise UsageError(f"{unit} cannot be taken: {words}.", hint=hint)
+    return [task.name for task in chosen.values()]
 
 
 def _of_turn(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -171,7 +186,7 @@ def _print_dry_run(
     """Print the tasks in their order, and what would be done for each."""
     from csa.runner.plans.looking import look_at_plan  # noqa: PLC0415  # as in execute_run
 
-    looked = look_at_plan(client.context, read.plan, read.stem)
+    looked = look_at_plan(client.context, read)
     found = [_planned(read.plan.tasks[name], looked, fresh) for name in wanted]
     if arguments.json:
         print_json(found)

@@ -149,6 +149,22 @@ def refuse_own_lineage(caller: Caller | None, session_id: str, *, verb: str = "r
         )
 
 
+def refuse_setup(caller: Caller | None) -> None:
+    """Refuse a setup command of an agent that may not do everything: it would run outside of what confines that.
+
+    The commands of a plan were looked at when somebody started it.
+
+    Raises:
+        RefusedError: the caller is such an agent.
+    """
+    if caller is None or caller.permission is Permission.FULL or caller.state.last_tool == "plan":
+        return
+    raise RefusedError(
+        f"Session {caller.session_id} may not name a setup command: nothing would confine it.",
+        hint="leave it out; what is configured runs (worktree_setup)",
+    )
+
+
 def refuse_endless_wait(caller: Caller | None, session_id: str, *, verb: str = "wait for") -> None:
     """Raise RefusedError for a turn that cannot end before the calling agent's command has."""
     if caller is not None and session_id in caller.unfinished():

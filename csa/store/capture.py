@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from csa.store.atomic import read_regular
 from csa.store.gitplumbing import Git, GitError
 from csa.structs import replace
 
@@ -66,6 +67,37 @@ def _add_all(aside: Git, *words: str) -> None:
     _add(aside, [b":/", *(b":(exclude,top,literal)" + path for path in links)], *words)
     if links:
         aside.run("update-index", "-z", "--stdin", stdin=b"\0".join(links))
+
+
+def changed_inside(git: Git) -> list[str]:
+    """Return the submodules in a work tree in which something is not committed, or that cannot be read.
+
+    Each is read with its own index, but with the configuration of the work tree around it.
+    """
+    links = _links(git)
+    top = git.line("rev-parse", "--show-toplevel") if links else ""
+    return [name for path in links if _is_changed(git, f"{top}/{(name := os.fsdecode(path))}")]
+
+
+def _is_changed(git: Git, directory: str) -> bool:
+    inside = replace(git, place=(*git.place, "-C", directory, "--work-tree", directory))
+    with tempfile.TemporaryDirectory(prefix="csa-index-") as scratch:
+        index = os.path.join(scratch, "index")
+        try:
+            shutil.copy2(f"{_own_directory(directory)}/index", index)
+            for place in (scratch, index) if git.user else ():
+                os.chown(place, *git.user)  # type: ignore[misc]  # there is one
+            return bool(_missing(replace(inside, environ={**inside.environ, "GIT_INDEX_FILE": index})))
+        except (OSError, ValueError, GitError):
+            return True
+
+
+def _own_directory(directory: str) -> str:
+    """Return git's directory of a repository; OSError, ValueError."""
+    place = f"{directory}/.git"
+    if os.path.isdir(place):
+        return place
+    return os.path.join(directory, read_regular(place).decode().removeprefix("gitdir:").strip())
 
 
 def _links(aside: Git) -> list[bytes]:

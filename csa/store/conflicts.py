@@ -7,14 +7,15 @@ a ref, from which this can be done again: a commit with the work's base and its 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from csa.model.worktree import REFS, Worktree
 from csa.store.gitplumbing import ABSENT, Git, GitError
 from csa.store.landing import plain_git
-from csa.store.worktrees import borrow, give_back, go_forward, keep_as_it_is
-from csa.structs import Struct
+from csa.store.worktrees import borrow, give_back, go_forward, keep_as_it_is, refs_of
+from csa.structs import Struct, replace
 
 _HOW = {
     "123": "both have changed it",
@@ -56,6 +57,33 @@ def _ref(session_id: str, turn: int) -> str:
     return f"{REFS}{session_id}/before-repair-{turn}"
 
 
+def with_markers(git: Git, session_id: str, *, tip: str, onto: str, files: Sequence[str]) -> list[str]:
+    """Return those of the files that have conflict markers which neither the target nor the work had before a repair.
+
+    Where none was laid out, there are none.
+    """
+    before = _last_before(git, session_id)
+    return [path for path in files if before and _count_markers(git, tip, path) > _known(git, before, onto, path)]
+
+
+def _known(git: Git, before: Before, onto: str, path: str) -> int:
+    """Return how many markers belong to a file: as many as one side has, or what both have added."""
+    theirs, ours, common = (_count_markers(git, commit, path) for commit in (onto, before.tip, before.base))
+    return max(theirs, ours, theirs + ours - common)
+
+
+def _count_markers(git: Git, commit: str, path: str) -> int:
+    with suppress(GitError):  # it is not there
+        content = git.run("cat-file", "blob", f"{commit}:{path}")
+        return len(re.findall(rb"^(?:<{7,}|>{7,}) ", content, re.MULTILINE))  # the attribute conflict-marker-size
+    return 0
+
+
+def _last_before(git: Git, session_id: str) -> Before | None:
+    turns = [int(found[1]) for name in refs_of(git, session_id) if (found := re.search(r"/before-repair-(\d+)$", name))]
+    return read_before(git, session_id, max(turns)) if turns else None
+
+
 def go_back(git: Git, tree: Worktree, before: Before, session_id: str) -> None:
     """Have the branch and the worktree as they were before a repair; what is there now is kept by a ref."""
     keep_as_it_is(git, session_id)
@@ -76,7 +104,7 @@ def lay_beside(git: Git, tree: Worktree, before: Before, *, onto: str) -> list[C
         if not conflicts:
             give_back(git, tree)
             return []
-        git.run("reset", "--quiet")  # what is resolved need not be added
+        _unstage(git, conflicts)
     except BaseException:
         give_back(git, tree)
         raise
@@ -84,8 +112,18 @@ def lay_beside(git: Git, tree: Worktree, before: Before, *, onto: str) -> list[C
     return conflicts
 
 
+def _unstage(git: Git, conflicts: Sequence[Conflict]) -> None:
+    """Have the files in conflict as they are in the target, in the index: what is resolved need not be added.
+
+    The rest stays staged, as `git add --all` would not find what is ignored, or the commit of a submodule.
+    """
+    plain = replace(git, place=(*git.place, "--literal-pathspecs"))
+    paths = b"\0".join(os.fsencode(each.path) for each in conflicts)
+    plain.run("reset", "--quiet", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=paths)
+
+
 def _merge(git: Git, onto: str, work: str) -> list[Conflict]:
-    git.run("checkout", "--quiet", "--detach", onto)
+    git.run("checkout", "--quiet", "--detach", "--no-overwrite-ignore", onto)
     try:
         plain_git(git, "merge.conflictStyle=diff3").run("cherry-pick", "--no-commit", work)
     except GitError:

@@ -7,17 +7,18 @@ The checkout moves last, by a fast-forward, or stays as it is.
 
 from __future__ import annotations
 
+import fcntl
 import os
-import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from csa.errors import CsaError, RefusedError
+from csa.errors import BusyError, CsaError, RefusedError
 from csa.model.text import some_names
 from csa.model.worktree import SESSION_TRAILER, Worktree
 from csa.store.gitplumbing import Git, GitError, open_project, version_of
-from csa.store.worktrees import Checkout, is_ancestor
+from csa.store.worktrees import Checkout, branch_of, is_ancestor
 from csa.structs import Struct, replace
 
 # What the user may have configured for rebases of their own.
@@ -32,6 +33,7 @@ _PLAIN = (
     "rebase.updateRefs=false",
     "rerere.enabled=false",
 )
+_PATIENCE_S, _LOOK_S = 30.0, 0.02
 _MERGE_TREE = (2, 38)  # the first git that merges without a work tree
 _MISSING = "000000"  # the mode of a path that is not there
 _GONE = " D"  # the state of a path that is missing in the work tree alone; it is written again
@@ -71,10 +73,11 @@ class Commit(Struct):
 
 
 class _Change(Struct):
-    """A path that differs between two commits: its mode in both, and its new content."""
+    """A path that differs between two commits, or in the index: its mode and its content in both."""
 
     path: str
     before: str
+    old: str
     mode: str
     blob: str
 
@@ -103,6 +106,8 @@ def read_target(
         if os.path.exists(f"{own}/{name}"):
             raise RefusedError(f"{top} is in the middle of a {what}.", hint="finish it first: git status")
     git = replace(open_project(top, environ), held=tuple(held))
+    if files := _unmerged(git):
+        raise RefusedError(f"{top} has conflicts in {some_names(files)}.", hint="resolve them, and git add: git status")
     return git, read_head(git, top)
 
 
@@ -112,9 +117,7 @@ def read_head(git: Git, top: str) -> Checkout:
         head = git.line("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     except GitError as error:
         raise RefusedError(f"The branch of {top} has no commit yet.", hint="git commit makes one") from error
-    with suppress(GitError):
-        return Checkout(top, head, git.line("symbolic-ref", "--quiet", "--short", "HEAD"))
-    return Checkout(top, head, None)
+    return Checkout(top, head, branch_of(git))
 
 
 def find_base(git: Git, tree: Worktree, *, tip: str, onto: str) -> str | None:
@@ -245,18 +248,6 @@ def _scratch(git: Git, commit: str) -> Iterator[Git]:
             git.run("worktree", "remove", "--force", "--force", there)
 
 
-def with_markers(git: Git, *, tip: str, onto: str, files: Sequence[str]) -> list[str]:
-    """Return those of the files that have more conflict markers in the work than in the target."""
-    return [path for path in files if _count_markers(git, tip, path) > _count_markers(git, onto, path)]
-
-
-def _count_markers(git: Git, commit: str, path: str) -> int:
-    with suppress(GitError):  # it is not there
-        content = git.run("cat-file", "blob", f"{commit}:{path}")
-        return len(re.findall(rb"^(?:<{7}|>{7}) ", content, re.MULTILINE))
-    return 0
-
-
 def who_changed(git: Git, *, base: str, onto: str, files: Sequence[str]) -> list[Commit]:
     """Return the commits of the target that changed files since a commit, newest first."""
     trailer = f"%(trailers:key={SESSION_TRAILER},valueonly,separator=%x2C)"
@@ -274,7 +265,18 @@ def find_in_way(git: Git, target: Checkout, new: str) -> list[str]:
 
     A path that has its new content already is not in the way: it was copied, or a fast-forward was interrupted.
     """
-    return [each.path for each in _in_way(git, target, new) if not _is_there(git, target.top, each)]
+    return _blocked(git, target, _in_way(git, target, new))
+
+
+def _blocked(git: Git, target: Checkout, found: Sequence[_Change]) -> list[str]:
+    """Return the paths that have not the content they are to have, or of which another one is staged."""
+    staged = {each.path: (each.mode, each.blob) for each in _staged(git)} if found else {}
+    return [
+        each.path
+        for each in found
+        if not _is_there(git, target.top, each)
+        or staged.get(each.path, (each.mode, each.blob)) != (each.mode, each.blob)
+    ]
 
 
 def _in_way(git: Git, target: Checkout, new: str) -> list[_Change]:
@@ -282,8 +284,19 @@ def _in_way(git: Git, target: Checkout, new: str) -> list[_Change]:
     said = git.run("status", "--porcelain", "-z", "--no-renames", "--untracked-files=no", "--ignore-submodules=all")
     dirty = {os.fsdecode(entry[3:]): entry[:2].decode() for entry in said.split(b"\0") if entry}
     tracked = {each.path for each in changes if each.before != _MISSING} | set(dirty)
-    found = [each for each in changes if dirty.get(each.path, "") not in {"", _GONE}]
-    return found + [each for each in changes if each.path not in tracked and _is_taken(git, target.top, each, tracked)]
+    changed = {path for path, state in dirty.items() if state != _GONE} | {each.path for each in _staged(git)}
+    free = {each.path for each in changes if each.path not in tracked or dirty.get(each.path) == _GONE} - changed
+    return [
+        each
+        for each in changes
+        if each.path in changed or (each.path in free and _is_taken(git, target.top, each, tracked))
+    ]
+
+
+def _staged(git: Git) -> list[_Change]:
+    """Return what is staged; a path that is only to be added has nothing there."""
+    words = ("--cached", "-z", "--no-renames", "--ignore-submodules=none", "--ita-invisible-in-index", "HEAD")
+    return _parse_changes(git.run("diff-index", *words))
 
 
 def _is_taken(git: Git, top: str, change: _Change, tracked: set[str]) -> bool:
@@ -305,13 +318,17 @@ def _is_file(place: str) -> bool:
 
 
 def _changes(git: Git, old: str, new: str) -> list[_Change]:
-    said = git.run("diff-tree", "-r", "-z", "--no-renames", "--no-relative", old, new).split(b"\0")
-    return [_change_of(facts, path) for facts, path in zip(said[::2], said[1::2], strict=False)]
+    return _parse_changes(git.run("diff-tree", "-r", "-z", "--no-renames", "--no-relative", old, new))
+
+
+def _parse_changes(said: bytes) -> list[_Change]:
+    parts = said.split(b"\0")
+    return [_change_of(facts, path) for facts, path in zip(parts[::2], parts[1::2], strict=False)]
 
 
 def _change_of(facts: bytes, path: bytes) -> _Change:
-    before, mode, _, blob, _ = facts.decode().removeprefix(":").split(" ")
-    return _Change(os.fsdecode(path), before, mode, blob)
+    before, mode, old, blob, _ = facts.decode().removeprefix(":").split(" ")
+    return _Change(os.fsdecode(path), before, old, mode, blob)
 
 
 def _is_there(git: Git, top: str, change: _Change) -> bool:
@@ -336,23 +353,80 @@ def fast_forward(git: Git, target: Checkout, new: str, *, note: str) -> None:
 
     Raises:
         RefusedError: files that would change were changed; they are named.
+        BusyError: another csa has been landing there for long.
         MovedError: it is not where it was.
-        GitError: git refuses for another reason.
+        GitError: git fails.
     """
+    with _alone(git, target) as held:
+        _fast_forward(held, target, new, note)
+
+
+@contextmanager
+def _alone(git: Git, target: Checkout) -> Iterator[Git]:
+    """Yield git while no other csa moves the checkout: git reads the index before it locks it, so two mix it up."""
+    fd = os.open(os.fsdecode(git.run("rev-parse", "--absolute-git-dir").removesuffix(b"\n")), os.O_RDONLY)
+    try:
+        _wait_for(fd, target)
+        yield replace(git, held=(*git.held, fd))
+    finally:
+        os.close(fd)
+
+
+def _wait_for(fd: int, target: Checkout) -> None:
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise BusyError(
+                    f"Another csa is landing in {target.top}.", hint="land again when it has ended"
+                ) from None
+        except OSError:  # a file system without such locks
+            return None
+        time.sleep(_LOOK_S)
+
+
+def _fast_forward(git: Git, target: Checkout, new: str, note: str) -> None:
     if read_head(git, target.top) != target:
         raise MovedError(f"{target.top} has moved.")
     found = _in_way(git, target, new)
-    if blocked := [each.path for each in found if not _is_there(git, target.top, each)]:
+    if blocked := _blocked(git, target, found):
         raise in_the_way(target, blocked)
-    if found:
-        lines = "".join(f"{each.mode} {each.blob}\t{each.path}\0" for each in found)
-        git.run("update-index", "-z", "--index-info", stdin=os.fsencode(lines))
-    noting = replace(git, environ={**git.environ, "GIT_REFLOG_ACTION": note})
+    staged = {each.path for each in _staged(git)} if found else set()
     try:
-        noting.run("merge", "--quiet", "--ff-only", "--no-overwrite-ignore", "--no-autostash", "--no-stat",
-                   "--no-verify-signatures", new)  # fmt: skip
+        _lock_once(git, target, new)
+        _stage(git, [(each.mode, each.blob, each.path) for each in found])
     except GitError as error:
         _explain(git, target, new, error)
+    try:
+        _merging(git, target, note).run(
+            "merge", "--quiet", "--ff-only", "--no-overwrite-ignore", "--no-autostash", "--no-stat",
+            "--no-verify-signatures", new,
+        )  # fmt: skip
+    except GitError as error:
+        if read_head(git, target.top) == target:
+            _stage(git, [(each.before, each.old, each.path) for each in found if each.path not in staged])
+        _explain(git, target, new, error)
+
+
+def _lock_once(git: Git, target: Checkout, new: str) -> None:
+    """Take the lock of the branch, and give it back: git would find out only when it has changed the files."""
+    git.run("update-ref", "--stdin", stdin=f"start\nupdate HEAD {new} {target.head}\nprepare\nabort\n".encode())
+
+
+def _stage(git: Git, entries: Sequence[tuple[str, str, str]]) -> None:
+    """Have entries of the index, each a mode, a blob and a path."""
+    if entries:
+        lines = "".join(f"{mode} {blob}\t{path}\0" for mode, blob, path in entries)
+        git.run("update-index", "-z", "--index-info", stdin=os.fsencode(lines))
+
+
+def _merging(git: Git, target: Checkout, note: str) -> Git:
+    """Return git for a fast-forward, without what `branch.<name>.mergeOptions` adds, as `--squash`."""
+    plain = (f"--config-env=branch.{target.branch}.mergeOptions=CSA_NO_OPTIONS",) if target.branch else ()
+    environ = {**git.environ, "GIT_REFLOG_ACTION": note, "CSA_NO_OPTIONS": ""}
+    return replace(git, environ=environ, place=(*git.place, *plain))
 
 
 def _explain(git: Git, target: Checkout, new: str, error: GitError) -> None:
@@ -364,12 +438,14 @@ def _explain(git: Git, target: Checkout, new: str, error: GitError) -> None:
         raise MovedError(f"{target.top} has moved.") from error
     if blocked := find_in_way(git, target, new):
         raise in_the_way(target, blocked) from error
-    if "index.lock" in error.said:
+    if ".lock'" in error.said:
         raise RefusedError(
-            f"The index of {target.top} is locked: {error.said}.",
+            f"{target.top} is locked: {error.said.rstrip('.')}.",
             hint="another git may be running there; if not, remove that file",
         ) from error
-    raise error
+    raise RefusedError(
+        f"git does not move {target.top}: {error.said.rstrip('.')}.", hint="see git status; nothing was changed there"
+    ) from error
 
 
 def in_the_way(target: Checkout, files: Sequence[str]) -> RefusedError:

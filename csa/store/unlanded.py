@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 
 from csa.model.worktree import Worktree
+from csa.store.capture import changed_inside
 from csa.store.gitplumbing import Git, GitError
 from csa.store.sessions import is_directory
 from csa.store.worktrees import (
@@ -82,6 +83,7 @@ def _not_committed(tree: Worktree, environ: Mapping[str, str]) -> Iterator[str]:
     git = open_worktree(tree, environ, commits=False)
     if obstacle := find_obstacle(git, tree):
         yield obstacle
+    yield from (f"changes inside the submodule {path} not committed" for path in changed_inside(git))
     said = git.run(*words, "--ignore-submodules=dirty", "--untracked-files=normal")
     if paths := [os.fsdecode(entry[3:]) for entry in said.split(b"\0") if entry]:
         more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""

@@ -20,7 +20,7 @@ from csa.model.worktree import BRANCHES, REFS, SESSION_TRAILER, TURN_TRAILER, Wo
 from csa.ownership import give_to_owner, give_tree, make_directory
 from csa.paths import WORKTREES
 from csa.store.atomic import read_regular
-from csa.store.capture import add_all, add_what_can, index_aside, leave_out_repositories, submodules
+from csa.store.capture import add_all, add_what_can, changed_inside, index_aside, leave_out_repositories, submodules
 from csa.store.gitplumbing import ABSENT, Git, GitError, open_project, version_of
 from csa.store.gonetrees import move_aside, repository_beside
 from csa.store.sessions import Store, is_directory
@@ -80,15 +80,13 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
     except GitError as error:
         raise UsageError(
             f"{directory} is not in a git work tree, which a worktree needs: {error.said}.",
-            hint="git init makes one; without --worktree the agent works in the directory itself",
+            hint="git init makes one; without --worktree, in a plan with worktree = false, agents work right there",
         ) from error
     try:
         head = git.line("rev-parse", "--verify", "HEAD^{commit}")
     except GitError as error:
         raise UsageError(f"The repository in {top} has no commit yet.", hint="git commit makes one") from error
-    with suppress(GitError):
-        return Checkout(top, head, git.line("symbolic-ref", "--short", "HEAD"))
-    return Checkout(top, head, None)
+    return Checkout(top, head, branch_of(git))
 
 
 def list_dirty(top: str, environ: Mapping[str, str]) -> list[str]:
@@ -192,7 +190,9 @@ def check_branch(top: str, branch: str, environ: Mapping[str, str]) -> None:
 
 
 def _taken(branch: str) -> WorktreeError:
-    return WorktreeError(f"There is a branch {branch} already.", hint="choose another name: --worktree=NAME")
+    return WorktreeError(
+        f"There is a branch {branch} already.", hint="choose another: --worktree=NAME, of a plan --name NAME"
+    )
 
 
 def is_usable(tree: Worktree) -> bool:
@@ -212,6 +212,14 @@ def open_worktree(tree: Worktree, environ: Mapping[str, str], *, commits: bool =
     """
     git = open_project(tree.path, environ, commits=commits)
     return replace(git, is_apart=True, place=(*git.place, "--git-dir", tree.git_dir, "--work-tree", tree.path))
+
+
+def link_of(top: str) -> str | None:
+    """Return git's directory of a worktree as the `.git` file in it has it."""
+    try:
+        return os.path.realpath(os.path.join(top, read_regular(f"{top}/.git").decode().removeprefix("gitdir:").strip()))
+    except (OSError, ValueError):
+        return None
 
 
 def add_worktree(tree: Worktree, environ: Mapping[str, str]) -> Worktree:
@@ -355,24 +363,57 @@ def keep_work(
     give_tree(tree.path)  # what an agent that root ran has left
     git = open_worktree(tree, environ)
     head = find_commit(git, "HEAD") or find_tip(git, tree, session_id=session_id) or tree.base
-    with index_aside(git) as aside:
-        content, problems = _content(aside, head)
-    if obstacle := find_obstacle(git, tree):
+    content, problems = _read(git, tree, head)
+    obstacle = find_obstacle(git, tree)
+    try:
+        commit = None if obstacle else _commit(git, tree, head, content, message, hook_ref=ref if run_hooks else None)
+    except GitError as error:  # its name is a directory of other branches now, say, or somebody moves it
+        obstacle = f"the branch {tree.branch} cannot be moved ({error.said})"
+    if obstacle:
         kept = _keep_apart(git, f"{ref}-unfinished", content, head, message)
         problems = (*problems, f"{obstacle}: what is left is kept as {kept}")
         return Kept(head, None, problems, is_whole=False, is_unfinished=True)
-    _back_to_branch(git, tree, head)
-    commit = None
-    if content != git.line("rev-parse", "HEAD^{tree}") or _merging(git):
-        if run_hooks:
-            _run_hook(git, ref, content, head, message)
-        parents = [word for parent in (head, *_merging(git)) for word in ("-p", parent)]
-        commit = git.line("commit-tree", content, *parents, stdin=message)
-        _move(git, tree, "-m", "csa: what a turn has left", f"refs/heads/{tree.branch}", commit, head)
     if commit or not _is_index_at(git, "HEAD"):  # after a commit that was not the agent's, or a crash behind it
         _reset_index(git, tree)
     _point(git, session_id, ref, commit or head)
     return Kept(commit or head, commit, problems, is_whole=not problems)
+
+
+def _commit(git: Git, tree: Worktree, head: str, content: str, message: bytes, *, hook_ref: str | None) -> str | None:
+    """Have the branch of a worktree at the head, and with a commit of what is not in that, if anything is."""
+    _back_to_branch(git, tree, head)
+    if content == git.line("rev-parse", "HEAD^{tree}") and not _merging(git):
+        return None
+    if hook_ref:
+        _run_hook(git, hook_ref, content, head, message)
+    parents = [word for parent in (head, *_merging(git)) for word in ("-p", parent)]
+    commit = git.line("commit-tree", content, *parents, stdin=message)
+    _move(git, tree, "-m", "csa: what a turn has left", f"refs/heads/{tree.branch}", commit, head)
+    return commit
+
+
+def _read(git: Git, tree: Worktree, head: str) -> tuple[str, tuple[str, ...]]:
+    """Return what `_content` does; an index that git cannot read is made anew."""
+    try:
+        with index_aside(git) as aside:
+            return _content(aside, head)
+    except GitError:
+        if _has_index(git):
+            raise
+    _unlock(tree)
+    os.unlink(f"{tree.git_dir}/index")
+    git.run("read-tree", head)
+    with index_aside(git) as aside:
+        return _content(aside, head)
+
+
+def _has_index(git: Git) -> bool:
+    """Say whether git can read the index of a worktree."""
+    try:
+        git.run("ls-files", "--unmerged")
+    except GitError:
+        return False
+    return True
 
 
 def _content(aside: Git, head: str) -> tuple[str, tuple[str, ...]]:
@@ -380,6 +421,7 @@ def _content(aside: Git, head: str) -> tuple[str, tuple[str, ...]]:
     problems = add_what_can(aside)
     foreign = leave_out_repositories(aside, head)
     problems += [f"{path} is a repository of its own: it is not committed" for path in foreign]
+    problems += [f"{path} is a submodule with changes inside that are not committed" for path in changed_inside(aside)]
     return aside.line("write-tree"), tuple(problems)
 
 
@@ -656,7 +698,7 @@ def _hooks(git: Git) -> str:
 def _unlock(tree: Worktree) -> None:
     """Remove the locks of a git that was killed in a worktree: nothing runs there any more."""
     for name in ("index.lock", "HEAD.lock"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.unlink(f"{tree.git_dir}/{name}")
 
 
@@ -707,6 +749,13 @@ def find_commit(git: Git, name: str) -> str | None:
     """Return the commit that a ref points to; None if there is no such ref."""
     with suppress(GitError):
         return git.line("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    return None
+
+
+def branch_of(git: Git) -> str | None:
+    """Return the branch that is checked out, also where a tag has its name; None if the head is detached."""
+    with suppress(GitError):
+        return git.line("symbolic-ref", "--quiet", "HEAD").removeprefix("refs/heads/")
     return None
 
 

@@ -126,6 +126,7 @@ def test_who_acts_is_told_where(place: Place, remote: Place) -> None:
     assert before == {path: path.read_bytes() for path in place.state_root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 def test_a_turn_is_followed_and_away_without_news(place: Place, remote: Place, mirror: Mirror) -> None:
     """While it is heard of it runs; then it is away, up to an event; its host says at last that it was lost."""
     remote.play(*remote.hold())
@@ -153,6 +154,7 @@ def seq_of(place: Place) -> int:
     return int(json.loads(place.run("logs", "--json", "--tail", "1", "n1:slow").out)["seq"])
 
 
+@pytest.mark.thorough
 def test_why_a_host_cannot_be_reached(place: Place, remote: Place) -> None:
     """One that fails does not keep the others; each failure has its next step; csa hosts --check finds the same."""
     turn(remote)

@@ -118,3 +118,27 @@ def test_a_failed_check_is_repaired_by_its_agent(repository: Place) -> None:
     assert (done.code, "nothing left to repair" in done.err) == (2, True)
     assert place.state(other)["turns"] == 1
     assert place.run("land", other).code == 0
+
+
+@pytest.mark.thorough
+def test_what_a_repair_keeps(repository: Place) -> None:
+    """Ignored files that the work has, and markers of its own; longer markers that are left do not land."""
+    place = repository
+    fixture = "printf '<<<<<<< x\\n=======\\n>>>>>>> y\\n' > a"
+    session = work(place, f"{fixture}; echo two >> a; echo kept > kept.log; git add -f kept.log; printf '\\0one' > bin")
+    tip = sh(place, f"git rev-parse refs/csa/{session}/1")
+    sh(place, "echo '* conflict-marker-size=9' > .gitattributes; echo theirs > a; printf '\\0two' > bin; git add .")
+    sh(place, "git commit -qm theirs")
+    assert place.run("land", session).code == 1
+    agent_does(place, "true")
+    assert place.run("run", "-s", session, "--repair").code == 0
+    assert f"git show {tip[:12]}:FILE" in (place.session(session) / "output/turn-0002/prompt.md").read_text()
+    done = place.run("land", session, "--json")
+    assert (done.json[0]["error"]["kind"], done.json[0]["conflicts"]) == ("markers", ["a"])
+    agent_does(place, f"{fixture}; git show {tip}:bin > bin")
+    assert place.run("run", "-s", session, "--repair").code == 0
+    assert place.run("land", session).code == 0
+    assert sh(place, "git ls-files; cat kept.log; git status --porcelain").split() == [
+        ".gitattributes", ".gitignore", "a", "bin", "kept.log", "sub/b", "kept"
+    ]  # fmt: skip
+    assert (place.project / "bin").read_bytes() == b"\0one"

@@ -162,3 +162,25 @@ def test_which_plan(place: Place) -> None:
     Path(place.project / "plan.toml").unlink()
     assert "merged" in place.run("plan", "status").out
     assert "merged" in place.run("plan", "status", "plan-plan").out
+
+
+@pytest.mark.thorough
+def test_a_file_stands_for_the_plan_that_was_run_from_it(place: Place) -> None:
+    """Two files of one name are two plans, whatever they are called; what another one has done is not told or taken."""
+    run_plan(place, '[task.first]\ntool = "codex"\nprompt = "Write a"\n', code=0)
+    other = place.project / "sub" / "plan.toml"
+    other.write_text('tool = "codex"\n[task.first]\nprompt = "Describe"\n')
+    for words in (("status",), ("drop",), ("run", "--dry-run")):
+        refused = place.run("plan", words[0], "sub/plan.toml", *words[1:])
+        assert (refused.code, "that of another plan" in refused.err, "--name" in refused.err) == (2, True, True)
+    assert place.run("plan", "run", "sub/plan.toml", "--name", "other").code == 0
+    found = place.run("plan", "status", "sub/plan.toml", "--json").json
+    assert (found["plan"], [task["state"] for task in found["tasks"]]) == ("other", ["merged"])
+    assert place.run("plan", "status", "plan.toml", "--json").json["plan"] == "plan"
+    assert place.run("run", "--tool", "codex", "--name", "plan-mine", "Describe").code == 0
+    other.rename(place.project / "mine.toml")
+    stranger = place.run("plan", "status", "mine.toml")
+    assert (stranger.code, "is not a plan's" in stranger.err) == (2, True)
+    other.write_text('[task.first]\nprompt_file = "gone"\n')
+    assert place.run("plan", "drop", "sub/plan.toml").code == 6
+    assert "dropped plan-other" in place.run("plan", "drop", "other").out

@@ -189,7 +189,10 @@ def test_a_race_waits_for_a_choice(repository: Place) -> None:
     agents_do(place, {"a": "echo > x-$CSA_TOOL", "b": "test -e x-claude-code; echo > x-b"})
     assert states(run_plan(place, code=1)) == {"a": "finished, to be chosen", "b": "blocked by a"}
     assert files_on(place) == []
+    both = run_plan(place, "--take", "a.claude-code", "--take", "a.codex", code=2)
+    assert "a.codex is to be taken, too" in both.err
     assert states(run_plan(place, "--take", "a.claude-code")) == {"a": "merged", "b": "merged"}
+    assert "a.claude-code is merged" in run_plan(place, "--take", "a.codex", code=2).err
     assert files_on(place) == ["x-b", "x-claude-code"]
     assert "is no alternative of a race" in place.run("plan", "run", "plan.toml", "--take", "b").err
 
@@ -263,3 +266,61 @@ def test_kills_at_random_instants() -> None:
     torture = [sys.executable, str(REPOSITORY / "bench" / "torture.py"), "plans", "--instants", "6"]
     done = subprocess.run(torture, capture_output=True, check=False, timeout=880)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+
+
+@pytest.mark.thorough
+def test_names_that_are_taken(repository: Place) -> None:
+    """What an earlier plan of the name has left makes room; a session that is of no plan stays, and is named."""
+    place = repository
+    write_plan(place, {"a": []})
+    agents_do(place, {"a": "echo > x-a"})
+    run_plan(place)
+    assert place.run("rm", "--force", "plan-plan").code == 0
+    done = run_plan(place)
+    assert (states(done), "its earlier session is plan.a-1 now" in done.err) == ({"a": "merged"}, True)
+    write_plan(place, {"a": [], "b": []})
+    assert place.run("run", "--tool", "codex", "--name", "plan.b", "do a!").code == 0
+    done = run_plan(place, code=1)
+    assert states(done) == {"a": "merged", "b": "failed: The session named 'plan.b' is not of this plan."}
+    assert "csa rename plan.b OTHER" in done.err
+
+
+@pytest.mark.thorough
+def test_the_setup_of_a_plan(repository: Place) -> None:
+    """It prepares the worktrees, as the file says now; an agent that may not do everything cannot name one."""
+    place = repository
+    write_plan(place, {"a": []}, 'setup = "exit 3"')
+    agents_do(place, {"a": "test -e ready.log; echo > x-a"})
+    assert states(run_plan(place, code=1)) == {"a": "failed"}
+    write_plan(place, {"a": []}, 'setup = "touch ready.log"')
+    assert states(run_plan(place)) == {"a": "merged"}
+    command = f"{CSA} plan run plan.toml --name nested; echo $? > {place.tmp}/code"
+    place.script({"match": "outer", "do": [["run", command], ["say", "."]]})
+    place.codex("outer")
+    assert (place.tmp / "code").read_text().strip() == "5"
+
+
+@pytest.mark.thorough
+def test_work_that_somebody_has_landed_elsewhere(repository: Place) -> None:
+    """The run says what brings the plan there; then it goes on."""
+    place = repository
+    write_plan(place, {"a": ["z"], "b": ["a"], "z": []}, "repairs = 0", a='check = "test -e x-ok"')
+    agents_do(place, {"a": "echo > x-a", "b": "test -e x-a; echo > x-b", "z": "echo > x-z"})
+    assert states(run_plan(place, code=1)) == {"z": "merged", "a": "check failed", "b": "blocked by a"}
+    assert place.run("land", "plan.a").code == 0
+    done = run_plan(place, code=1)
+    assert "a was landed elsewhere, not in the plan: csa land plan-plan" in done.err
+    assert place.run("land", "plan-plan").code == 0
+    assert states(run_plan(place)) == {"z": "merged", "a": "merged", "b": "merged"}
+
+
+@pytest.mark.thorough
+def test_a_task_that_was_to_read_only(repository: Place) -> None:
+    """What it leaves in the plan's tree is told, and committed there as what it is."""
+    place = repository
+    write_plan(place, {"a": [], "r": ["a"]}, r="worktree = false")
+    agents_do(place, {"a": "echo > x-a", "r": "echo > x-stray"})
+    done = run_plan(place)
+    assert "warning: r was to read only, and has left" in done.err
+    assert files_on(place) == ["x-a", "x-stray"]
+    assert sh(place, f"git log -1 --format=%s {BRANCH}") == "plan plan.toml: 2 tasks"

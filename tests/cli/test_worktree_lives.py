@@ -140,6 +140,21 @@ def test_an_agent_that_may_not_do_everything_names_no_setup(repository: Place) -
         assert (place.tmp / "code").read_text().strip() == str(code)
 
 
+def test_an_agent_gets_no_worktree_of_a_repository_that_it_may_have_made(repository: Place) -> None:
+    """Its configuration names programs, which csa's git would run outside of the agent's sandbox."""
+    place = repository
+    code = f"echo $? >> {place.tmp}/codes"
+    own = "git init -q own; cd own; git commit -q --allow-empty -m x"
+    moved = "git init -q ../moved; echo gitdir: $(realpath ../moved/.git) > .git; git commit -q --allow-empty -m x"
+    script = "; ".join(f"({before}; {CSA} run --worktree x; {code})" for before in ("true", own, moved))
+    place.script({"match": "x", "do": [["say", "."]]}, {"match": "", "do": [["run", script], ["say", "."]]})
+    done = place.run("run", "--tool", "codex", "--worktree", "--permission", "edit", "outer")
+    assert done.code == 0, done.err
+    assert (place.tmp / "codes").read_text().split() == ["0", "5", "5"]
+    place.codex("in the checkout", "--permission", "edit")
+    assert (place.tmp / "codes").read_text().split()[3:5] == ["0", "5"]
+
+
 def test_forks_into_a_worktree_get_a_summary(repository: Place) -> None:
     """A fork works in its own worktree, with a summary: a copied conversation belongs to another directory."""
     place = repository

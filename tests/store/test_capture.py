@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from csa.model.worktree import Worktree
 from csa.store import worktrees
 from csa.store.unlanded import examine_work
 from csa.store.worktrees import keep_work, list_dirty
@@ -18,6 +19,10 @@ __all__ = ["git"]
 
 def files(git: Run, commit: str) -> list[str]:
     return git("ls-tree", "-r", "--name-only", commit).split()
+
+
+def unlanded(tree: Worktree, tmp_path: Path) -> tuple[str, ...]:
+    return examine_work(tree, environment(tmp_path), session_id=SESSION).unlanded
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,7 @@ def test_settings_of_the_user(git: Run, tmp_path: Path) -> None:
     tree = made(tmp_path)
     (Path(tree.path) / "lf").write_bytes(b"one\n")
     (Path(tree.path) / "crlf").write_bytes(b"one\r\n")
-    assert examine_work(tree, environment(tmp_path), session_id=SESSION).unlanded == ("crlf, lf not committed",)
+    assert unlanded(tree, tmp_path) == ("crlf, lf not committed",)
     tip, _, problems = kept(tree, tmp_path)
     assert (files(git, tip), problems) == ([".gitignore", "a.txt", "crlf", "lf"], ())
 
@@ -107,7 +112,7 @@ def test_git_that_was_killed(git: Run, tmp_path: Path, monkeypatch: pytest.Monke
 def test_no_program_of_a_submodule_runs(git: Run, tmp_path: Path) -> None:
     """An agent may write a submodule's configuration: what that names would run outside of the agent's sandbox.
 
-    The commit that is checked out there is noted.
+    The commit that is checked out there is noted, and that something is not committed there.
     """
     git("init", "-q", "../lib")
     git("commit", "-q", "--allow-empty", "-m", "x", at=tmp_path / "lib")
@@ -121,8 +126,10 @@ def test_no_program_of_a_submodule_runs(git: Run, tmp_path: Path) -> None:
     git("config", "filter.f.clean", f"touch {tmp_path}/ran; cat", at=inner)
     (inner / ".gitattributes").write_text("* filter=f\n")
     (inner / "f").write_text("changed")
-    assert kept(tree, tmp_path)[1:] == (None, ())
-    git("-c", "filter.f.clean=cat", "commit", "-qm", "y", at=inner)
+    assert kept(tree, tmp_path)[1:] == (None, ("lib is a submodule with changes inside that are not committed",))
+    assert "changes inside the submodule lib not committed" in unlanded(tree, tmp_path)
+    git("-c", "filter.f.clean=cat", "add", ".gitattributes", at=inner)
+    git("-c", "filter.f.clean=cat", "commit", "-qam", "y", at=inner)
     assert git("rev-parse", "csa/work:lib") != git("rev-parse", "HEAD", at=inner)
     tip, _, problems = kept(tree, tmp_path, 2)
     assert (git("rev-parse", f"{tip}:lib"), problems) == (git("rev-parse", "HEAD", at=inner), ())
@@ -145,3 +152,19 @@ def test_ctrl_c_is_not_for_the_git_that_keeps_work(git: Run, tmp_path: Path) -> 
     groups = {int(line) for line in noted.read_text().split()}
     assert len(groups) == 3
     assert os.getpgrp() not in groups
+
+
+@pytest.mark.thorough
+def test_a_branch_that_cannot_be_moved_and_a_damaged_index(git: Run, tmp_path: Path) -> None:
+    """The work has a ref of its own where its branch has none any more; an index that git cannot read is made anew."""
+    tree = made(tmp_path)
+    (Path(tree.path) / "b").touch()
+    git("branch", "-m", "mine", at=Path(tree.path))
+    git("branch", "csa/work/more")
+    Path(tree.git_dir, "index").write_text("junk")
+    tip, commit, problems = kept(tree, tmp_path)
+    assert (tip, commit, len(problems)) == (git("rev-parse", "main"), None, 1)
+    assert "csa/work cannot be moved" in problems[0]
+    assert files(git, f"refs/csa/{SESSION}/1-unfinished") == [".gitignore", "a.txt", "b"]
+    git("branch", "-D", "csa/work/more")
+    assert kept(tree, tmp_path)[1] == git("rev-parse", "csa/work")

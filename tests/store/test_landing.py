@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -361,3 +362,182 @@ def test_what_a_repository_may_have(scene: Scene) -> None:
     assert scene.git("status", "--porcelain") == ""
     assert not (scene.home / "ran").exists()
     assert (scene.repo / "sub/a.txt").exists()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("options", ["--squash", "-s ours", "--no-ff --no-commit"])
+def test_options_of_merges(scene: Scene, options: str) -> None:
+    """What the user has configured for merges into the branch does not make another thing of a fast-forward."""
+    scene.git("checkout", "-q", "-b", "a=b/c")
+    scene.git("config", "branch.a=b/c.mergeOptions", options)
+    session = scene.session()
+    scene.write(scene.at(session), **{"c.txt": "c\n"})
+    assert scene.land(session).head == scene.git("rev-parse", "a=b/c")
+    assert (scene.log(), scene.git("status", "--porcelain")) == (["what turn 1 has left", "first"], "")
+
+
+def as_link(scene: Scene) -> None:
+    (scene.repo / "dir/x").unlink()
+    (scene.repo / "dir").rmdir()
+    (scene.home / "elsewhere").mkdir()
+    (scene.repo / "dir").symlink_to(scene.home / "elsewhere")
+
+
+def as_file(scene: Scene) -> None:
+    as_link(scene)
+    scene.write(scene.repo, dir=None)
+    scene.write(scene.repo, dir="precious\n")
+
+
+def as_directory(scene: Scene) -> None:
+    scene.write(scene.repo, **{"b.txt": None})
+    scene.write(scene.repo, **{"b.txt/precious.log": "x\n"})
+
+
+def stage_another(scene: Scene) -> None:
+    scene.write(scene.repo, **{"b.txt": "staged\n"})
+    scene.git("add", "b.txt")
+    scene.write(scene.repo, **{"b.txt": "mine\n"})
+
+
+def assume_unchanged(scene: Scene) -> None:
+    scene.git("update-index", "--assume-unchanged", "b.txt")
+    scene.write(scene.repo, **{"b.txt": "theirs\n", "a.txt": "mine\n"})  # one of them has its content already
+
+
+def leave_conflicts(scene: Scene) -> None:
+    scene.write(scene.repo, **{"b.txt": "stashed\n"})
+    scene.git("stash", "-q")
+    scene.write(scene.repo, **{"b.txt": "other\n"})
+    scene.commit(scene.repo, "other")
+    scene.git("stash", "pop", "-q", fails=True)
+    scene.write(scene.repo, **{"a.txt": "mine\n"})
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "do", [as_link, as_file, as_directory, stage_another, assume_unchanged, leave_conflicts], ids=lambda do: do.__name__
+)
+def test_what_else_is_in_the_way(scene: Scene, do: Callable[[Scene], None]) -> None:
+    """Something in the place of a directory or a file, what is staged, what git does not look at: it stays."""
+    scene.write(scene.repo, **{"dir/x": "x\n"})
+    scene.commit(scene.repo, "second")
+    session = scene.session()
+    scene.write(scene.at(session), **{"a.txt": "mine\n", "b.txt": "mine\n", "dir/x": "mine\n"})
+    do(scene)
+
+    def seen() -> list[str]:
+        words = (
+            ("status", "--porcelain", "--ignored"),
+            ("ls-files", "--stage"),
+            ("rev-parse", "HEAD"),
+            ("stash", "list"),
+        )
+        return [scene.git(*each) for each in words]
+
+    before = seen()
+    with pytest.raises(RefusedError):
+        scene.land(session)
+    assert seen() == before
+
+
+@pytest.mark.thorough
+def test_what_was_landed_and_is_not_there(scene: Scene) -> None:
+    """It is not landed again, as it may have been undone, but it is said; a revert, or what was rewritten, is not."""
+    session = scene.session()
+    scene.write(scene.at(session), c="c\n")
+    scene.git("branch", "side")
+    landed = scene.land(session, keep=True)
+    scene.git("commit", "-q", "--amend", "-m", "reworded", "-m", f"Csa-Session: {session.session_id}")
+    assert scene.land(session, keep=True).warnings == ()
+    scene.git("checkout", "-q", "side")
+    (warning,) = scene.land(session, keep=True).warnings
+    assert landed.head[:7] in warning
+    scene.write(scene.at(session), d="d\n")
+    assert scene.land(session).warnings == (warning,)
+    assert not (scene.repo / "c").exists()
+
+
+@pytest.mark.thorough
+def test_the_worktree_and_its_branch_are_gone(scene: Scene) -> None:
+    """What was kept of the work is landed."""
+    session = scene.session()
+    scene.write(scene.at(session), c="c\n")
+    scene.commit(scene.at(session), "mine")
+    scene.git("update-ref", f"refs/csa/{session.session_id}/1", "csa/w0")
+    scene.git("worktree", "remove", "--force", str(scene.at(session)))
+    scene.git("branch", "-q", "-D", "csa/w0")
+    assert scene.land(session, dry_run=True).files == ("c",)
+    assert scene.land(session).files == ("c",)
+
+
+@pytest.mark.thorough
+def test_what_a_check_may_do(scene: Scene) -> None:
+    """What it commits is thrown away; where the user goes to another branch meanwhile, nothing is landed there."""
+    first, second, third = scene.session(0), scene.session(1), scene.session(2)
+    for number, session in enumerate((first, second, third)):
+        scene.write(scene.at(session), **{f"new{number}": "x\n"})
+    assert scene.land(first, check="echo y > y; git add y; git commit -qm y; git checkout -q -b z").is_dropped
+    assert not (scene.repo / "y").exists()
+    with pytest.raises(RefusedError, match="not on main any more"):
+        scene.land(second, check=f"git -C {scene.repo} checkout -q -b side")
+    with pytest.raises(RefusedError, match="has removed the worktree"):
+        scene.land(third, check='rm -rf "$PWD"')
+    assert scene.log() == ["what turn 1 has left", "first"]
+    assert scene.land(third).files == ("new2",)
+
+
+@pytest.mark.thorough
+def test_a_tag_with_the_name_of_the_branch(scene: Scene) -> None:
+    """The branch is meant, in what is said and in the record."""
+    scene.git("tag", "main")
+    session = scene.session()
+    scene.write(scene.at(session), c="c\n")
+    assert (scene.land(session).branch, scene.tree(session).target) == ("main", "main")
+
+
+@pytest.mark.thorough
+def test_a_lock_that_is_left(scene: Scene) -> None:
+    """While git cannot move the branch no file changes either."""
+    session = scene.session()
+    scene.write(scene.at(session), **{"b.txt": "mine\n", "c.txt": "c\n"})
+    scene.write(scene.repo, **{"b.txt": "mine\n"})
+    before = scene.git("status", "--porcelain")
+    for name in ("index", "HEAD", "refs/heads/main"):
+        lock = scene.repo / f".git/{name}.lock"
+        lock.write_text("")
+        with pytest.raises(RefusedError, match="is locked"):
+            scene.land(session)
+        lock.unlink()
+        assert scene.git("status", "--porcelain") == before
+    assert scene.land(session).files == ("b.txt", "c.txt")
+
+
+@pytest.mark.thorough
+def test_ignored_files_of_the_worktree(scene: Scene) -> None:
+    """They are not overwritten by what the checkout has in their place meanwhile, whether or not the work fits."""
+    session = scene.session()
+    scene.write(scene.at(session), **{"a.txt": "mine\n", "x.log": "ignored\n"})
+    scene.write(scene.repo, **{"a.txt": "theirs\n", "x.log": "tracked\n"})
+    scene.git("add", "-f", "x.log")
+    scene.commit(scene.repo, "theirs")
+    with pytest.raises(RefusedError, match="git ignores x"):
+        scene.land(session)
+    assert (scene.at(session) / "x.log").read_text() == "ignored\n"
+    scene.write(scene.at(session), **{"x.log": None})
+    assert scene.refused(session).kind == "conflict"
+
+
+@pytest.mark.thorough
+def test_two_at_once(scene: Scene) -> None:
+    """Each lands after the other; the index is as the commit."""
+    sessions = [scene.session(number) for number in range(3)]
+    for number, session in enumerate(sessions):
+        scene.write(scene.at(session), **{f"new{number}": "x\n"})
+    threads = [threading.Thread(target=scene.land, args=(session,)) for session in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert scene.log() == [*3 * ["what turn 1 has left"], "first"]
+    assert scene.git("status", "--porcelain") == ""

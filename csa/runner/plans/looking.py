@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 
-from csa.model.plan import Plan, plan_session_name, session_name
+from csa.model.plan import Plan, session_name
 from csa.model.planstates import Known, TaskState, judge
 from csa.model.state import SessionState, parse_time
 from csa.model.worktree import Worktree
 from csa.paths import SessionPaths
 from csa.runner.context import Context
+from csa.runner.plans.reading import ReadPlan
+from csa.runner.plans.requests import session_of_plan
 from csa.runner.session import Session
 from csa.store.integration import Integration, read_integration
 from csa.store.sessions import Record
@@ -38,26 +40,26 @@ class Looked(Struct, kw_only=True):
     records: Mapping[str, Record]
 
 
-def look_at_plan(context: Context, plan: Plan, stem: str, *, tried: Collection[str] | None = None) -> Looked:
+def look_at_plan(context: Context, read: ReadPlan, *, tried: Collection[str] | None = None) -> Looked:
     """Find out what has become of a plan; `tried` is as for `judge`.
 
     Raises:
+        UsageError: its session's name is that of another plan's, or of no plan's.
         StateError: the record of one of its sessions is damaged.
         ToolUnavailableError: git is missing, which its worktrees need.
     """
-    own = context.store.find_name(plan_session_name(stem))
-    session = Session(context, own) if own else None
-    records = find_records(session, plan, stem) if session else {}
+    session = session_of_plan(context, read)
+    records = find_records(session, read.plan, read.stem) if session else {}
     known = _Look(context, session, records).all() if session else {}
-    return Looked(session=session, states=judge(plan, known, tried=tried), known=known, records=records)
+    return Looked(session=session, states=judge(read.plan, known, tried=tried), known=known, records=records)
 
 
 def find_records(session: Session, plan: Plan, stem: str) -> dict[str, Record]:
-    """Return the records of a plan's units that have a session, by the names of units."""
+    """Return the records of a plan's units that have a session, by the names of units, in the order of the plan."""
     units = {session_name(stem, unit): unit for task in plan.tasks.values() for unit in task.units}
     store = session.store
-    children = Siblings(store, store.ids()).children(session.session_id)
-    return {units[record.name]: record for record in children if record.name in units}
+    children = {record.name: record for record in Siblings(store, store.ids()).children(session.session_id)}
+    return {unit: children[name] for name, unit in units.items() if name in children}
 
 
 def look_at_unit(context: Context, session: Session, records: Mapping[str, Record], unit: str) -> Known:

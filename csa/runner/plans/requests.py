@@ -18,6 +18,7 @@ from csa.model.plan import NAME_LENGTH, Plan, PlanTask, plan_session_name, sessi
 from csa.model.planstates import Known
 from csa.model.usage import CHARS_PER_TOKEN
 from csa.model.worktree import BRANCHES, Task
+from csa.runner.caller import refuse_setup
 from csa.runner.context import Context
 from csa.runner.plans.reading import ReadPlan
 from csa.runner.request import RunRequest
@@ -32,7 +33,7 @@ from csa.structs import replace
 _ANSWERS = "What the tasks before this one have answered"
 _CHANGED = "The task has changed since your last turn; what you have done so far is still here. It is now:"
 _GO_ON = "Your last turn ended before the task was done. Go on from where you stopped. The task was:"
-_ONCE = ("description", "budget_tokens", "budget_usd", "budget_time_s", "setup", "ttl")  # said when a session begins
+_ONCE = ("description", "budget_tokens", "budget_usd", "budget_time_s", "ttl")  # said when a session begins
 _FRAME = 40
 _MOST_BRANCHES = 1000
 
@@ -42,16 +43,17 @@ def plan_request(context: Context, read: ReadPlan, words: Iterable[str]) -> RunR
 
     Raises:
         UsageError: another plan, or no plan at all, has a session of that name.
+        RefusedError: an agent that may not do everything names a setup command.
     """
     plan, name = read.plan, plan_session_name(read.stem)
-    session_id = context.store.find_name(name)
-    if session_id:
-        refuse_another(Session(context, session_id), read)
-    is_new = session_id is None
+    if any(task.options.get("setup") for task in plan.tasks.values()):
+        refuse_setup(context.caller)
+    session = session_of_plan(context, read)
+    is_new = session is None
     return RunRequest(
         prompt=read.text,
         plan=tuple(words),
-        session=session_id,
+        session=session.session_id if session else None,
         name=name if is_new else None,
         description=f"plan {os.path.basename(read.file) or read.stem}: {len(plan.tasks)} tasks" if is_new else None,
         worktree=name if is_new and plan.has_worktrees else None,
@@ -73,15 +75,24 @@ def _level(task: PlanTask, config: Config) -> Permission:
     return Permission(task.options.get("permission", usual))
 
 
-def refuse_another(session: Session, read: ReadPlan) -> None:
-    """Raise UsageError unless a session is that of this plan, whose file may have moved."""
+def session_of_plan(context: Context, read: ReadPlan) -> Session | None:
+    """Return the session of a plan, whose file may have moved; None if it never ran.
+
+    Raises:
+        UsageError: another plan, or no plan at all, has a session of that name.
+    """
+    session_id = context.store.find_name(plan_session_name(read.stem))
+    if session_id is None:
+        return None
+    session = Session(context, session_id)
     file = file_of(session)
     hint = "--name NAME gives this plan's sessions another name"
     name = plan_session_name(read.stem)
-    if file is None:
+    if file is None and "plan" not in session.load().tools:
         raise UsageError(f"The session named '{name}' is not a plan's.", hint=hint)
-    if file != read.file and file and os.path.exists(file):
+    if file and file != read.file and os.path.exists(file):
         raise UsageError(f"The session '{name}' is that of another plan, {file}.", hint=hint)
+    return session
 
 
 def file_of(session: Session) -> str | None:
@@ -116,8 +127,7 @@ class TaskRequests:
         request = self._said(task, unit, task.prompt)
         prompt = "\n\n".join(filter(None, [request.prompt, quote_answers(answers, self._context.config)]))
         worktree = self._free_branch(name) if task.has_worktree else None
-        setup = request.setup if task.has_worktree else None
-        return replace(request, prompt=prompt, name=name, worktree=worktree, setup=setup)
+        return replace(request, prompt=prompt, name=name, worktree=worktree)
 
     def next(self, task: PlanTask, unit: str, known: Known) -> RunRequest:
         """Return the request for a turn that goes on in the session of a unit."""
@@ -144,6 +154,7 @@ class TaskRequests:
             options |= {"model": model} if model else {}
         if not task.has_worktree:
             options.setdefault("permission", Permission.READ_ONLY.value)
+            options.pop("setup", None)
         request = RunRequest(
             prompt=prompt,
             directory=Path(self._directory),

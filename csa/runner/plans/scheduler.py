@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +18,7 @@ from anyio import to_thread
 
 from csa.errors import CsaError, UsageError
 from csa.model.globs import outside
-from csa.model.plan import PlanTask, session_name
+from csa.model.plan import PlanTask, plan_session_name, session_name
 from csa.model.planstates import ACTIVE, OVER, Known, TaskState, exit_code, judge, may_start, unit_state
 from csa.runner.attached import Attached, start_attached
 from csa.runner.client import Csa
@@ -29,6 +30,7 @@ from csa.runner.session import Session
 from csa.runner.sessions.editing import rename_session
 from csa.runner.sessions.landing import Landed, LandError, land_session
 from csa.store.results import read_final_text
+from csa.store.worktrees import list_dirty
 from csa.structs import Struct, replace
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ class Scheduler:
     """One run of a plan, inside the plan's session. `tell` gets what happens."""
 
     def __init__(self, client: Csa, read: ReadPlan, order: Order, *, directory: str, tell: Tell) -> None:
-        self._context, self._plan, self._stem, self._order = client.context, read.plan, read.stem, order
+        self._context, self._read, self._order = client.context, read, order
+        self._plan, self._stem = read.plan, read.stem
         self._directory, self._tell = directory, tell
         self._requests = TaskRequests(client.context, read, directory)
         self._wanted = self._plan.with_needs(order.tasks)
@@ -73,6 +76,8 @@ class Scheduler:
         self._calls: dict[str, int] = {}  # how often it was begun
         self._tried: set[str] = set()  # tasks
         self._busy: set[str] = set()  # tasks that something is done for
+        self._told: list[dict[str, str]] = []  # how far they are
+        self._strays: set[str] = set()  # paths in the plan's tree that nobody has merged there
         self._changed = anyio.Event()
         self._landing = anyio.Lock()
         self._room = anyio.CapacityLimiter(self._plan.max_running)
@@ -109,10 +114,10 @@ class Scheduler:
         for name in self._order.fresh:
             for unit in self._plan.tasks[name].units:
                 if known := self._known.pop(unit, None):
-                    self._put_aside(unit, known)
+                    self._put_aside(unit, known.session_id)
 
     def _look(self) -> None:
-        looked = look_at_plan(self._context, self._plan, self._stem)
+        looked = look_at_plan(self._context, self._read)
         self._known, self._records = dict(looked.known), dict(looked.records)
 
     def _states(self) -> dict[str, TaskState]:
@@ -148,10 +153,22 @@ class Scheduler:
             async with anyio.create_task_group() as tasks:
                 for unit, before in due.items():
                     tasks.start_soon(self._run_unit, task, unit, before)
-            if not task.tools and task.has_worktree and self._known[task.name].status == "succeeded":
+            if not task.has_worktree:
+                await self._in_thread(partial(self._tell_strays, task.name))
+            elif not task.tools and self._known[task.name].status == "succeeded":
                 await self._merge(task, task.name)
         finally:
             self._leave(task.name)
+
+    def _tell_strays(self, name: str) -> None:
+        """Warn of what a task has left in the plan's own tree, where it was only to read."""
+        strays: list[str] = []
+        with suppress(CsaError):  # what is wrong with the tree, the next merge says
+            strays = list_dirty(self._directory, self._context.environ) if self._plan.has_worktrees else []
+        if new := [path for path in strays if path not in self._strays]:
+            self._strays.update(new)
+            words = "was to read only, and has left in the plan's tree what is committed there when this run ends"
+            self._tell({"type": "warning", "text": f"{name} {words}: {_some(new)}"})
 
     def _leave(self, name: str) -> None:
         self._busy.discard(name)
@@ -159,18 +176,22 @@ class Scheduler:
         self._changed.set()
 
     def _tell_progress(self) -> None:
-        """Tell how far the tasks are, where they are not too many to be told again and again."""
+        """Tell how far the tasks are, if that has changed and they are not too many to be told again and again."""
         if len(self._wanted) <= _MOST_TOLD:
             states = self._states()
             entries = [{"content": name, "status": _progress_of(states[name])} for name in self._wanted]
-            self._tell({"type": "plan", "entries": entries})
+            if entries != self._told:
+                self._tell({"type": "plan", "entries": entries})
+            self._told = entries
 
     async def _run_unit(self, task: PlanTask, unit: str, before: Known | None) -> None:
         """Run a turn in the session of a unit, or in a new one."""
         try:
             if before and before.merged and before.digest != task.digest:
-                await self._in_thread(partial(self._put_aside, unit, before))
+                await self._in_thread(partial(self._put_aside, unit, before.session_id))
                 before = None
+            if before is None:
+                await self._in_thread(partial(self._free_name, unit))
             await self._turn(unit, await self._in_thread(lambda: self._request(task, unit, before)))
         except CsaError as error:
             self._fail(task, unit, error)
@@ -265,7 +286,13 @@ class Scheduler:
                 self._tell({"type": "warning", "text": f"{unit}: {error.message}"})
                 return False
             await self._look_again(unit)
-        self._tell_landed(task, unit, landed)
+        if self._known[unit].merged:
+            self._tell_landed(task, unit, landed)
+        else:
+            ways = (
+                f"csa land {plan_session_name(self._stem)} brings the plan onto it; --fresh {task.name} does it again"
+            )
+            self._tell({"type": "warning", "text": f"{unit} was landed elsewhere, not in the plan: {ways}"})
         return True
 
     def _tell_landed(self, task: PlanTask, unit: str, landed: Landed) -> None:
@@ -309,11 +336,21 @@ class Scheduler:
     def _keep(self, unit: str, session_id: str) -> None:
         self._records[unit] = self._context.store.record(session_id)
 
-    def _put_aside(self, unit: str, known: Known) -> None:
+    def _free_name(self, unit: str) -> None:
+        """Put aside what has the name of a unit: the session of a plan that is gone. UsageError for any other."""
+        name = session_name(self._stem, unit)
+        if session_id := self._context.store.find_name(name):
+            state = self._context.store.record(session_id).state
+            if state is None or state.task is None:
+                hint = f"csa rename {name} OTHER, or --name NAME for the plan"
+                raise UsageError(f"The session named '{name}' is not of this plan.", hint=hint)
+            self._put_aside(unit, session_id)
+
+    def _put_aside(self, unit: str, session_id: str) -> None:
         """Give the session of a unit another name, so that it begins again in a new one; the old one keeps its work."""
         store, name = self._context.store, session_name(self._stem, unit)
         aside = aside_name(name, store.names(newest=0))
-        rename_session(Session(self._context, known.session_id), aside)
+        rename_session(Session(self._context, session_id), aside)
         self._tell({"type": "say", "text": f"{unit} begins again; its earlier session is {aside} now"})
 
     def _fail(self, task: PlanTask, unit: str, error: CsaError) -> None:

@@ -157,7 +157,7 @@ def read_status(context: Context, read: ReadPlan) -> PlanStatus:
         StateError: the record of one of its sessions is damaged.
         ToolUnavailableError: git is missing, which its worktrees need.
     """
-    looked = look_at_plan(context, read.plan, read.stem)
+    looked = look_at_plan(context, read)
     session = looked.session
     if session is None:
         tasks = [

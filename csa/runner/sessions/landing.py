@@ -27,6 +27,8 @@ from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.sessions.worktrees import let_go
 from csa.runner.turns.worktree import make_again
 from csa.store import landing as git_landing
+from csa.store.commits import find_work, read_commits
+from csa.store.conflicts import with_markers
 from csa.store.genealogy import ancestors
 from csa.store.gitplumbing import Git
 from csa.store.held import HeldSession
@@ -39,7 +41,11 @@ from csa.store.worktrees import (
     Kept,
     borrow,
     commit_of,
+    find_commit,
+    find_obstacle,
+    find_tip,
     give_back,
+    is_ancestor,
     is_usable,
     keep_work,
     open_worktree,
@@ -58,6 +64,8 @@ if TYPE_CHECKING:
 
 _TRIES = 5  # to follow a checkout that moves meanwhile
 _TOLD_LINES = 40  # of the output of a check
+_SHORT = 7
+_SLACK_S = 86_400  # by which the clocks of those who commit may differ
 ADVICE = "csa wait, then land it"
 
 
@@ -201,12 +209,16 @@ async def land_session(
         for _ in range(_TRIES):
             if (found := await _in_thread(work.begin)) is None:
                 return await _in_thread(lambda: work.note_nothing(keep=keep))
-            if check is not None:
-                await _check(session, held, work, check, on_output)
             try:
+                if check is not None:
+                    await _check(session, held, work, check, on_output)
                 return await _in_thread(lambda: work.finish(found, keep=keep))
             except MovedError:
                 continue
+            except anyio.get_cancelled_exc_class():  # before it has moved anything: git itself is not interrupted
+                with anyio.CancelScope(shield=True):
+                    await _in_thread(work.give_back)
+                raise
         raise RefusedError(f"{work.target.top} keeps moving.", hint="land again when nobody commits there")
 
 
@@ -276,10 +288,13 @@ class _Work:
 
     def preview(self) -> Landed:
         """Say what would be landed."""
-        base, tip = self._looked_at()
-        if tip is None or base is None:
-            return self._landed(self.target.head)
+        tip = self._looked_at()
+        if tip is None:
+            return self._nothing()
         there, target = self._there, self.target
+        base = self._base_of(there, tip)
+        if tip == base:
+            return self._nothing()
         commits = git_landing.list_commits(there, base, tip)
         conflicts = git_landing.find_conflicts(there, onto=target.head, base=base, tip=tip) if commits else []
         files = tuple(git_landing.list_files(there, base, tip))
@@ -294,32 +309,51 @@ class _Work:
             in_way=tuple(in_way),
         )
 
-    def _looked_at(self) -> tuple[str | None, str | None]:
-        """Return where the work begins and ends, with what is not committed yet; None for nothing."""
-        is_there = os.path.isdir(self.tree.path)
-        tip = peek(self.tree, self._environ) if is_there else commit_of(self.tree, self._environ)
-        if tip is None:
-            return None, None
-        return git_landing.find_base(self._there, self.tree, tip=tip, onto=self.target.head), tip
+    def _looked_at(self) -> str | None:
+        """Return where the work ends, with what is not committed yet; None for nothing."""
+        if not is_usable(self.tree):
+            return self._kept_last()
+        if obstacle := find_obstacle(open_worktree(self.tree, self._environ), self.tree):
+            raise self._unfinished((obstacle,))
+        return peek(self.tree, self._environ)
+
+    def _kept_last(self) -> str | None:
+        """Return the last commit of work whose worktree is gone; None if all of it was landed, or given up."""
+        tree = self.tree
+        tip = commit_of(tree, self._environ)
+        if tip is None and tree.landed is None and tree.dropped_at is None:
+            tip = find_tip(self._there, tree, session_id=self.session_id)
+        return None if tip == tree.landed else tip
+
+    def _base_of(self, git: Git, tip: str) -> str:
+        base = git_landing.find_base(git, self.tree, tip=tip, onto=self.target.head)
+        if base is None:
+            raise RefusedError(f"The branch {self.tree.branch} has no commit in common with {self.target.top}.")
+        return base
+
+    def _unfinished(self, problems: Sequence[str]) -> RefusedError:
+        return RefusedError(
+            f"The work of session {self.session_id} is unfinished: {'; '.join(problems)}.",
+            hint=f'csa run -s {self.session_id} "finish it, or undo it", or git in {self.tree.path}',
+        )
 
     def begin(self) -> _Found | None:
         """Put the work onto the head of the checkout, in the worktree, which is borrowed then; None if there is none.
 
         The session goes on from there, whether or not it is landed.
         """
-        self.target = git_landing.read_head(self._there, self.target.top)
+        self._follow()
         if not self._make_ready():
             return None
         kept = self._keep()
         self._tip, self._problems = kept.tip, kept.problems
         onto = self.target.head
-        base = git_landing.find_base(self.git, self.tree, tip=kept.tip, onto=onto)
-        if base is None:
-            raise RefusedError(f"The branch {self.tree.branch} has no commit in common with {self.target.top}.")
+        base = self._base_of(self.git, kept.tip)
         if git_landing.has_same_tree(self.git, base, kept.tip):
             self._is_contained = kept.tip not in {self.tree.base, self.tree.landed}
             return None
         self._refuse_markers(kept.tip)
+        self._refuse_overwriting(kept.tip)
         borrow(self.tree)
         try:
             tip, is_squashed = self._bring(onto, base, kept.tip)
@@ -336,11 +370,19 @@ class _Work:
         files = git_landing.list_files(self.git, onto, tip)
         return _Found(tip, tuple(commits), tuple(files), is_squashed)
 
+    def _follow(self) -> None:
+        """Look where the checkout is now. Nobody has asked for another branch than the one that was there."""
+        before, self.target = self.target, git_landing.read_head(self._there, self.target.top)
+        if self.target.branch != before.branch:
+            raise RefusedError(
+                f"{before.top} is not on {before.branch or 'a detached head'} any more.",
+                hint="land again where the work is to be; nothing was changed there",
+            )
+
     def _make_ready(self) -> bool:
         """Have the worktree there; return whether the session has any work."""
-        tip = commit_of(self.tree, self._environ)
         if not is_usable(self.tree):
-            if tip is None or tip == self.tree.landed:
+            if self._kept_last() is None:
                 return False
             tree, problems = make_again(self.held, self.tree, self._environ)
             self._warnings = tuple(problems)
@@ -363,18 +405,25 @@ class _Work:
         except HookError as error:
             raise self._refused(Refused(kind="hook", message=self._told(error.said))) from error
         if kept.is_unfinished:
-            raise RefusedError(
-                f"The work of session {self.session_id} is unfinished: {'; '.join(kept.problems)}.",
-                hint=f'csa run -s {self.session_id} "finish it, or undo it", or git in {self.tree.path}',
-            )
+            raise self._unfinished(kept.problems)
         return kept
+
+    def _refuse_overwriting(self, tip: str) -> None:
+        """Raise RefusedError for ignored files of the worktree in whose place the checkout has some: they would go."""
+        place = replace(self.target, top=self.tree.path, head=tip)
+        if files := git_landing.find_in_way(self.git, place, self.target.head):
+            raise RefusedError(
+                f"git ignores {some_names(files)} in {place.top}, and {self.target.top} has another there: "
+                "it would be overwritten.",
+                hint="move it, or delete it, and land again",
+            )
 
     def _refuse_markers(self, tip: str) -> None:
         before = self.tree.refused
         if before is None or not before.files:
             return
         onto = before.onto or self.target.head
-        if files := git_landing.with_markers(self.git, tip=tip, onto=onto, files=before.files):
+        if files := with_markers(self.git, self.session_id, tip=tip, onto=onto, files=before.files):
             raise self._refused(Refused(kind="markers", files=tuple(files), onto=onto))
 
     def _bring(self, onto: str, base: str, tip: str) -> tuple[str, bool]:
@@ -407,7 +456,12 @@ class _Work:
             raise git_landing.in_the_way(self.target, files)
 
     def give_back(self) -> None:
-        """Clean the worktree of what the check has left."""
+        """Clean the worktree, and its branch, of what the check has left."""
+        if not os.path.isdir(self.tree.path):
+            raise RefusedError(
+                f"The check has removed the worktree {self.tree.path}.", hint="the work is kept: land again"
+            )
+        self.git.run("update-ref", "-m", "csa land", f"refs/heads/{self.tree.branch}", self._tip)
         give_back(self.git, self.tree)
 
     def refuse_check(self, check: str, end: ShellEnd) -> LandError:
@@ -425,7 +479,7 @@ class _Work:
 
     def note_nothing(self, *, keep: bool) -> Landed:
         """Return that there is nothing to land; if the work is in the checkout already, the record says so."""
-        done = self._landed(self.target.head)
+        done = self._nothing()
         if not self._is_contained:
             return self._drop(done) if self.tree.landed and not keep else done
         is_ours = self.git.run("for-each-ref", f"--points-at={self._tip}", self._ref("landing"))
@@ -466,6 +520,32 @@ class _Work:
         record_update(context, held, "worktree dropped", changes, replace(held.state, worktree=tree))
         return replace(done, is_dropped=True)
 
+    def _nothing(self) -> Landed:
+        """Return that there is nothing new to land; it warns where the work was given up."""
+        done, tree = self._landed(self.target.head), self.tree
+        if tree.dropped_at and tree.dropped and tree.dropped not in {tree.landed, tree.base}:
+            what = f"its work up to {tree.dropped[:_SHORT]} was given up"
+            done = replace(done, warnings=(*done.warnings, f"{what}; csa run -s {self.session_id} goes on from there"))
+        return done
+
+    def _missing(self) -> tuple[str, ...]:
+        """Return a warning if the checkout has not what was landed before."""
+        landed = self.tree.landed
+        if landed is None or self._has_landed(landed):
+            return ()
+        what = f"what was landed before, as {landed[:_SHORT]}, is not there"
+        return (f"{what}: rewritten, undone, or landed elsewhere; if it is missing, git cherry-pick brings it",)
+
+    def _has_landed(self, commit: str) -> bool:
+        """Say whether the checkout has what was landed before, as it was or rewritten."""
+        git, head = self._there, self.target.head
+        if is_ancestor(git, commit, head) or find_commit(git, commit) is None:
+            return True
+        since = int(git.line("show", "--no-patch", "--format=%ct", commit)) - _SLACK_S
+        return bool(
+            find_work(git, read_commits(git, since=since, tip=head), {self.session_id: [commit]})[self.session_id]
+        )
+
     def _landed(self, head: str) -> Landed:
         target = self.target
         return Landed(
@@ -474,7 +554,7 @@ class _Work:
             branch=target.branch,
             onto=target.head,
             head=head,
-            warnings=(*self._warnings, *self._problems),
+            warnings=(*self._warnings, *self._problems, *self._missing()),
         )
 
     def _refused(self, refused: Refused, **more: Any) -> LandError:

@@ -58,7 +58,7 @@ def _repair_other(recorder: TurnRecorder, tree: Worktree) -> str:
     if refused.kind == "markers":
         git = open_worktree(tree, recorder.plan.context.environ)
         tip = peek(tree, recorder.plan.context.environ)
-        files = landing.with_markers(git, tip=tip, onto=refused.onto or tree.base, files=refused.files)
+        files = conflicts.with_markers(git, session_id, tip=tip, onto=refused.onto or tree.base, files=refused.files)
         if not files:
             raise _fits(session_id)
         return f"There are conflict markers left in {some_names(files)}. Resolve them, and remove them all. {_LEAVE}"
@@ -83,7 +83,7 @@ def _repair_conflict(recorder: TurnRecorder, tree: Worktree) -> str:
     others = landing.who_changed(git, base=before.base, onto=onto, files=files)
     tree = replace(tree, base=onto, refused=Refused(kind="conflict", files=files, onto=onto))
     held.save(replace(held.state, worktree=tree))
-    return _conflict_prompt(found, others, branch=tree.target or "the target", onto=onto)
+    return _conflict_prompt(found, others, branch=tree.target or "the target", onto=onto, tip=before.tip)
 
 
 def _target(recorder: TurnRecorder, tree: Worktree, refused: Refused) -> str:
@@ -127,7 +127,7 @@ def _fits(session_id: str) -> UsageError:
     return UsageError(f"There is nothing left to repair in session {session_id}.", hint=f"csa land {session_id}")
 
 
-def _conflict_prompt(found: list[Conflict], others: list[landing.Commit], *, branch: str, onto: str) -> str:
+def _conflict_prompt(found: list[Conflict], others: list[landing.Commit], *, branch: str, onto: str, tip: str) -> str:
     shown = [f"{each.path}: {each.how}" for each in found[:_MOST_FILES]]
     more = [f"and {len(found) - _MOST_FILES} more"] if len(found) > _MOST_FILES else []
     lines = [
@@ -139,7 +139,8 @@ def _conflict_prompt(found: list[Conflict], others: list[landing.Commit], *, bra
         f"Your work in this worktree conflicts with what has happened on {branch} meanwhile. The worktree is now on "
         f"{branch}, at {onto[:12]}, with your work merged into it and not committed. Resolve the conflicts, so that "
         "both your change and theirs do what they were meant to do: edit these files, and remove all lines with "
-        f"conflict markers (<<<<<<<, |||||||, =======, >>>>>>>). HEAD is {branch}, the other side is your work. "
+        f"conflict markers (<<<<<<<, |||||||, =======, >>>>>>>). HEAD is {branch}, the other side is your work; "
+        f"git show {tip[:12]}:FILE prints a file as your work has it, where nothing of that is in the worktree. "
         f"{_LEAVE}\n\n"
         f"{_quoted(chr(10).join([*shown, *more]), 'The files in conflict')}{told}"
     )

@@ -20,6 +20,7 @@ from csa.model.text import shortened, some_names
 from csa.model.worktree import BRANCHES, Refused, Worktree
 from csa.ownership import make_directory, owner_above
 from csa.paths import NEW_PREFIX, WORKTREES
+from csa.runner.caller import refuse_setup
 from csa.runner.context import Context
 from csa.runner.environment import outer_sandbox
 from csa.runner.request import RunRequest
@@ -27,6 +28,7 @@ from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.turnrecorder import TurnRecorder, with_tool
 from csa.store.gonetrees import move_aside
 from csa.store.held import HeldSession, store_lock
+from csa.store.project import git_top
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
 from csa.store.worktreefiles import copy_included
@@ -39,6 +41,7 @@ from csa.store.worktrees import (
     forget_worktree,
     is_usable,
     keep_work,
+    link_of,
     list_dirty,
     list_submodules,
     open_repository,
@@ -62,7 +65,8 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
 
     Raises:
         UsageError: there is no checkout, or the name is none for a branch.
-        RefusedError: an agent that may not do everything names a setup command, which nothing would confine.
+        RefusedError: an agent that may not do everything names a setup command, which nothing would confine, or is in
+            a repository of its own.
         WorktreeError: there is such a branch already.
         ToolUnavailableError: git is not installed.
     """
@@ -70,6 +74,7 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
     _refuse_setup(context, request)
     environ = context.environ
     found = read_checkout(plan.cwd, environ)
+    _refuse_foreign(context, found.top)
     branch = BRANCHES + (request.worktree or state.name or state.session_id[-_SHORT_ID:].lower())
     check_branch(found.top, branch, environ)
     path = worktree_path(context.store, state.session_id)
@@ -115,10 +120,26 @@ def _refuse_setup(context: Context, request: RunRequest) -> None:
             "The setup command has a secret in it, which csa would have to store.",
             hint="name a variable there: the command has the agent's environment, and what --secret gives it",
         )
-    if request.setup and context.caller and context.caller.permission is not Permission.FULL:
+    if request.setup:
+        refuse_setup(context.caller)
+
+
+def _refuse_foreign(context: Context, top: str) -> None:
+    """Refuse an agent a repository that it may have made: its configuration can name programs for git to run.
+
+    Where the agent calls csa by MCP, those would run outside of its sandbox.
+    """
+    if context.caller is None or context.caller.permission is Permission.FULL:
+        return
+    owner = os.path.basename(top)
+    state = context.store.record(owner).state if is_session_id(owner) else None
+    tree = state.worktree if state else None
+    if tree is None and top == git_top(os.path.realpath(context.caller.state.project_path)):
+        return
+    if tree is None or tree.path != top or link_of(top) != os.path.realpath(tree.git_dir):
         raise RefusedError(
-            f"Session {context.caller.session_id} may not name a setup command: nothing would confine it.",
-            hint="leave --setup out; what is configured runs (worktree_setup)",
+            f"Session {context.caller.session_id} may not have a worktree of {top}, which is not its project's.",
+            hint="run it from the project or the session's own worktree, as they were, or ask whoever started you",
         )
 
 
@@ -276,7 +297,7 @@ def keep_turn(recorder: TurnRecorder) -> tuple[Kept | None, list[Event]]:
     plan, tree = recorder.plan, recorder.held.state.worktree
     if tree is None or not recorder.is_ours():
         return None, []
-    about = plan.state.description if plan.request.repair else plan.request.prompt
+    about = plan.state.description if plan.request.repair or plan.request.plan else plan.request.prompt
     subject = summarise(recorder.held.redactor.redact(about))
     return _keep(recorder, tree, turn=recorder.turn, subject=subject)
 
@@ -324,7 +345,8 @@ def _left_out(plan: TurnPlan) -> list[str]:
     """Name what is not committed in the checkout, and so not in the worktree."""
     if not plan.dirty or plan.request.with_changes:
         return []
-    return [f"not in the worktree, as it is not committed: {some_names(plan.dirty)} (--with-changes takes it along)"]
+    how = "with_changes = true" if plan.request.plan else "--with-changes"
+    return [f"not in the worktree, as it is not committed: {some_names(plan.dirty)} ({how} takes it along)"]
 
 
 def _empty_submodules(tree: Worktree, environ: Mapping[str, str]) -> list[str]:
