@@ -7,12 +7,14 @@ The checkout moves last, by a fast-forward, or stays as it is.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from csa.errors import CsaError, RefusedError
+from csa.errors import BusyError, CsaError, RefusedError
 from csa.model.text import some_names
 from csa.model.worktree import SESSION_TRAILER, Worktree
 from csa.store.gitplumbing import Git, GitError, open_project, version_of
@@ -31,6 +33,7 @@ _PLAIN = (
     "rebase.updateRefs=false",
     "rerere.enabled=false",
 )
+_PATIENCE_S, _LOOK_S = 30.0, 0.02
 _MERGE_TREE = (2, 38)  # the first git that merges without a work tree
 _MISSING = "000000"  # the mode of a path that is not there
 _GONE = " D"  # the state of a path that is missing in the work tree alone; it is written again
@@ -351,9 +354,41 @@ def fast_forward(git: Git, target: Checkout, new: str, *, note: str) -> None:
 
     Raises:
         RefusedError: files that would change were changed; they are named.
+        BusyError: another csa has been landing there for long.
         MovedError: it is not where it was.
         GitError: git fails.
     """
+    with _alone(git, target) as held:
+        _fast_forward(held, target, new, note)
+
+
+@contextmanager
+def _alone(git: Git, target: Checkout) -> Iterator[Git]:
+    """Yield git while no other csa moves the checkout: git reads the index before it locks it, so two mix it up."""
+    fd = os.open(os.fsdecode(git.run("rev-parse", "--absolute-git-dir").removesuffix(b"\n")), os.O_RDONLY)
+    try:
+        _wait_for(fd, target)
+        yield replace(git, held=(*git.held, fd))
+    finally:
+        os.close(fd)
+
+
+def _wait_for(fd: int, target: Checkout) -> None:
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise BusyError(
+                    f"Another csa is landing in {target.top}.", hint="land again when it has ended"
+                ) from None
+        except OSError:  # a file system without such locks
+            return None
+        time.sleep(_LOOK_S)
+
+
+def _fast_forward(git: Git, target: Checkout, new: str, note: str) -> None:
     if read_head(git, target.top) != target:
         raise MovedError(f"{target.top} has moved.")
     found = _in_way(git, target, new)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -525,3 +526,18 @@ def test_ignored_files_of_the_worktree(scene: Scene) -> None:
     assert (scene.at(session) / "x.log").read_text() == "ignored\n"
     scene.write(scene.at(session), **{"x.log": None})
     assert scene.refused(session).kind == "conflict"
+
+
+@pytest.mark.thorough
+def test_two_at_once(scene: Scene) -> None:
+    """Each lands after the other; the index is as the commit."""
+    sessions = [scene.session(number) for number in range(3)]
+    for number, session in enumerate(sessions):
+        scene.write(scene.at(session), **{f"new{number}": "x\n"})
+    threads = [threading.Thread(target=scene.land, args=(session,)) for session in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert scene.log() == [*3 * ["what turn 1 has left"], "first"]
+    assert scene.git("status", "--porcelain") == ""
