@@ -42,6 +42,16 @@ def index_aside(git: Git, *, start: str | None = None) -> Iterator[Git]:
         yield found
 
 
+def look_at_all(aside: Git) -> None:
+    """Have an index aside forget what git was told not to look at (assume-unchanged, skip-worktree), if it is there."""
+    entries = aside.run("ls-files", "-z", "-v").split(b"\0")
+    unseen = [entry[2:] for entry in entries if entry[:1].islower() or entry[:1] == b"S"]
+    top = os.fsencode(aside.line("rev-parse", "--show-toplevel")) if unseen else b""
+    if found := [path for path in unseen if os.path.lexists(b"/".join((top, path)))]:
+        for word in ("--no-assume-unchanged", "--no-skip-worktree"):  # git heeds one at a time
+            aside.run("update-index", word, "-z", "--stdin", stdin=b"\0".join(found))
+
+
 def add_all(aside: Git) -> None:
     """Have an index aside name all that lies in its work tree, but for ignored files; GitError if something cannot."""
     _add_all(aside)

@@ -38,6 +38,7 @@ _MERGE_TREE = (2, 38)  # the first git that merges without a work tree
 _MISSING = "000000"  # the mode of a path that is not there
 _GONE = " D"  # the state of a path that is missing in the work tree alone; it is written again
 _LINK, _SYMLINK = "160000", "120000"
+_OVERWRITTEN = "would be overwritten"  # what git says before it writes anything
 _UNDERWAY = {
     "MERGE_HEAD": "merge",
     "rebase-merge": "rebase",
@@ -407,7 +408,18 @@ def _fast_forward(git: Git, target: Checkout, new: str, note: str) -> None:
     except GitError as error:
         if read_head(git, target.top) == target:
             _stage(git, [(each.before, each.old, each.path) for each in found if each.path not in staged])
+            _refuse_begun(git, target, new, found, error)
         _explain(git, target, new, error)
+
+
+def _refuse_begun(git: Git, target: Checkout, new: str, found: Sequence[_Change], error: GitError) -> None:
+    """Raise RefusedError if git has written some of the files before it failed, as on a full disk."""
+    begun = [each.path for each in _in_way(git, target, new) if each not in found]
+    if begun and _OVERWRITTEN not in error.said:
+        raise RefusedError(
+            f"git could not write all of the work to {target.top}: {error.said.rstrip('.')}.",
+            hint=f"it has begun with {some_names(begun)}: git restore or rm those, as git status has them; land again",
+        ) from error
 
 
 def _lock_once(git: Git, target: Checkout, new: str) -> None:

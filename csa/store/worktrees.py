@@ -20,7 +20,15 @@ from csa.model.worktree import BRANCHES, REFS, SESSION_TRAILER, TURN_TRAILER, Wo
 from csa.ownership import give_to_owner, give_tree, make_directory
 from csa.paths import WORKTREES
 from csa.store.atomic import read_regular
-from csa.store.capture import add_all, add_what_can, changed_inside, index_aside, leave_out_repositories, submodules
+from csa.store.capture import (
+    add_all,
+    add_what_can,
+    changed_inside,
+    index_aside,
+    leave_out_repositories,
+    look_at_all,
+    submodules,
+)
 from csa.store.gitplumbing import ABSENT, Git, GitError, open_project, version_of
 from csa.store.gonetrees import move_aside, repository_beside
 from csa.store.sessions import Store, is_directory
@@ -106,7 +114,7 @@ def snapshot(top: str, environ: Mapping[str, str], *, message: str) -> str:
 def peek(tree: Worktree, environ: Mapping[str, str]) -> str:
     """Return the tip of the work in a worktree, with what is not committed, but not on its branch; GitError."""
     git = open_worktree(tree, environ)
-    taken = _snapshot(git, "what is left")
+    taken = _snapshot(git, "what is left", is_own=True)
     return git.line("rev-parse", "HEAD") if _is_same(git, taken, "HEAD") else taken
 
 
@@ -114,8 +122,11 @@ def _is_same(git: Git, commit: str, other: str) -> bool:
     return git.line("rev-parse", f"{commit}^{{tree}}") == git.line("rev-parse", f"{other}^{{tree}}")
 
 
-def _snapshot(git: Git, message: str) -> str:
+def _snapshot(git: Git, message: str, *, is_own: bool = False) -> str:
+    """`is_own`: it is csa's worktree, in which an agent may have told git what not to look at."""
     with index_aside(git) as aside:
+        if is_own:
+            look_at_all(aside)
         add_all(aside)
         leave_out_repositories(aside, "HEAD")
         return aside.line("commit-tree", aside.line("write-tree"), "-p", "HEAD", stdin=message.encode())
@@ -418,6 +429,7 @@ def _has_index(git: Git) -> bool:
 
 def _content(aside: Git, head: str) -> tuple[str, tuple[str, ...]]:
     """Return the tree of all that lies in a work tree, and what is not in it."""
+    look_at_all(aside)
     problems = add_what_can(aside)
     foreign = leave_out_repositories(aside, head)
     problems += [f"{path} is a repository of its own: it is not committed" for path in foreign]
@@ -523,7 +535,7 @@ def reclaim(tree: Worktree, environ: Mapping[str, str], *, session_id: str) -> N
 
 def keep_as_it_is(git: Git, session_id: str) -> None:
     """Keep what is in a worktree, whatever that is, by a ref."""
-    _point(git, session_id, f"{REFS}{session_id}/interrupted", _snapshot(git, "interrupted"))
+    _point(git, session_id, f"{REFS}{session_id}/interrupted", _snapshot(git, "interrupted", is_own=True))
 
 
 def _lease(tree: Worktree) -> str:

@@ -142,3 +142,22 @@ def test_what_a_repair_keeps(repository: Place) -> None:
         ".gitattributes", ".gitignore", "a", "bin", "kept.log", "sub/b", "kept"
     ]  # fmt: skip
     assert (place.project / "bin").read_bytes() == b"\0one"
+
+
+@pytest.mark.thorough
+def test_what_git_has_begun_to_write_is_named(repository: Place) -> None:
+    """Where git cannot write all files, as on a full disk, it leaves those it has written: the error says which."""
+    place = repository
+    sh(place, "echo 'z filter=g' > .gitattributes; git add .; git commit -qm attributes")
+    session = work(place, "echo 1 > new; echo 2 > z")
+    sh(place, "git config filter.g.clean cat; git config filter.g.smudge false; git config filter.g.required true")
+    done = place.run("land", session)
+    assert done.code == 5
+    assert "git could not write all of the work" in done.err
+    assert "it has begun with new" in done.err
+    assert "nothing was changed" not in done.err
+    sh(
+        place,
+        "git config filter.g.smudge cat; rm new",
+    )
+    assert place.run("land", session).code == 0

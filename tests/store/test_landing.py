@@ -541,3 +541,14 @@ def test_two_at_once(scene: Scene) -> None:
         thread.join()
     assert scene.log() == [*3 * ["what turn 1 has left"], "first"]
     assert scene.git("status", "--porcelain") == ""
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_what_the_agent_has_hidden(scene: Scene, flag: str) -> None:
+    """What it told git not to look at is its work all the same."""
+    session = scene.session()
+    scene.git("update-index", flag, "b.txt", at=scene.at(session))
+    scene.write(scene.at(session), **{"b.txt": "mine\n"})
+    assert scene.land(session, dry_run=True).files == ("b.txt",)
+    assert scene.land(session).files == ("b.txt",)
