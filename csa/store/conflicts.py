@@ -13,8 +13,9 @@ from contextlib import suppress
 
 from csa.model.worktree import REFS, Worktree
 from csa.store.gitplumbing import ABSENT, Git, GitError
+from csa.store.gitwork import refs_of
+from csa.store.keeping import borrow, give_back, go_forward, keep_as_it_is
 from csa.store.landing import plain_git
-from csa.store.worktrees import borrow, give_back, go_forward, keep_as_it_is, refs_of
 from csa.structs import Struct, replace
 
 _HOW = {

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from csa.model.worktree import Worktree
 from csa.store.capture import add_what_can
 from csa.store.gitplumbing import Git, GitError, open_project, without_filters
-from csa.store.worktrees import open_worktree
+from csa.store.gitwork import open_worktree
 from csa.structs import Struct, replace
 
 _MERGE_TREE = (2, 38)  # the first git that merges without a work tree

@@ -18,7 +18,7 @@ from csa.errors import BusyError, CsaError, RefusedError
 from csa.model.text import some_names
 from csa.model.worktree import SESSION_TRAILER, Worktree
 from csa.store.gitplumbing import Git, GitError, open_project, version_of
-from csa.store.worktrees import Checkout, branch_of, is_ancestor
+from csa.store.gitwork import Checkout, branch_of, is_ancestor
 from csa.structs import Struct, replace
 
 # What the user may have configured for rebases of their own.

@@ -9,11 +9,8 @@ from collections.abc import Iterator, Mapping
 from csa.model.worktree import Worktree
 from csa.store.capture import changed_inside
 from csa.store.gitplumbing import Git, GitError
-from csa.store.sessions import is_directory
-from csa.store.worktrees import (
-    Kept,
+from csa.store.gitwork import (
     WorktreeError,
-    find_obstacle,
     find_tip,
     is_ancestor,
     open_repository,
@@ -22,6 +19,8 @@ from csa.store.worktrees import (
     refs_of,
     target_of,
 )
+from csa.store.keeping import Kept, find_obstacle
+from csa.store.sessions import is_directory
 from csa.structs import Struct, replace
 
 _NAMED = 3

@@ -15,7 +15,7 @@ from csa.model.text import some_names
 from csa.model.worktree import Worktree
 from csa.ownership import give_tree
 from csa.store.gitplumbing import Git, GitError, open_project
-from csa.store.worktrees import open_worktree
+from csa.store.gitwork import open_worktree
 
 INCLUDE = ".worktreeinclude"
 

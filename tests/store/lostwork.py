@@ -32,9 +32,11 @@ from csa.runner.sessions.landing import land_session
 from csa.runner.sessions.removal import delete_session, restore_session
 from csa.runner.sessions.worktrees import drop_worktree
 from csa.runner.turns.worktree import make_again
+from csa.store.gitwork import is_usable, read_checkout, worktree_path
 from csa.store.held import open_session
+from csa.store.keeping import keep_work
 from csa.store.sessions import Store
-from csa.store.worktrees import add_worktree, is_usable, keep_work, read_checkout, worktree_path
+from csa.store.worktrees import add_worktree
 from csa.structs import replace
 from tests.store.support import IDS, PLAIN, begin, finish, finished_session
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from csa.model.worktree import Worktree
-from csa.store import worktrees
+from csa.store import keeping
+from csa.store.gitwork import list_dirty
+from csa.store.keeping import keep_work
 from csa.store.unlanded import examine_work
-from csa.store.worktrees import keep_work, list_dirty
 from tests.store.test_session_worktrees import SESSION, Run, environment, git, kept, made
 
 __all__ = ["git"]
@@ -101,7 +102,7 @@ def test_git_that_was_killed(git: Run, tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("HEAD.lock", "index.lock"):
         Path(tree.git_dir, name).touch()
     with monkeypatch.context() as patch:
-        patch.setattr(worktrees, "_reset_index", lambda *_: None)  # csa was killed before
+        patch.setattr(keeping, "_reset_index", lambda *_: None)  # csa was killed before
         tip, _, _ = kept(tree, tmp_path)
     assert "b" in files(git, tip)
     assert git("status", "--porcelain", at=Path(tree.path))

@@ -18,18 +18,12 @@ from csa.runner.session import Session
 from csa.runner.sessions.collecting import Report, collect
 from csa.runner.sessions.removal import delete_session, restore_session, with_descendants
 from csa.runner.sessions.worktrees import Dropped, drop_worktree
+from csa.store.gitwork import list_refs, read_checkout, worktree_path
 from csa.store.held import open_session
+from csa.store.keeping import keep_work
 from csa.store.sessions import Store
 from csa.store.unlanded import examine_work
-from csa.store.worktrees import (
-    add_worktree,
-    keep_work,
-    list_refs,
-    read_checkout,
-    restore_worktree,
-    revive_worktree,
-    worktree_path,
-)
+from csa.store.worktrees import add_worktree, restore_worktree, revive_worktree
 from csa.structs import replace
 from tests.store.support import IDS, NOON, PLAIN, begin, finished_session
 from tests.store.test_session_worktrees import Run, environment, git, refused

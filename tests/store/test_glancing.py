@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from csa.model.worktree import Worktree
+from csa.store.gitwork import read_checkout
 from csa.store.glancing import Extent, glance_at
-from csa.store.worktrees import add_worktree, read_checkout
+from csa.store.worktrees import add_worktree
 from tests.store.test_session_worktrees import environment, git
 
 __all__ = ["git"]  # the fixture

@@ -18,8 +18,9 @@ from csa.runner.client import Csa
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session
 from csa.runner.sessions.landing import Landed, LandError, land_session
+from csa.store.gitwork import read_checkout
 from csa.store.held import build_session
-from csa.store.worktrees import add_worktree, read_checkout
+from csa.store.worktrees import add_worktree
 from csa.structs import replace
 from tests.store.support import IDS, PLAIN, make_state
 

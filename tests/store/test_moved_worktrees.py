@@ -17,8 +17,8 @@ from csa.runner.sessions.exporting import write_archive
 from csa.runner.sessions.importing import import_archive
 from csa.runner.sessions.repairing import repair_session
 from csa.runner.sessions.worktrees import drop_worktree
+from csa.store.gitwork import read_checkout, worktree_path
 from csa.store.survey import survey
-from csa.store.worktrees import read_checkout, worktree_path
 from tests.store.support import IDS
 from tests.store.test_dropping import Place, place
 from tests.store.test_session_worktrees import Run, git

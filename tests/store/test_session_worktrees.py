@@ -11,17 +11,9 @@ import pytest
 
 from csa.errors import UsageError
 from csa.model.worktree import Worktree
-from csa.store.worktrees import (
-    WorktreeError,
-    add_worktree,
-    keep_work,
-    list_dirty,
-    list_refs,
-    read_checkout,
-    restore_worktree,
-    snapshot,
-    take_away,
-)
+from csa.store.gitwork import WorktreeError, list_dirty, list_refs, read_checkout
+from csa.store.keeping import keep_work, snapshot
+from csa.store.worktrees import add_worktree, restore_worktree, take_away
 from tests.store.support import IDS
 
 SESSION = IDS[0]

@@ -25,7 +25,7 @@ from csa.runner.doctor.tool_checks import ToolFinding, ask_version, find_tools, 
 from csa.runner.environment import base_environment
 from csa.runner.toolbox import check_config, choose_tool, installed_agents, loadable_adapters
 from csa.store.configfile import config_layers
-from csa.store.worktrees import OLDEST_GIT
+from csa.store.gitwork import OLDEST_GIT
 from csa.structs import Struct, replace
 
 

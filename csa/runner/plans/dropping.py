@@ -10,8 +10,8 @@ from csa.model.worktree import Worktree
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.worktrees import Dropped, drop_worktree
+from csa.store.gitwork import commit_of
 from csa.store.shown import Siblings
-from csa.store.worktrees import commit_of
 from csa.structs import Struct
 
 

@@ -26,8 +26,8 @@ from csa.runner.session import Session
 from csa.runner.templates import apply_template, find_template
 from csa.runner.turns.fallback import split_fallback
 from csa.runner.turns.handoff import cut_to, quoted
+from csa.store.gitwork import has_branch
 from csa.store.transcript import last_started
-from csa.store.worktrees import has_branch
 from csa.structs import replace
 
 _ANSWERS = "What the tasks before this one have answered"

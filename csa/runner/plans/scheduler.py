@@ -29,8 +29,8 @@ from csa.runner.request import RunRequest
 from csa.runner.session import Session
 from csa.runner.sessions.editing import rename_session
 from csa.runner.sessions.landing import Landed, LandError, land_session
+from csa.store.gitwork import list_dirty
 from csa.store.results import read_final_text
-from csa.store.worktrees import list_dirty
 from csa.structs import Struct, replace
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ from csa.runner.session import Session
 from csa.runner.sessions.history import why_refused
 from csa.runner.sessions.spans import Span, read_spans
 from csa.store.gitplumbing import Git, GitError, open_work_tree, without_filters
+from csa.store.gitwork import repository_of
 from csa.store.project import git_head, git_top
 from csa.store.transcript import read_events
-from csa.store.worktrees import repository_of
 from csa.structs import Struct, asdict, field, replace
 
 TYPE_CHECKING = False  # see csa/structs.py

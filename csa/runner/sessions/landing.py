@@ -31,28 +31,14 @@ from csa.store.commits import find_work, read_commits
 from csa.store.conflicts import with_markers
 from csa.store.genealogy import ancestors
 from csa.store.gitplumbing import Git
+from csa.store.gitwork import commit_of, find_commit, find_tip, is_ancestor, is_usable, open_worktree
 from csa.store.held import HeldSession
 from csa.store.inherited import without_descriptors, without_repository
+from csa.store.keeping import HookError, Kept, borrow, find_obstacle, give_back, keep_work, peek
 from csa.store.landing import Commit, ConflictError, MovedError
 from csa.store.owner import LANDING
 from csa.store.project import git_top
-from csa.store.worktrees import (
-    HookError,
-    Kept,
-    borrow,
-    commit_of,
-    find_commit,
-    find_obstacle,
-    find_tip,
-    give_back,
-    is_ancestor,
-    is_usable,
-    keep_work,
-    open_worktree,
-    peek,
-    relocate,
-    take_away,
-)
+from csa.store.worktrees import relocate, take_away
 from csa.structs import Struct, asdict, replace
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from csa.runner.turns.stealing import note_theft
 from csa.store.atomic import Draft, open_regular, read_regular, sync_directory, sync_file, write_atomically
 from csa.store.backups import Backup
 from csa.store.checking import Problem, check_session, differing_keys, expected_result
+from csa.store.gitwork import worktree_path
 from csa.store.plaintoml import load_plain
 from csa.store.recovery import caught_up, end_in_result
 from csa.store.results import lacks_final, told_answer
@@ -36,7 +37,7 @@ from csa.store.taking import refuse_busy
 from csa.store.tomlfile import render_toml
 from csa.store.transcript import end_of_last_line, last_turn_event, read_events, read_events_backwards
 from csa.store.turns import CompactionRecord, read_history, read_turns
-from csa.store.worktrees import rediscover, worktree_path
+from csa.store.worktrees import rediscover
 from csa.store.writer import SessionWriter
 from csa.structs import Struct, field, fields, replace
 

@@ -14,21 +14,14 @@ from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.store.gitplumbing import GitError
+from csa.store.gitwork import WorktreeError, common_directory, worktree_path
 from csa.store.gonetrees import leave_note, move_aside, repository_beside
+from csa.store.keeping import Kept, keep_work
 from csa.store.liveness import probe
 from csa.store.sessions import Store, is_directory
 from csa.store.statefile import save_state
 from csa.store.unlanded import Work, examine_work
-from csa.store.worktrees import (
-    Kept,
-    WorktreeError,
-    common_directory,
-    keep_work,
-    relocate,
-    repair_worktree,
-    take_away,
-    worktree_path,
-)
+from csa.store.worktrees import relocate, repair_worktree, take_away
 from csa.structs import Struct, replace
 
 

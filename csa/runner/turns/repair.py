@@ -17,7 +17,8 @@ from csa.runner.turns.turnrecorder import TurnRecorder
 from csa.store import conflicts, landing
 from csa.store.conflicts import Before, Conflict
 from csa.store.gitplumbing import Git
-from csa.store.worktrees import is_ancestor, keep_work, open_repository, open_worktree, peek, reclaim, target_of
+from csa.store.gitwork import is_ancestor, open_repository, open_worktree, target_of
+from csa.store.keeping import keep_work, peek, reclaim
 from csa.structs import replace
 
 _MOST_FILES, _MOST_COMMITS, _MOST_CHARS = 50, 10, 6000

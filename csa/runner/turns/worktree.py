@@ -26,33 +26,31 @@ from csa.runner.environment import outer_sandbox
 from csa.runner.request import RunRequest
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.turnrecorder import TurnRecorder, with_tool
+from csa.store.gitwork import (
+    WorktreeError,
+    is_usable,
+    list_dirty,
+    list_submodules,
+    open_repository,
+    read_checkout,
+    repository_of,
+    worktree_path,
+)
 from csa.store.gonetrees import move_aside
 from csa.store.held import HeldSession, store_lock
+from csa.store.keeping import HookError, Kept, keep_work, reclaim, snapshot
 from csa.store.project import git_top
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
 from csa.store.worktreefiles import copy_included
 from csa.store.worktrees import (
-    HookError,
-    Kept,
-    WorktreeError,
     add_worktree,
     check_branch,
     forget_worktree,
-    is_usable,
-    keep_work,
     link_of,
-    list_dirty,
-    list_submodules,
-    open_repository,
-    read_checkout,
-    reclaim,
     relocate,
-    repository_of,
     revive_worktree,
-    snapshot,
     unmake_worktree,
-    worktree_path,
 )
 from csa.structs import replace
 
