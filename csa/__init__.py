@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from csa.runner.sessions.budget import BudgetReport, BudgetState
     from csa.runner.sessions.editing import Edit
     from csa.runner.sessions.ending import KillResult
-    from csa.runner.sessions.landing import Landed, LandError
+    from csa.runner.sessions.landing_outcome import Landed, LandError
     from csa.runner.sessions.removal import Removed, Restored
     from csa.runner.sessions.searching import Hit
     from csa.runner.sessions.waiting import WaitResult
@@ -104,7 +104,7 @@ _HOMES = {
     "csa.runner.sessions.budget": ("BudgetReport", "BudgetState"),
     "csa.runner.sessions.editing": ("Edit",),
     "csa.runner.sessions.ending": ("KillResult",),
-    "csa.runner.sessions.landing": ("LandError", "Landed"),
+    "csa.runner.sessions.landing_outcome": ("LandError", "Landed"),
     "csa.runner.sessions.removal": ("Removed", "Restored"),
     "csa.runner.sessions.searching": ("Hit",),
     "csa.runner.sessions.waiting": ("WaitResult",),

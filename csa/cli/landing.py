@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from csa.runner.session import Session
-    from csa.runner.sessions.landing import Landed
+    from csa.runner.sessions.landing_outcome import Landed
 
 _SHORT, _NAMED = 7, 5
 _REFUSED = 1  # the exit code of a dry run whose work could not be landed
@@ -63,7 +63,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if not selectors:
         raise UsageError("Name a session.", hint="csa ls")
     from csa.cli.run import own_command  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
-    from csa.runner.sessions.landing import outcome_to_json  # noqa: PLC0415  # as above
+    from csa.runner.sessions.landing_outcome import outcome_to_json  # noqa: PLC0415  # as above
 
     client = Csa.from_environment(command=own_command(), owns_process=True)
     become_subreaper()
@@ -177,7 +177,7 @@ def _outcome(landed: Landed) -> str:
 
 
 def _tell_failure(error: CsaError) -> None:
-    from csa.runner.sessions.landing import LandError  # noqa: PLC0415  # loaded by now
+    from csa.runner.sessions.landing_outcome import LandError  # noqa: PLC0415  # loaded by now
 
     print_error(error, as_json=False)
     others = error.others if isinstance(error, LandError) else ()

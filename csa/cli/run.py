@@ -30,6 +30,7 @@ from csa.errors import UsageError
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
+from csa.runner.caller import refuse_command
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
 from csa.runner.detach import refuse_ephemeral
@@ -291,6 +292,8 @@ def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> 
 def follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     """Return what is to be run when the turn has ended; `--on-finish ''` is nothing, whatever is configured."""
     config = client.context.config
+    if arguments.on_finish:
+        refuse_command(client.caller, "a command for --on-finish", "run it in the shell afterwards")
     command = config.on_finish if arguments.on_finish is None else arguments.on_finish
     if not command:
         return None

@@ -149,10 +149,13 @@ def refuse_own_lineage(caller: Caller | None, session_id: str, *, verb: str = "r
         )
 
 
-def refuse_setup(caller: Caller | None) -> None:
-    """Refuse a setup command of an agent that may not do everything: it would run outside of what confines that.
+def refuse_command(caller: Caller | None, what: str, hint: str) -> None:
+    """Refuse a shell command of an agent that may not do everything: it would run outside of what confines that.
 
-    The commands of a plan were looked at when somebody started it.
+    Args:
+        caller: who names it; the commands of a plan were looked at when somebody started that.
+        what: what it is called, with its article.
+        hint: the next step.
 
     Raises:
         RefusedError: the caller is such an agent.
@@ -160,9 +163,18 @@ def refuse_setup(caller: Caller | None) -> None:
     if caller is None or caller.permission is Permission.FULL or caller.state.last_tool == "plan":
         return
     raise RefusedError(
-        f"Session {caller.session_id} may not name a setup command: nothing would confine it.",
-        hint="leave it out; what is configured runs (worktree_setup)",
+        f"Session {caller.session_id} may not name {what}: nothing would confine it.", hint=f"leave it out; {hint}"
     )
+
+
+def refuse_setup(caller: Caller | None) -> None:
+    """Refuse a command that prepares a worktree; raises as `refuse_command`."""
+    refuse_command(caller, "a setup command", "what is configured runs (worktree_setup)")
+
+
+def refuse_check(caller: Caller | None) -> None:
+    """Refuse a command that checks work before it lands; raises as `refuse_command`."""
+    refuse_command(caller, "a command as a check", "check the work before, in the shell")
 
 
 def refuse_endless_wait(caller: Caller | None, session_id: str, *, verb: str = "wait for") -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from csa.runner.queueing import Queued
     from csa.runner.request import RunOptions, RunRequest
     from csa.runner.sessions.creating import Created
-    from csa.runner.sessions.landing import Landed
+    from csa.runner.sessions.landing_outcome import Landed
     from csa.runner.sessions.merging import Merged
     from csa.runner.turns.compaction import CompactionResult
     from csa.runner.turns.plan import TurnPlan

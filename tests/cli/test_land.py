@@ -161,3 +161,20 @@ def test_what_git_has_begun_to_write_is_named(repository: Place) -> None:
         "git config filter.g.smudge cat; rm new",
     )
     assert place.run("land", session).code == 0
+
+
+@pytest.mark.thorough
+def test_commands_that_an_agent_names(repository: Place) -> None:
+    """They would run outside of what confines it, so only one that may do everything names any."""
+    _, variables = repository.agent("--permission", "edit")
+    child = repository.run("run", "--tool", "codex", "--json", "child", env=variables).json["session_id"]
+    for words, what in (
+        (("land", child, "--check", "touch ran"), "a command as a check"),
+        (("run", "--tool", "codex", "--on-finish", "touch ran", "more"), "a command for --on-finish"),
+    ):
+        refused = repository.run(*words, env=variables)
+        assert (refused.code, f"may not name {what}" in refused.err) == (5, True), refused.err
+    assert not (repository.project / "ran").exists()
+    _, variables = repository.agent("--permission", "full")
+    assert repository.run("run", "--tool", "codex", "--on-finish", "touch ran", "more", env=variables).code == 0
+    assert (repository.project / "ran").exists()

@@ -17,7 +17,8 @@ from csa.model.worktree import Worktree
 from csa.runner.client import Csa
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session
-from csa.runner.sessions.landing import Landed, LandError, land_session
+from csa.runner.sessions.landing import land_session
+from csa.runner.sessions.landing_outcome import Landed, LandError
 from csa.store.gitwork import read_checkout
 from csa.store.held import build_session
 from csa.store.worktrees import add_worktree

@@ -18,7 +18,7 @@ from csa.model.plan import NAME_LENGTH, Plan, PlanTask, plan_session_name, sessi
 from csa.model.planstates import Known
 from csa.model.usage import CHARS_PER_TOKEN
 from csa.model.worktree import BRANCHES, Task
-from csa.runner.caller import refuse_setup
+from csa.runner.caller import refuse_check, refuse_setup
 from csa.runner.context import Context
 from csa.runner.plans.reading import ReadPlan
 from csa.runner.request import RunRequest
@@ -43,11 +43,13 @@ def plan_request(context: Context, read: ReadPlan, words: Iterable[str]) -> RunR
 
     Raises:
         UsageError: another plan, or no plan at all, has a session of that name.
-        RefusedError: an agent that may not do everything names a setup command.
+        RefusedError: an agent that may not do everything names a command for setup, or as a check.
     """
     plan, name = read.plan, plan_session_name(read.stem)
     if any(task.options.get("setup") for task in plan.tasks.values()):
         refuse_setup(context.caller)
+    if any(task.check for task in plan.tasks.values()):
+        refuse_check(context.caller)
     session = session_of_plan(context, read)
     is_new = session is None
     return RunRequest(

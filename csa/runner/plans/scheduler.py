@@ -28,7 +28,8 @@ from csa.runner.plans.requests import TaskRequests, aside_name
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
 from csa.runner.sessions.editing import rename_session
-from csa.runner.sessions.landing import Landed, LandError, land_session
+from csa.runner.sessions.landing import land_session
+from csa.runner.sessions.landing_outcome import Landed, LandError
 from csa.store.gitwork import list_dirty
 from csa.store.results import read_final_text
 from csa.structs import Struct, replace
