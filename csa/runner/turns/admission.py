@@ -127,7 +127,7 @@ def _budgets_again(plan: TurnPlan) -> list[str]:
 
 def holder_of(plan: TurnPlan) -> SlotHolder:
     """Return what the slot of a turn says: among other things the work tree in which its agent may edit."""
-    may_edit = plan.permission is not Permission.READ_ONLY and not plan.compacts
+    may_edit = plan.permission is not Permission.READ_ONLY and not (plan.compacts or plan.replay)
     tree = plan.state.worktree
     top = (tree.path if tree else git_top(os.path.realpath(plan.cwd))) if may_edit else None
     return SlotHolder(plan.state.session_id, plan.adapter.name, top or "")
