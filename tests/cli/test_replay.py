@@ -34,7 +34,10 @@ def record_tree(place: Place) -> str:
                 ["run", "csa run -q --tool claude-code --name one 'first part'"],
                 [
                     "run-parallel",
-                    ["csa run -q --tool gemini-cli --permission read-only 'second part'", "csa run -q --session one 'more of it'"],
+                    [
+                        "csa run -q --tool gemini-cli --permission read-only 'second part'",
+                        "csa run -q --session one 'more of it'",
+                    ],
                 ],
                 ["say", "done"],
             ],
