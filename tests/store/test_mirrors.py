@@ -41,7 +41,7 @@ def mirror(state_root: Path) -> Mirror:
     return mirror_for(str(state_root), HOST)
 
 
-@pytest.fixture(params=[235, pytest.param(1, marks=pytest.mark.thorough)])
+@pytest.fixture(params=[235, pytest.param(7, marks=pytest.mark.thorough)])
 def every(request: pytest.FixtureRequest) -> int:
     """Return how many bytes are between two offsets that are tried."""
     found: int = request.param
