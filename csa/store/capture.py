@@ -52,9 +52,12 @@ def look_at_all(aside: Git) -> None:
             aside.run("update-index", word, "-z", "--stdin", stdin=b"\0".join(found))
 
 
-def add_all(aside: Git) -> None:
+def add_all(aside: Git, *words: str) -> None:
     """Have an index aside name all that lies in its work tree, but for ignored files; GitError if something cannot."""
-    _add_all(aside)
+    links = _links(aside)
+    _add(aside, [b":/", *(b":(exclude,top,literal)" + path for path in links)], *words)
+    if links:
+        aside.run("update-index", "-z", "--stdin", stdin=b"\0".join(links))
 
 
 def add_what_can(aside: Git) -> list[str]:
@@ -63,20 +66,13 @@ def add_what_can(aside: Git) -> list[str]:
     Some files have git add nothing at all: one that no filter takes, or is not encoded as its attributes say.
     """
     try:
-        _add_all(aside)
+        add_all(aside)
     except GitError:
         with suppress(GitError):
-            _add_all(aside, "--ignore-errors")
+            add_all(aside, "--ignore-errors")
         _add_some(aside, _missing(aside))
         return [f"{os.fsdecode(path)} cannot be read: it is not committed" for path in _missing(aside)]
     return []
-
-
-def _add_all(aside: Git, *words: str) -> None:
-    links = _links(aside)
-    _add(aside, [b":/", *(b":(exclude,top,literal)" + path for path in links)], *words)
-    if links:
-        aside.run("update-index", "-z", "--stdin", stdin=b"\0".join(links))
 
 
 def changed_inside(git: Git) -> list[str]:

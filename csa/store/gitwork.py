@@ -10,14 +10,21 @@ from pathlib import Path
 from csa.errors import CsaError, ToolUnavailableError, UsageError
 from csa.model.worktree import REFS, Worktree
 from csa.paths import WORKTREES
-from csa.store.capture import (
-    submodules,
-)
+from csa.store.capture import submodules
 from csa.store.gitplumbing import Git, GitError, open_project, version_of
 from csa.store.sessions import Store, is_directory
 from csa.structs import Struct, replace
 
 OLDEST_GIT = (2, 31)  # that worktrees work with
+MERGE_TREE_GIT = (2, 38)  # the first one that merges without a work tree
+UNDERWAY = {  # what git keeps of an operation that is not finished
+    "MERGE_HEAD": "merge",
+    "rebase-merge": "rebase",
+    "rebase-apply": "rebase",
+    "CHERRY_PICK_HEAD": "cherry-pick",
+    "REVERT_HEAD": "revert",
+    "BISECT_LOG": "bisect",
+}
 
 
 class WorktreeError(CsaError):
@@ -63,8 +70,13 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
 
 def list_dirty(top: str, environ: Mapping[str, str]) -> list[str]:
     """Return the paths in a work tree that differ from its commit, untracked ones among them; GitError."""
-    git = open_project(top, {**environ, "GIT_OPTIONAL_LOCKS": "0"})
-    said = git.run(
+    return dirty_paths(open_project(top, environ))
+
+
+def dirty_paths(git: Git) -> list[str]:
+    """Return the same, in a work tree that is known. Of a submodule only the commit counts (see `capture`)."""
+    quiet = replace(git, environ={**git.environ, "GIT_OPTIONAL_LOCKS": "0"})
+    said = quiet.run(
         "status", "--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--ignore-submodules=dirty"
     )
     return [os.fsdecode(entry[3:]) for entry in said.split(b"\0") if entry]
@@ -192,6 +204,27 @@ def is_ancestor(git: Git, commit: str, other: str) -> bool:
     except GitError:
         return False
     return True
+
+
+def has_same_tree(git: Git, commit: str, other: str) -> bool:
+    """Say whether two commits have the same content."""
+    return git.line("rev-parse", f"{commit}^{{tree}}") == git.line("rev-parse", f"{other}^{{tree}}")
+
+
+def files_in_conflict(git: Git, one: str, other: str) -> list[str]:
+    """Return the files in which two commits would conflict; no ref or file is changed. GitError, also before 2.38."""
+    try:
+        git.run("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", one, other)
+    except GitError as error:
+        if not error.output:
+            raise
+        return list(dict.fromkeys(os.fsdecode(path) for path in error.output.split(b"\0")[1:] if path))
+    return []
+
+
+def literal(path: str) -> str:
+    """Return a pathspec that means a path of a repository, whatever characters it has."""
+    return f":(top,literal){path}"
 
 
 def find_commit(git: Git, name: str) -> str | None:

@@ -6,7 +6,6 @@ New objects and indexes are in a directory aside, which is deleted afterwards. N
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,11 +13,10 @@ from contextlib import contextmanager, suppress
 
 from csa.model.worktree import Worktree
 from csa.store.capture import add_what_can
-from csa.store.gitplumbing import Git, GitError, open_project, without_filters
-from csa.store.gitwork import open_worktree
+from csa.store.gitplumbing import Git, GitError, open_project, version_of, without_filters
+from csa.store.gitwork import MERGE_TREE_GIT, files_in_conflict, find_commit, open_worktree
 from csa.structs import Struct, replace
 
-_MERGE_TREE = (2, 38)  # the first git that merges without a work tree
 _QUIET = ("-c", "core.bigFileThreshold=32m", "-c", "core.safecrlf=false", "--no-optional-locks")
 
 
@@ -47,9 +45,7 @@ class Glance(Struct, frozen=False):
             if content == git.line("rev-parse", "HEAD^{tree}"):
                 return head
             return git.line("commit-tree", content, "-p", head, stdin=b"so far")
-        with suppress(GitError):  # the worktree is gone
-            return self.git.line("rev-parse", "--verify", "--quiet", f"refs/heads/{tree.branch}^{{commit}}")
-        return None
+        return find_commit(self.git, f"refs/heads/{tree.branch}")  # the worktree is gone
 
     def measure(self, base: str, tip: str) -> Extent:
         """Return how much lies between two commits; GitError."""
@@ -60,19 +56,13 @@ class Glance(Struct, frozen=False):
 
     def conflicts(self, one: str, other: str) -> list[str]:
         """Return the files in which two commits would conflict; GitError."""
-        try:
-            self.git.run("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", one, other)
-        except GitError as error:
-            if not error.output:
-                raise
-            return list(dict.fromkeys(os.fsdecode(path) for path in error.output.split(b"\0")[1:] if path))
-        return []
+        return files_in_conflict(self.git, one, other)
 
     def _aside(self, git: Git, *, name: str) -> Git:
         """Return git in a worktree with a copy of its index."""
         index = f"{self._scratch}/{name}"
         with suppress(FileNotFoundError):
-            shutil.copyfile(git.line("rev-parse", "--path-format=absolute", "--git-path", "index"), index)
+            shutil.copy2(git.line("rev-parse", "--path-format=absolute", "--git-path", "index"), index)
         _give(index, git)
         variables = {**self._variables, "GIT_INDEX_FILE": index}
         return replace(git, environ={**git.environ, **variables}, place=(*git.place, *_QUIET))
@@ -99,14 +89,9 @@ def glance_at(checkout: str, environ: Mapping[str, str]) -> Iterator[Glance]:
             **without_filters(git),
         }
         known = replace(git, environ={**git.environ, **variables}, place=(*git.place, *_QUIET))
-        yield Glance(known, _version(git) >= _MERGE_TREE, scratch, variables)
+        yield Glance(known, version_of(git) >= MERGE_TREE_GIT, scratch, variables)
 
 
 def _give(place: str, git: Git) -> None:
     if git.user and os.path.exists(place):
         os.chown(place, *git.user)
-
-
-def _version(git: Git) -> tuple[int, ...]:
-    found = re.search(r"(\d+)\.(\d+)", git.line("version"))
-    return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from csa.model.worktree import BRANCHES, Worktree
 from csa.store.gitplumbing import GitError, find_git, open_work_tree
+from csa.store.gitwork import literal
 from csa.structs import Struct
 
 _HEADS = "refs/heads/"
@@ -36,7 +37,7 @@ class Integration(Struct):
         git = open_work_tree(self.checkout, self.environ)
         with suppress(GitError):
             words = ("log", f"--max-count={_MOST}", "--format=%H", onto, "--")
-            return git.line(*words, *(f":(top,literal){path}" for path in files)).split()
+            return git.line(*words, *map(literal, files)).split()
         return []
 
 

@@ -26,9 +26,11 @@ from csa.store.capture import (
 )
 from csa.store.gitplumbing import ABSENT, Git, GitError, open_project
 from csa.store.gitwork import (
+    UNDERWAY,
     WorktreeError,
     find_commit,
     find_tip,
+    has_same_tree,
     is_ancestor,
     is_checked_out,
     is_usable,
@@ -38,8 +40,6 @@ from csa.store.gitwork import (
 )
 from csa.store.sessions import is_directory
 from csa.structs import Struct, replace
-
-_UNDERWAY = ("rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG")
 
 
 class HookError(WorktreeError):
@@ -69,11 +69,7 @@ def peek(tree: Worktree, environ: Mapping[str, str]) -> str:
     """Return the tip of the work in a worktree, with what is not committed, but not on its branch; GitError."""
     git = open_worktree(tree, environ)
     taken = _snapshot(git, "what is left", is_own=True)
-    return git.line("rev-parse", "HEAD") if _is_same(git, taken, "HEAD") else taken
-
-
-def _is_same(git: Git, commit: str, other: str) -> bool:
-    return git.line("rev-parse", f"{commit}^{{tree}}") == git.line("rev-parse", f"{other}^{{tree}}")
+    return git.line("rev-parse", "HEAD") if has_same_tree(git, taken, "HEAD") else taken
 
 
 def _snapshot(git: Git, message: str, *, is_own: bool = False) -> str:
@@ -223,7 +219,7 @@ def give_back(git: Git, tree: Worktree) -> None:
 
     GitError: git refuses; then the next one who has the session's lock does it.
     """
-    for name in _UNDERWAY[:2]:
+    for name in (name for name, what in UNDERWAY.items() if what == "rebase"):
         shutil.rmtree(f"{tree.git_dir}/{name}", ignore_errors=True)
     _unlock(tree)
     git.run("symbolic-ref", "HEAD", f"refs/heads/{tree.branch}")
@@ -286,9 +282,9 @@ def find_obstacle(git: Git, tree: Worktree) -> str | None:
     """Say what keeps csa from committing on the branch of a worktree; None if nothing does. Only reads."""
     if find_commit(git, "HEAD") is None:
         return "the agent has left a branch without a commit checked out"
-    for name in _UNDERWAY:
-        if os.path.exists(f"{tree.git_dir}/{name}"):
-            return f"the agent has left a {name.partition('-')[0].partition('_')[0].lower()} unfinished"
+    for name, what in UNDERWAY.items():
+        if what != "merge" and os.path.exists(f"{tree.git_dir}/{name}"):  # one that is resolved is committed
+            return f"the agent has left a {what} unfinished"
     if git.run("ls-files", "--unmerged"):
         return "the agent has left a merge with conflicts"
     current = find_commit(git, f"refs/heads/{tree.branch}")

@@ -18,7 +18,7 @@ from csa.errors import BusyError, CsaError, RefusedError
 from csa.model.text import some_names
 from csa.model.worktree import SESSION_TRAILER, Worktree
 from csa.store.gitplumbing import Git, GitError, open_project, version_of
-from csa.store.gitwork import Checkout, branch_of, is_ancestor
+from csa.store.gitwork import MERGE_TREE_GIT, UNDERWAY, Checkout, branch_of, files_in_conflict, is_ancestor, literal
 from csa.structs import Struct, replace
 
 # What the user may have configured for rebases of their own.
@@ -34,19 +34,10 @@ _PLAIN = (
     "rerere.enabled=false",
 )
 _PATIENCE_S, _LOOK_S = 30.0, 0.02
-_MERGE_TREE = (2, 38)  # the first git that merges without a work tree
 _MISSING = "000000"  # the mode of a path that is not there
 _GONE = " D"  # the state of a path that is missing in the work tree alone; it is written again
 _LINK, _SYMLINK = "160000", "120000"
 _OVERWRITTEN = "would be overwritten"  # what git says before it writes anything
-_UNDERWAY = {
-    "MERGE_HEAD": "merge",
-    "rebase-merge": "rebase",
-    "rebase-apply": "rebase",
-    "CHERRY_PICK_HEAD": "cherry-pick",
-    "REVERT_HEAD": "revert",
-    "BISECT_LOG": "bisect",
-}
 
 
 class ConflictError(CsaError):
@@ -103,7 +94,7 @@ def read_target(
         raise RefusedError(f"{top} is {what}; the work belongs to that of {tree.checkout}.", hint=way)
     if os.path.realpath(own) == os.path.realpath(tree.git_dir):
         raise RefusedError(f"{top} is the session's own worktree.", hint=way)
-    for name, what in _UNDERWAY.items():
+    for name, what in UNDERWAY.items():
         if os.path.exists(f"{own}/{name}"):
             raise RefusedError(f"{top} is in the middle of a {what}.", hint="finish it first: git status")
     git = replace(open_project(top, environ), held=tuple(held))
@@ -137,11 +128,6 @@ def find_base(git: Git, tree: Worktree, *, tip: str, onto: str) -> str | None:
 def list_commits(git: Git, base: str, tip: str) -> list[str]:
     """Return the commits after one up to another, oldest first, without merges."""
     return git.line("rev-list", "--reverse", "--topo-order", "--no-merges", tip, f"^{base}").split()
-
-
-def has_same_tree(git: Git, commit: str, other: str) -> bool:
-    """Say whether two commits have the same content."""
-    return git.line("rev-parse", f"{commit}^{{tree}}") == git.line("rev-parse", f"{other}^{{tree}}")
 
 
 def list_files(git: Git, base: str, tip: str) -> list[str]:
@@ -208,22 +194,11 @@ def _unmerged(git: Git) -> list[str]:
 def find_conflicts(git: Git, *, onto: str, base: str, tip: str) -> list[str]:
     """Return the files in which the work, as a whole, would conflict with a commit; no ref or file is changed."""
     work = _as_one(git, base, tip, "work")
-    if version_of(git) < _MERGE_TREE:
+    if version_of(git) < MERGE_TREE_GIT:
         return _try_elsewhere(git, onto, base, work)
     # merge-tree finds the common ancestor itself: give it one, which has the target's tree.
     ours = git.line("commit-tree", f"{onto}^{{tree}}", "-p", base, stdin=b"target")
-    said = _merge_tree(git, ours, work)
-    return list(dict.fromkeys(os.fsdecode(path) for path in said.split(b"\0")[1:] if path))
-
-
-def _merge_tree(git: Git, ours: str, theirs: str) -> bytes:
-    """Return the tree of a merge, and the paths in conflict, each with a NUL after it."""
-    try:
-        return git.run("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", ours, theirs)
-    except GitError as error:
-        if not error.output:
-            raise
-        return error.output
+    return files_in_conflict(git, ours, work)
 
 
 def _try_elsewhere(git: Git, onto: str, base: str, work: str) -> list[str]:
@@ -252,13 +227,9 @@ def _scratch(git: Git, commit: str) -> Iterator[Git]:
 def who_changed(git: Git, *, base: str, onto: str, files: Sequence[str]) -> list[Commit]:
     """Return the commits of the target that changed files since a commit, newest first."""
     trailer = f"%(trailers:key={SESSION_TRAILER},valueonly,separator=%x2C)"
-    words = ("log", "-z", f"--format=%H%x01%s%x01{trailer}", f"{base}..{onto}", "--", *map(_literal, files))
+    words = ("log", "-z", f"--format=%H%x01%s%x01{trailer}", f"{base}..{onto}", "--", *map(literal, files))
     found = [entry.split("\1") for entry in git.run(*words).decode("utf-8", "replace").split("\0") if entry]
     return [Commit(commit, subject, who.partition(",")[0].strip() or None) for commit, subject, who in found]
-
-
-def _literal(path: str) -> str:
-    return f":(top,literal){path}"
 
 
 def find_in_way(git: Git, target: Checkout, new: str) -> list[str]:
@@ -304,7 +275,7 @@ def _is_taken(git: Git, top: str, change: _Change, tracked: set[str]) -> bool:
     """Say whether something is in the place of a new path, or above it, that git knows nothing of."""
     place = f"{top}/{change.path}"
     if os.path.isdir(place) and not os.path.islink(place):
-        return bool(git.run("ls-files", "--others", "-z", "--", _literal(change.path)))
+        return bool(git.run("ls-files", "--others", "-z", "--", literal(change.path)))
     above = [path for path in _above(change.path) if path not in tracked]
     return os.path.lexists(place) or any(_is_file(f"{top}/{path}") for path in above)
 

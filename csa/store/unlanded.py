@@ -11,6 +11,7 @@ from csa.store.capture import changed_inside
 from csa.store.gitplumbing import Git, GitError
 from csa.store.gitwork import (
     WorktreeError,
+    dirty_paths,
     find_tip,
     is_ancestor,
     open_repository,
@@ -77,14 +78,11 @@ def _not_committed(tree: Worktree, environ: Mapping[str, str]) -> Iterator[str]:
     if not is_directory(tree.git_dir):
         yield f"what is in {tree.path}, of which git knows nothing any more"
         return
-    # Of a submodule only the commit counts: in it, git would believe a configuration that the agent may have written.
-    words = ("--no-optional-locks", "status", "--porcelain", "-z", "--no-renames")
     git = open_worktree(tree, environ, commits=False)
     if obstacle := find_obstacle(git, tree):
         yield obstacle
     yield from (f"changes inside the submodule {path} not committed" for path in changed_inside(git))
-    said = git.run(*words, "--ignore-submodules=dirty", "--untracked-files=normal")
-    if paths := [os.fsdecode(entry[3:]) for entry in said.split(b"\0") if entry]:
+    if paths := dirty_paths(git):
         more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
         yield f"{', '.join(paths[:_NAMED])}{more} not committed"
 

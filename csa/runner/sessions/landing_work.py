@@ -20,7 +20,7 @@ from csa.store import landing as git_landing
 from csa.store.commits import find_work, read_commits
 from csa.store.conflicts import with_markers
 from csa.store.gitplumbing import Git
-from csa.store.gitwork import commit_of, find_commit, find_tip, is_ancestor, is_usable, open_worktree
+from csa.store.gitwork import commit_of, find_commit, find_tip, has_same_tree, is_ancestor, is_usable, open_worktree
 from csa.store.held import HeldSession
 from csa.store.keeping import HookError, Kept, borrow, find_obstacle, give_back, keep_work, peek
 from csa.store.landing import ConflictError
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from csa.model.state import SessionState
 
 _TOLD_LINES = 40  # of the output of a check
-
 _SHORT = 7
-
 _SLACK_S = 86_400  # by which the clocks of those who commit may differ
 
 
@@ -128,7 +126,7 @@ class LandingWork:
         self._tip, self._problems = kept.tip, kept.problems
         onto = self.target.head
         base = self._base_of(self.git, kept.tip)
-        if git_landing.has_same_tree(self.git, base, kept.tip):
+        if has_same_tree(self.git, base, kept.tip):
             self._is_contained = kept.tip not in {self.tree.base, self.tree.landed}
             return None
         self._refuse_markers(kept.tip)
