@@ -19,7 +19,7 @@ from typing import IO
 from csa.errors import CsaError, ToolUnavailableError, UsageError
 from csa.model.text import some_names
 from csa.ownership import give_to_owner, make_directory
-from csa.store.atomic import replace_private
+from csa.store.atomic import make_private_directory, replace_private
 from csa.store.capture import add_what_can, index_aside, leave_out_repositories, submodules
 from csa.store.gitplumbing import Git, GitError, open_project, version_of
 from csa.store.gitwork import OLDEST_GIT, branch_of, find_commit
@@ -297,8 +297,8 @@ def _require_whole(git: Git, commits: Sequence[str]) -> None:
 
 
 def open_received(place: str, environ: Mapping[str, str]) -> Git:
-    """Return git in a repository for code of other hosts; it need not exist."""
-    git = open_project(place if os.path.isdir(place) else os.path.dirname(place), environ, commits=False)
+    """Return git in a repository for code of other hosts."""
+    git = open_project(place, environ, commits=False)
     known = {**git.environ, "GIT_NO_REPLACE_OBJECTS": "1"}
     return replace(git, environ=known, place=(*git.place, *_BOUNDED, "--git-dir", f"{place}/.git"))
 
@@ -311,7 +311,7 @@ def ensure_received(place: str, environ: Mapping[str, str], *, form: str) -> Git
     if os.path.isfile(f"{place}/.git/HEAD"):
         return open_received(place, environ)
     above = os.path.dirname(place)
-    make_directory(above)
+    make_private_directory(Path(above))
     aside = tempfile.mkdtemp(prefix=".new-", dir=above)
     try:
         give_to_owner(aside)

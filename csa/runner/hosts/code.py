@@ -15,6 +15,7 @@ from typing import IO, Any
 from csa.model.config import BUNDLE, Engine
 from csa.paths import CODE
 from csa.runner.context import Context
+from csa.store.gitplumbing import open_project
 from csa.store.gitwork import is_object_id
 from csa.store.travelling import (
     CUT,
@@ -102,9 +103,12 @@ class _Said(Struct):
 def haves(context: Context, key: object) -> list[str]:
     """Return commits that are here of a repository, so that they need not be sent; ToolUnavailableError without git."""
     place = _place_of(context, _checked_key(key))
+    if not os.path.isfile(f"{place}/.git/HEAD"):
+        require_git(open_project("/", context.environ, commits=False))
+        return []
     git = open_received(place, context.environ)
     require_git(git)
-    return list_haves(git) if os.path.isfile(f"{place}/.git/HEAD") else []
+    return list_haves(git)
 
 
 def receive(context: Context, said: Mapping[str, Any], stream: IO[bytes]) -> CodePlace:
