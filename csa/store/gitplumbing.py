@@ -104,12 +104,12 @@ class Git(Struct):
 
     def feed(self, *words: str, content: Iterable[bytes]) -> None:
         """Run a command that reads what `content` yields; GitError if it fails. It has no time limit."""
-        with tempfile.TemporaryFile() as errors:
-            with self._started(words, errors, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-                assert process.stdin
-                with suppress(BrokenPipeError), process.stdin as stdin:  # it has ended, and says why
-                    for block in content:
-                        stdin.write(block)
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+        with tempfile.TemporaryFile() as errors, self._started(words, errors, **streams) as process:
+            assert process.stdin
+            with suppress(BrokenPipeError), process.stdin as stdin:  # it has ended, and says why
+                for block in content:
+                    stdin.write(block)
 
     @contextmanager
     def _started(self, words: tuple[str, ...], errors: IO[bytes], **streams: Any) -> Iterator[subprocess.Popen[bytes]]:

@@ -179,10 +179,8 @@ def write_pack(
 
     A history that is cut off is sent as far as it goes. GitError; then the other side is told so.
     """
-    if cut:  # what is older than that, which the other side need not have either, is not looked at
-        without = [f"^{each}^{{tree}}" for each in haves]
-    else:
-        without = [f"^{each}" for each in haves]
+    what = "^{tree}" if cut else ""  # what is older than that, the other side need not have either
+    without = [f"^{each}{what}" for each in haves]
     if not (set(commits) <= set(haves)):
         lines = (*(f"--shallow {each}" for each in cut), *commits, *without)
         packing = ("pack-objects", "--revs", "--stdout", "--thin", "--delta-base-offset", "--quiet")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +18,6 @@ from csa.runner.hosts.code import CodePlace, Outgoing, haves, outgoing, receive
 from csa.runner.request import RunRequest
 from csa.runner.turns.planning import plan_turn
 from csa.store.sessions import Store
-from csa.store.travelling import CodeError
-from csa.structs import replace
 from tests.support import snapshot
 
 Run = Callable[..., str]

@@ -60,7 +60,7 @@ class Outgoing(Struct):
         """What the order says of it."""
         code = self.code
         said = {"key": code.key, "commit": code.commit, "cut": list(code.cut), "form": code.form}
-        return {**said, "below": code.below, "target": code.target}
+        return {**said, "below": code.below if _is_inside(code.below) else "", "target": code.target}
 
     def write_bundle(self, stream: IO[bytes], haves: Sequence[str]) -> None:
         """Write what the host needs besides what it says it has; GitError, and OSError when nobody reads any more."""
@@ -139,20 +139,22 @@ def _checked_key(key: object) -> str:
 
 def _checked(said: Mapping[str, Any]) -> _Said:
     """Return what an order says of its code; CodeError if it makes no sense."""
-    key, form, target = _checked_key(said.get("key")), said.get("form"), said.get("target")
-    commits = [said.get("commit"), *(cut if isinstance(cut := said.get("cut"), list) else [None])]
-    below = said.get("below")
-    is_sound = (
-        form in _FORMS
-        and len(commits) <= _MOST_CUT
-        and all(is_object_id(each) and len(each) == _FORMS[form] for each in (key.removesuffix(CUT), *commits))
-        and isinstance(below, str)
-        and _is_inside(below)
-        and (target is None or (isinstance(target, str) and len(target) <= _MOST_NAME and not _CONTROL.search(target)))
-    )
-    if not is_sound:
+    key, form, target, below = _checked_key(said.get("key")), said.get("form"), said.get("target"), said.get("below")
+    cut = found if isinstance(found := said.get("cut"), list) and len(found) <= _MOST_CUT else [None]
+    commits = (said.get("commit"), *cut)
+    if (
+        not isinstance(form, str)
+        or not all(is_object_id(each) and len(each) == _FORMS.get(form) for each in (key.removesuffix(CUT), *commits))
+        or not isinstance(below, str)
+        or not _is_inside(below)
+        or not (target is None or _is_name(target))
+    ):
         raise CodeError("What the order says of its code makes no sense.")
-    return _Said(key, commits[0], tuple(commits[1:]), form, below, target)
+    return _Said(key, commits[0], commits[1:], form, below, target)
+
+
+def _is_name(target: object) -> bool:
+    return isinstance(target, str) and len(target) <= _MOST_NAME and not _CONTROL.search(target)
 
 
 def _is_inside(below: str) -> bool:
