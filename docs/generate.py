@@ -123,10 +123,8 @@ def _table(keys: Mapping[str, Key], *, names: bool) -> Iterator[str]:
 
 
 def _in_projects(name: str, key: Key) -> str:
-    if (name in _NOT_FOR_PROJECTS and key is TOOL_KEYS.get(name)) or key in (
-        ENGINE_KEYS.get(name),
-        COPY_KEYS.get(name),
-    ):
+    is_of_users = key is ENGINE_KEYS.get(name) or key is COPY_KEYS.get(name)
+    if is_of_users or (name in _NOT_FOR_PROJECTS and key is TOOL_KEYS.get(name)):
         return "no"
     return "tightens" if key.limits else "sets"
 
