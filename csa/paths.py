@@ -25,6 +25,7 @@ SLOTS = ".slots"  # of the state root
 SERVE = ".serve"  # likewise: the server's lock and tokens
 INDEX = ".index"  # likewise: the search index
 MIRRORS = ".mirrors"  # likewise: what was seen of other hosts, a state root for each
+PLACED_DIRECTORY = ".placed"  # likewise: what this host has asked others to run
 CHECKPOINTS = "audit.git"
 CURRENT, CURRENT_OF_TERMINALS = "current", "current.d"
 CHAT_HISTORY = "chat_history"
