@@ -184,6 +184,14 @@ def kept_last(refs: Mapping[str, str]) -> str | None:
     return refs[max(numbers, key=lambda name: numbers[name])] if numbers else None
 
 
+def kept_beyond(git: Git, tree: Worktree, *, session_id: str) -> str | None:
+    """Return the last commit that was kept of work which has not landed; None if all of it has."""
+    kept = kept_last(refs_of(git, session_id))
+    if kept is None or tree.landed is None:
+        return kept
+    return kept if kept != tree.landed and is_ancestor(git, tree.landed, kept) else None  # else it landed rebased
+
+
 def order_of(ref: str) -> tuple[int, int] | None:
     """Return the turn of a ref `<turn>` or `<turn>-<time>`, and the time; None for one of another form."""
     turn, _, again = ref.rpartition("/")[2].partition("-")

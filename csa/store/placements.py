@@ -15,7 +15,7 @@ from pathlib import Path
 from csa.errors import BusyError, NotFoundError, StateError
 from csa.ids import is_session_id
 from csa.model.placement import Placement, PlacementFault, placement_from_json
-from csa.paths import PLACED_DIRECTORY
+from csa.paths import PLACED
 from csa.store.atomic import make_private_directory, read_regular, sync_directory, write_atomically
 from csa.store.locks import Lock, acquire_lock
 
@@ -26,7 +26,7 @@ _MOST_BYTES = 1 << 18
 def list_placements(root: Path | str) -> list[Placement]:
     """Return all placements, oldest first; one that cannot be read raises StateError: it may be an allowance."""
     try:
-        names = sorted(os.listdir(f"{root}/{PLACED_DIRECTORY}"))
+        names = sorted(os.listdir(f"{root}/{PLACED}"))
     except (FileNotFoundError, NotADirectoryError):  # as for nearly everybody
         return []
     found = (_load(root, name.removesuffix(_SUFFIX)) for name in names if _is_record(name))
@@ -42,12 +42,12 @@ def find_placement(root: Path | str, session_id: str) -> Placement:
 
 def is_placed(root: Path | str, session_id: str) -> bool:
     """Say whether there is a placement of a session, readable or not."""
-    return os.path.lexists(f"{root}/{PLACED_DIRECTORY}/{session_id}{_SUFFIX}")
+    return os.path.lexists(f"{root}/{PLACED}/{session_id}{_SUFFIX}")
 
 
 def save_placement(root: Path, placement: Placement) -> None:
     """Write a placement, durably; OSError if that fails, and then the one before it is there."""
-    directory = root / PLACED_DIRECTORY
+    directory = root / PLACED
     if not directory.is_dir():
         make_private_directory(directory)
         sync_directory(root)
@@ -57,7 +57,7 @@ def save_placement(root: Path, placement: Placement) -> None:
 
 def forget_placement(root: Path, session_id: str) -> None:
     """Remove a placement: it is settled, or was never sent."""
-    directory = root / PLACED_DIRECTORY
+    directory = root / PLACED
     with suppress(FileNotFoundError):
         (directory / f"{session_id}{_SUFFIX}").unlink()
         sync_directory(directory)
@@ -65,7 +65,7 @@ def forget_placement(root: Path, session_id: str) -> None:
 
 def hold_placement(root: Path, session_id: str) -> Lock:
     """Hold a placement, until the lock is closed: nobody gives it back meanwhile. BusyError if somebody holds it."""
-    directory = root / PLACED_DIRECTORY
+    directory = root / PLACED
     make_private_directory(directory)
     try:
         lock = acquire_lock(directory / f"{session_id}.lock")
@@ -83,7 +83,7 @@ def _is_record(name: str) -> bool:
 
 
 def _load(root: Path | str, session_id: str) -> Placement | None:
-    pathname = f"{root}/{PLACED_DIRECTORY}/{session_id}{_SUFFIX}"
+    pathname = f"{root}/{PLACED}/{session_id}{_SUFFIX}"
     try:
         record = json.loads(read_regular(pathname)[:_MOST_BYTES])
         if not isinstance(record, dict):

@@ -22,6 +22,7 @@ from csa.store.gitwork import (
     is_ancestor,
     is_checked_out,
     is_usable,
+    kept_beyond,
     kept_last,
     open_repository,
     refs_of,
@@ -163,7 +164,8 @@ def revive_worktree(tree: Worktree, environ: Mapping[str, str], *, session_id: s
     tree = replace(tree, dropped_at=None)
     name = f"refs/heads/{tree.branch}"
     tip, kept = find_commit(git, name), kept_last(refs_of(git, session_id))
-    has_landed = tree.landed is not None and tree.landed == (tip or tree.dropped or tree.landed)
+    last = tip or tree.dropped or kept_beyond(git, tree, session_id=session_id) or tree.landed
+    has_landed = tree.landed is not None and tree.landed == last
     if has_landed and (target := target_of(git, tree)):
         if tip and not is_checked_out(git, tree.branch):
             git.run("update-ref", "-m", "csa: what was landed is in the target", name, target, tip)
