@@ -29,6 +29,7 @@ class Placement(Struct, kw_only=True):
     """One session on another host, `host`, which is called so in [engines] or by ssh.
 
     Attributes:
+        id: a ULID of its own: a session may be placed for several turns, one after the other.
         parent: the session whose agent asked for it; None for a root.
         project: where that is, or where the prompt was given.
         top: the project and id of the root whose list has it; None outside of any tree of this host.
@@ -40,6 +41,7 @@ class Placement(Struct, kw_only=True):
         awaits_code: whether its commits are still to be fetched: until then it is kept, although it is settled.
     """
 
+    id: str
     session_id: str
     host: str
     project: str
@@ -79,6 +81,7 @@ def placement_from_json(record: Mapping[str, Any]) -> Placement:
         if record["state"] not in STATES:
             raise PlacementFault(f"{record['state']!r} is no state of one")  # the others raise too
         return Placement(
+            id=_as_id(record["id"]),
             session_id=_as_id(record["session_id"]),
             host=str(record["host"]),
             project=str(record["project"]),

@@ -19,7 +19,7 @@ from csa.model.genealogy import descend
 from csa.model.limits import Spent
 from csa.model.state import SessionState, parse_time
 from csa.paths import MIRRORS, SessionPaths
-from csa.store.genealogy import find_record
+from csa.store.genealogy import ancestors, find_record
 from csa.store.liveness import probe
 from csa.store.sessions import Store, is_directory
 from csa.store.statefile import load_state
@@ -53,6 +53,14 @@ def below(accounts: list[Account], session_id: str) -> list[Account]:
 def total(accounts: Iterable[Account]) -> Spent:
     """Add accounts up."""
     return sum((account.spent for account in accounts), Spent())
+
+
+def spent_here(root: Path, state: SessionState) -> tuple[Spent, int]:
+    """Return what the tree of a session has spent, without what is above it on other hosts, and how many of it run."""
+    top = [state, *ancestors(root, state)][-1]
+    accounts = Ledger(root).accounts(*read_members(root, top))
+    held = sum(bool(each.member.hold and not each.member.hold.is_settled) for each in accounts)
+    return total(accounts), held + sum(each.is_running for each in accounts)
 
 
 class Ledger:

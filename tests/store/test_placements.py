@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from csa.errors import BusyError, NotFoundError, RefusedError, UsageError
-from csa.model.config import Layer, combine_layers
+from csa.model.config import Engine, Layer, combine_layers
 from csa.model.limits import Budget, Limits, Spent
 from csa.model.placement import Placement, PlacementFault, placement_from_json
 from csa.model.usage import Usage
@@ -19,7 +21,8 @@ from csa.runner.caller import Caller, find_caller
 from csa.runner.context import Context
 from csa.runner.environment import session_environment
 from csa.runner.hosts import escrow
-from csa.runner.hosts.passport import caller_from, passport_of
+from csa.runner.hosts.escrow import Escrow
+from csa.runner.hosts.passport import caller_of, passport_of
 from csa.runner.request import RunRequest
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
@@ -36,6 +39,14 @@ from tests.store.support import IDS, NOON, PLAIN, finished_session
 
 ROOT, CHILD, AWAY, MORE, LOCAL = IDS[:5]
 ASKED = RunRequest(prompt="do it", tool="codex")
+
+
+class Reserve(Protocol):
+    """Reserves as `escrow.reserve`."""
+
+    def __call__(
+        self, session_id: str = ..., tokens: int = ..., *, inside: str | None = ..., config: dict[str, Any] | None = ...
+    ) -> Escrow: ...
 
 
 def used(tokens: int) -> Spent:
@@ -69,8 +80,18 @@ def context_of(store: Store, caller: Caller | str | None, config: dict[str, Any]
     )
 
 
-def reserve(store: Store, session_id: str = AWAY, tokens: int = 0, *, inside: str | None = ROOT) -> Placement:
-    return escrow.reserve(context_of(store, inside), ASKED, session_id, "n1", Budget(tokens=tokens))
+@pytest.fixture
+def reserve(family: Store) -> Iterator[Reserve]:
+    """Reserve for a session on n1, as a process that lives until the end of the test."""
+    with ExitStack() as stack:
+
+        def reserve(
+            session_id: str = AWAY, tokens: int = 0, *, inside: str | None = ROOT, config: dict[str, Any] | None = None
+        ) -> Escrow:
+            context = context_of(family, inside, config)
+            return stack.enter_context(escrow.reserve(context, Engine("n1"), session_id, Budget(tokens=tokens)))
+
+        yield reserve
 
 
 def tokens_of(store: Store) -> int:
@@ -98,50 +119,57 @@ def placed_there(store: Store, tokens: int) -> Path:
     return mirrored(store, AWAY, tokens, parent_session_id=ROOT, **known)
 
 
+def ask_nobody(placement: Placement) -> None:
+    pytest.fail(f"{placement.host} was asked")
+
+
 def tell(session: Path, state: str) -> None:
     """Say of a session in a mirror whether it runs."""
     (session / "home.json").write_text(json.dumps({"state": state, "owner": None}))
 
 
-def test_an_allowance_counts_until_it_is_settled(family: Store) -> None:
+def test_an_allowance_counts_until_it_is_settled(family: Store, reserve: Reserve) -> None:
     """It is booked, and listed, before anything is sent; then what was used counts in its place, once."""
-    placement = reserve(family, tokens=60)
+    escrowed = reserve(tokens=60)
+    placement = escrowed.placement
     assert list_placements(family.root) == [placement]
     assert (placement.parent, placement.top, placement.state) == (ROOT, (str(family.project), ROOT), "reserved")
     assert tokens_of(family) == 70
-    placement = escrow.note_sent(family.root, placement)
-    escrow.note_placed(family.root, placement, "/srv/there", turn=1)
+    escrowed.sent()
+    escrowed.placed({"session_id": AWAY, "project": "/srv/there", "turn": 1})
+    assert (find_placement(family.root, escrowed.id).state, tokens_of(family)) == ("placed", 70)
+    escrowed.ended({"ended": 0, "spent": used(20).to_dict(), "running": 1})
     assert tokens_of(family) == 70
     for _ in range(2):
-        escrow.settle(family.root, AWAY, used(25))
+        escrowed.ended({"ended": 0, "spent": used(25).to_dict(), "running": 0})
         assert (tokens_of(family), list_placements(family.root)) == (35, [])
 
 
-def test_more_than_is_left_is_refused(family: Store) -> None:
+def test_more_than_is_left_is_refused(family: Store, reserve: Reserve) -> None:
     """Whoever asks says how much goes there; never more than all budgets above leave, and something stays."""
     with pytest.raises(UsageError) as caught:
-        reserve(family)
+        reserve()
     assert caught.value.hint == "--allow-tokens N: 90 tokens left"
-    reserve(family, tokens=60)
+    reserve(tokens=60)
     for tokens in (31, 30):
         with pytest.raises(RefusedError, match="leaves 30 tokens"):
-            reserve(family, MORE, tokens)
+            reserve(MORE, tokens)
     assert [each.session_id for each in list_placements(family.root)] == [AWAY]
-    reserve(family, MORE, 29, inside=CHILD)
+    reserve(MORE, 29, inside=CHILD)
     assert tokens_of(family) == 99
     with pytest.raises(BusyError, match="not settled"):
-        reserve(family, tokens=1)
+        reserve(tokens=1)
 
 
-def test_what_is_reserved_is_not_there_for_turns_here(family: Store) -> None:
+def test_what_is_reserved_is_not_there_for_turns_here(family: Store, reserve: Reserve) -> None:
     """And no local turn begins, once the rest is used."""
-    reserve(family, tokens=60)
+    reserve(tokens=60)
     state = family.load(ROOT)
     with open_tree(family.root, state) as tree:
         tree.leave(LOCAL, used(0))
     with open_admission(plan(context_of(family, ROOT))):
         pass
-    reserve(family, MORE, 29)
+    reserve(MORE, 29)
     finished_session(family, IDS[6], parent_session_id=ROOT, root_session_id=ROOT, usage=Usage(input_tokens=1))
     with open_tree(family.root, state) as tree:
         tree.add(family.load(IDS[6]))
@@ -149,90 +177,95 @@ def test_what_is_reserved_is_not_there_for_turns_here(family: Store) -> None:
         pass
 
 
-def test_limits_on_sessions_count_what_is_elsewhere(family: Store) -> None:
+def test_limits_on_sessions_count_what_is_elsewhere(family: Store, reserve: Reserve) -> None:
     """As for any child, before anything is booked; what was given back does not count."""
     config: dict[str, Any] = {"max_children": 2}
-    context = context_of(family, ROOT, config)
-    escrow.reserve(context, ASKED, AWAY, "n1", Budget(tokens=5))
+    escrowed = reserve(tokens=5, config=config)
     with pytest.raises(RefusedError, match="max_children is 2"):
-        escrow.reserve(context, ASKED, MORE, "n1", Budget(tokens=5))
-    escrow.withdraw(family.root, AWAY)
-    escrow.reserve(context, ASKED, MORE, "n1", Budget(tokens=5))
+        reserve(MORE, 5, config=config)
+    escrowed.give_back()
+    reserve(MORE, 5, config=config)
     with pytest.raises(RefusedError, match="max_depth is 1"):
-        escrow.reserve(context_of(family, CHILD, {"max_depth": 1}), ASKED, LOCAL, "n1", Budget(tokens=5))
+        reserve(LOCAL, 5, inside=CHILD, config={"max_depth": 1})
 
 
-def test_what_was_not_sent_is_given_back_without_asking(family: Store) -> None:
+def test_what_was_not_sent_is_given_back_without_asking(family: Store, reserve: Reserve) -> None:
     """What is being placed is not."""
-    with escrow.holding(family.root, AWAY):
-        reserve(family, tokens=60)
-        with pytest.raises(BusyError, match="being placed"):
-            escrow.release(family.root, AWAY, pytest.fail)
-    escrow.release(family.root, AWAY, pytest.fail)
+    with reserve(tokens=60), pytest.raises(BusyError, match="is still there"):
+        escrow.release(family.root, AWAY, ask_nobody)
+    escrow.release(family.root, AWAY, ask_nobody)
     assert (tokens_of(family), os.listdir(family.root / ".placed")) == (10, [])
     with pytest.raises(NotFoundError):
-        escrow.release(family.root, AWAY, pytest.fail)
+        escrow.release(family.root, AWAY, ask_nobody)
 
 
-def test_what_was_sent_is_asked_for(family: Store) -> None:
+def test_what_was_sent_is_asked_for(family: Store, reserve: Reserve) -> None:
     """It may run there, or arrive late; what a host that turned up again has used counts after all."""
-    placement = escrow.note_sent(family.root, reserve(family, tokens=60))
-    asked: list[str] = []
+    escrowed, asked = reserve(tokens=60), list[str]()
+    escrowed.sent()
+    escrowed.close()
+
+    def ask(placement: Placement) -> None:
+        asked.append(placement.host)
+
     with pytest.raises(BusyError, match="may yet arrive"):
-        escrow.release(family.root, AWAY, asked.append)
+        escrow.release(family.root, AWAY, ask)
     tell(placed_there(family, 20), "alive")
     with pytest.raises(BusyError, match="runs on n1"):
-        escrow.release(family.root, AWAY, asked.append)
+        escrow.release(family.root, AWAY, ask)
     assert (asked, tokens_of(family)) == (["n1", "n1"], 70)
-    escrow.note_placed(family.root, placement, "/srv/there")
-    escrow.release(family.root, AWAY, asked.append, force=True)
+    escrow.release(family.root, AWAY, ask, force=True)
     assert tokens_of(family) == 30
     mirrored(family, MORE, 7, parent_session_id=AWAY)
     mirrored(family, LOCAL, 9, parent_session_id=ROOT, parent_host="home")  # another's
     assert tokens_of(family) == 37
 
 
-def test_what_nobody_waits_for_is_settled_when_its_host_is_heard(family: Store) -> None:
+def test_what_nobody_waits_for_is_settled_when_its_host_is_heard(family: Store, reserve: Reserve) -> None:
     """A detached one, say; not while it runs, or its placer is there. Its commits may still have to come."""
-    placement = escrow.note_sent(family.root, reserve(family, tokens=60))
+    escrowed = reserve(tokens=60)
+    escrowed.sent()
     assert escrow.settle_heard(family.root, "n1") == []
     session = placed_there(family, 20)
     tell(session, "alive")
     assert escrow.settle_heard(family.root, "n1") == []
     tell(session, "not_alive")
-    escrow.note_placed(family.root, placement, "/srv/there", turn=1, awaits_code=True)
-    with escrow.holding(family.root, AWAY):
-        assert escrow.settle_heard(family.root, "n1") == []
+    escrowed.placed({"project": "/srv/there", "turn": 1}, awaits_code=True)
+    assert escrow.settle_heard(family.root, "n1") == []
+    escrowed.close()
     (settled,) = escrow.settle_heard(family.root, "n1")
     assert (settled.spent, tokens_of(family)) == (Spent(Usage(input_tokens=20)), 30)
     assert list_placements(family.root) == [settled]
-    escrow.fetched(family.root, AWAY)
+    escrow.fetched(family.root, settled.id)
     assert list_placements(family.root) == []
 
 
-def test_a_session_that_goes_on_takes_its_allowance_along_again(family: Store) -> None:
+def test_a_session_that_goes_on_takes_its_allowance_along_again(family: Store, reserve: Reserve) -> None:
     """The whole, of which it has used a part; for one below it there, that above it is booked."""
-    reserve(family, tokens=60)
-    escrow.settle(family.root, AWAY, used(20))
+    escrow.settle(family.root, reserve(tokens=60).id, used(20))
     placed_there(family, 20)
     mirrored(family, MORE, parent_session_id=AWAY)
-    node = Store(family.root / ".mirrors/n1", Path("/srv/there"))
     for session_id, inside in ((AWAY, None), (MORE, None), (AWAY, CHILD)):
-        context = context_of(family, inside)
-        placement = escrow.reserve(context, ASKED, session_id, "n1", Budget(), known=node.load(session_id))
-        assert (placement.held.tokens, placement.booked, tokens_of(family)) == (60, AWAY, 70)
-        escrow.withdraw(family.root, session_id)
+        with reserve(session_id, inside=inside) as escrowed:
+            assert (escrowed.placement.booked, tokens_of(family)) == (AWAY, 70)
+            assert escrowed.allowance == {"tokens": 60, "usd": 0, "time_s": 0}
+            escrowed.give_back()
         assert tokens_of(family) == 30
     with pytest.raises(RefusedError, match="leaves 90 tokens"):
-        escrow.reserve(context_of(family, None), ASKED, AWAY, "n1", Budget(tokens=91), known=node.load(AWAY))
+        reserve(AWAY, 91, inside=None)
 
 
-def test_outside_of_any_tree_it_is_only_listed(family: Store) -> None:
+def test_outside_of_any_tree_it_is_only_listed(family: Store, reserve: Reserve) -> None:
     """A root there has its own budget there, and no budget here."""
-    placement = reserve(family, inside=None)
-    assert (placement.parent, placement.top, tokens_of(family)) == (None, None, 10)
-    assert escrow.settle(family.root, AWAY, used(5))
-    assert (escrow.settle(family.root, AWAY, used(5)), tokens_of(family)) == (None, 10)
+    escrowed = reserve(inside=None)
+    assert (escrowed.placement.parent, escrowed.passport, escrowed.allowance, tokens_of(family)) == (
+        None,
+        None,
+        None,
+        10,
+    )
+    assert escrow.settle(family.root, escrowed.id, used(5))
+    assert (escrow.settle(family.root, escrowed.id, used(5)), tokens_of(family)) == (None, 10)
 
 
 def test_the_passport_makes_a_caller_of_a_session_that_is_not_here(family: Store, tmp_path: Path) -> None:
@@ -243,7 +276,7 @@ def test_the_passport_makes_a_caller_of_a_session_that_is_not_here(family: Store
     assert passport["limits"]["max_tree_sessions"] == 2
     assert passport["limits"]["max_running"] is None
     node = Store(tmp_path / "node", family.project)
-    caller = caller_from(passport, node.root)
+    caller = caller_of(passport, node.root)
     there = context_of(node, caller)
     with pytest.raises(RefusedError, match="more than the 'read-only'"):
         plan_turn(there, replace(ASKED, permission="full"), new_id=AWAY)
@@ -263,15 +296,15 @@ def test_the_passport_makes_a_caller_of_a_session_that_is_not_here(family: Store
         plan(context_of(node, AWAY, {"max_depth": 2}))
     for wrong in ({"limits": {"max_children": -1}}, {"permission": "all"}, {"depth": "0"}, {"lineage": ["x"]}):
         with pytest.raises(RefusedError, match="damaged"):
-            caller_from({**passport, **wrong}, node.root)
+            caller_of({**passport, **wrong}, node.root)
     assert passport_of(context_of(family, None)) is None
 
 
-def test_an_older_csa_takes_it_for_a_deleted_session(family: Store) -> None:
+def test_an_older_csa_takes_it_for_a_deleted_session(family: Store, reserve: Reserve) -> None:
     """One that has spent the allowance, or what was settled: its budgets hold, and it counts no child too many."""
-    reserve(family, tokens=60)
+    escrowed = reserve(tokens=60)
     assert old_reading(family.paths(ROOT).tree_lock) == {AWAY: 60}
-    escrow.settle(family.root, AWAY, used(25))
+    escrow.settle(family.root, escrowed.id, used(25))
     assert old_reading(family.paths(ROOT).tree_lock) == {AWAY: 25}
 
 
@@ -288,11 +321,11 @@ def old_reading(roll: Path) -> dict[str, int]:
     return gone
 
 
-def test_a_line_that_was_cut_off_books_nothing(family: Store) -> None:
+def test_a_line_that_was_cut_off_books_nothing(family: Store, reserve: Reserve) -> None:
     """At whatever byte of it: a member without its allowance would be one that costs nothing."""
     roll = family.paths(ROOT).tree_lock
     before = roll.read_bytes()
-    reserve(family, tokens=60)
+    reserve(tokens=60)
     after = roll.read_bytes()
     for end in range(len(before), len(after)):
         roll.write_bytes(after[:end])
@@ -304,9 +337,10 @@ def test_a_line_that_was_cut_off_books_nothing(family: Store) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"state": "lost"}, {"session_id": 3}, {"top": ["/p", "x"]}, {"parent": "x"}])
-def test_a_damaged_record_is_no_placement(family: Store, changes: dict[str, Any]) -> None:
+def test_a_damaged_record_is_no_placement(family: Store, reserve: Reserve, changes: dict[str, Any]) -> None:
     """It may be an allowance, so that nobody passes over it."""
-    record = {**reserve(family, tokens=60).to_json(), "new": "key"}
-    assert placement_from_json(record) == find_placement(family.root, AWAY)
+    placement = reserve(tokens=60).placement
+    record = {**placement.to_json(), "new": "key"}
+    assert placement_from_json(record) == find_placement(family.root, placement.id) == placement
     with pytest.raises(PlacementFault):
         placement_from_json({**record, **changes})

@@ -7,30 +7,37 @@ host refuses what is beyond it. A host that never answers again costs the allowa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Self
 
 from csa.errors import BusyError, NotFoundError, RefusedError, UsageError
+from csa.model.config import Engine
 from csa.model.limits import Budget, Spent
 from csa.model.placement import PLACED, RESERVED, SENT, SETTLED, Placement
 from csa.model.state import SessionState, format_time, parse_time
+from csa.model.usage import count_of
 from csa.paths import MIRRORS
 from csa.runner.context import Context
-from csa.runner.request import RunRequest
+from csa.runner.hosts.passport import passport_of
 from csa.runner.turns.admission import check_sessions
-from csa.runner.turns.planning import refuse_too_deep
+from csa.runner.turns.planning import new_id_now, refuse_too_deep
 from csa.store.genealogy import ancestors, find_record
+from csa.store.locks import Lock
+from csa.store.mirrors import mirror_for
 from csa.store.placements import (
+    choose_placement,
+    drop_hold,
     find_placement,
     forget_placement,
     hold_placement,
-    is_placed,
     list_placements,
     save_placement,
 )
-from csa.store.spending import Account, Ledger, Mirrored, below, total
+from csa.store.sessions import Store, is_directory
+from csa.store.spending import Account, Ledger, Mirrored, below, spent_here, total
 from csa.store.statefile import load_state
 from csa.store.trees import Member, Tree, open_tree
 from csa.structs import asdict, replace
@@ -43,25 +50,93 @@ _AMOUNTS: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
+class Escrow:
+    """A placement of this process: as long as this is open, nobody else settles it."""
+
+    def __init__(self, root: Path, placement: Placement, passport: Mapping[str, Any] | None, lock: Lock) -> None:
+        self._root, self._lock = root, lock
+        self.placement = placement
+        self.passport = passport
+
+    @property
+    def id(self) -> str:
+        """Its ULID, which is in the order too."""
+        return self.placement.id
+
+    @property
+    def allowance(self) -> dict[str, Any] | None:
+        """What the session, and what is below it, may use there in all: its budget; None if it is given none."""
+        return asdict(self.placement.held) if self.placement.held else None
+
+    def sent(self) -> None:
+        """Record, before the first byte of the order is sent, that it may arrive. OSError: it must not be sent."""
+        self._save(replace(self.placement, state=SENT, sent_at=_now()))
+
+    def placed(self, said: Mapping[str, Any], *, awaits_code: bool = False) -> None:
+        """Record what the host has said of the turn: its `session_id`, `project` and `turn`."""
+        there, turn = said.get("project"), count_of(said.get("turn")) or None
+        self._save(
+            replace(
+                self.placement,
+                state=PLACED,
+                session_id=said.get("session_id") or self.placement.session_id,
+                there=str(there) if there else None,
+                turn=turn,
+                awaits_code=awaits_code,
+            )
+        )
+
+    def ended(self, said: Mapping[str, Any]) -> None:
+        """Settle with what the host has said at the turn's end: `spent`, and how many below it are still `running`.
+
+        If some are, or it has not said what was spent, the allowance is held until the host is heard of again.
+        """
+        is_over = not said.get("running") or self.placement.top is None
+        if isinstance(spent := said.get("spent"), Mapping) and is_over:
+            self.placement = _close(self._root, self.placement, Spent.from_dict(spent))
+
+    def fetched(self) -> None:
+        """Record that its commits are here."""
+        self.placement = replace(self.placement, awaits_code=False)
+        fetched(self._root, self.id)
+
+    def give_back(self) -> None:
+        """Give the allowance back: the order was never sent, or the host has refused it."""
+        self.placement = _close(self._root, replace(self.placement, awaits_code=False), None)
+
+    def close(self) -> None:
+        """Let go: from now on others may settle it. Harmless when repeated."""
+        if self._lock.fd >= 0:
+            drop_hold(self._root, self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _save(self, placement: Placement) -> None:
+        save_placement(self._root, placement)
+        self.placement = placement
+
+
 def reserve(
     context: Context,
-    request: RunRequest,
+    engine: Engine,
     session_id: str,
-    host: str,
-    allowance: Budget,
+    allowance: Budget | None = None,
     *,
-    known: SessionState | None = None,
-) -> Placement:
+    directory: Path | None = None,
+) -> Escrow:
     """Book what a session takes along to a host; when this returns it is durable, and the session may be sent.
 
     Args:
         context: where, and by whom, it is asked for.
-        request: what is asked for.
-        session_id: the session there, which is new unless it is `known`.
-        host: the host.
+        engine: the host.
+        session_id: the session there, which is new unless the host's mirror has it.
         allowance: what it and all below it may use there. Of one that goes on it is in all, with what it has used
             before; an amount that is not given is what it had.
-        known: the record of a session there that goes on, as its mirror has it.
+        directory: where its commits are to return to; the context's when None.
 
     Raises:
         UsageError: a budget above it has a limit, and the allowance does not say how much of it goes there.
@@ -70,9 +145,11 @@ def reserve(
         StateError: a record that must be known is damaged.
         OSError: it cannot be written; nothing is booked.
     """
-    root = context.store.root
+    root, host, allowance = context.store.root, engine.name, allowance or Budget()
+    known = _mirrored_state(root, host, session_id)
     top, above = _family(context, host, known)
     placement = Placement(
+        id=new_id_now(),
         session_id=session_id,
         host=host,
         project=above[0].project_path if above else str(context.store.project),
@@ -81,17 +158,28 @@ def reserve(
         top=(above[-1].project_path, above[-1].session_id) if above else None,
         member=top.session_id if top and top.session_id != session_id else None,
         held=_or_else(allowance, top.budget) if top else allowance,
-        directory=str(request.directory or context.directory),
+        directory=str(directory or context.directory),
     )
+    lock = hold_placement(root, placement.id)
+    try:
+        reserved = _reserve(context, placement, above, is_new=known is None)
+        return Escrow(root, reserved, passport_of(context, session_id), lock)
+    except BaseException:
+        drop_hold(root, lock)
+        raise
+
+
+def _reserve(context: Context, placement: Placement, above: list[SessionState], *, is_new: bool) -> Placement:
+    root = context.store.root
     if not above:
-        _refuse_placed(root, session_id)
+        _refuse_placed(root, placement.session_id)
         save_placement(root, placement)
         return placement
-    if known is None:
+    if is_new:
         refuse_too_deep(context.config, above[0])
     with open_tree(root, above[-1]) as tree:
-        _refuse_placed(root, session_id)
-        if known is None:
+        _refuse_placed(root, placement.session_id)
+        if is_new:
             limits = context.config.limits.tightened_by(above[0].limits).tightened_by(tree.top.limits.of_tree())
             check_sessions(tree, limits, above[0])
         return _book(tree, above, placement, waits=context.caller is not None)
@@ -112,99 +200,71 @@ def _book(tree: Tree, above: list[SessionState], placement: Placement, *, waits:
         try:
             tree.book(member, placement.held)
         except BaseException:
-            forget_placement(tree.root, placement.session_id)
+            forget_placement(tree.root, placement.id)
             raise
     return placement
 
 
-@contextmanager
-def holding(root: Path, session_id: str) -> Iterator[None]:
-    """Keep a placement from being given back by others in this block, from before it is reserved.
-
-    BusyError if another process does.
-    """
-    with hold_placement(root, session_id) as lock:
-        try:
-            yield
-        finally:
-            if not is_placed(root, session_id):
-                lock.path.unlink(missing_ok=True)  # nobody else has it, and who opens it now looks again
+def _mirrored_state(root: Path, host: str, session_id: str) -> SessionState | None:
+    """Return the record of a session of that host, as its mirror has it."""
+    stores = (store for store in mirror_for(str(root), host).stores() if is_directory(store.find(session_id).pathname))
+    found = next(stores, None)
+    return found.load(session_id) if found else None
 
 
-def note_sent(root: Path, placement: Placement) -> Placement:
-    """Record, before the first byte of its order is sent, that it may arrive; RefusedError if it was given back."""
-    if find_placement(root, placement.session_id).state != RESERVED:
-        raise _is_placed(placement.session_id)
-    return _save(root, replace(placement, state=SENT, sent_at=_now()))
-
-
-def note_placed(
-    root: Path,
-    placement: Placement,
-    there: str,
-    *,
-    directory_there: str | None = None,
-    turn: int | None = None,
-    awaits_code: bool = False,
-) -> Placement:
-    """Record that its host has the session: in which project, and whether its commits are to come back."""
-    placed = replace(placement, state=PLACED, there=there, directory_there=directory_there)
-    return _save(root, replace(placed, turn=turn, awaits_code=awaits_code))
-
-
-def settle(root: Path, session_id: str, spent: Spent) -> Placement | None:
+def settle(root: Path, placement_id: str, spent: Spent) -> Placement | None:
     """Book what a session on another host, and all below it there, has used, in place of its allowance.
 
     The placement is kept until its commits are here, and else forgotten. None if it was settled and forgotten before.
     """
     try:
-        placement = find_placement(root, session_id)
+        return _close(root, find_placement(root, placement_id), spent)
     except NotFoundError:
         return None
-    return _close(root, placement, spent)
 
 
-def fetched(root: Path, session_id: str) -> None:
+def fetched(root: Path, placement_id: str) -> None:
     """Record that the commits of a placed session are here; one that is settled is forgotten."""
     with suppress(NotFoundError):
-        placement = replace(find_placement(root, session_id), awaits_code=False)
-        _forget(root, placement) if placement.is_settled else save_placement(root, placement)
+        placement = replace(find_placement(root, placement_id), awaits_code=False)
+        forget_placement(root, placement_id) if placement.is_settled else save_placement(root, placement)
 
 
-def withdraw(root: Path, session_id: str) -> None:
-    """Give an allowance back whose order was never sent, or refused by its host: nothing was used."""
-    with suppress(NotFoundError):
-        placement = find_placement(root, session_id)
-        _close(root, replace(placement, awaits_code=False), None)
-
-
-def release(root: Path, session_id: str, ask: Callable[[str], None], *, force: bool = False) -> Placement:
+def release(root: Path, selector: str, ask: Callable[[Placement], None], *, force: bool = False) -> Placement:
     """Give back what a placement holds; what was used there, as far as its mirror knows, is booked.
 
     Args:
         root: the state root.
-        session_id: of the placement.
+        selector: of the placement, as `choose_placement` takes it.
         ask: brings the mirror of a host up to date; raises if the host cannot be reached.
         force: the host is not asked, and what runs there is not waited for.
 
     Raises:
-        NotFoundError: nothing is placed so.
+        NotFoundError, AmbiguousError: nothing is placed so, or several are.
         BusyError: it is being placed; or runs there, or may arrive there yet, and `force` is not set.
         Others as `ask`.
     """
-    find_placement(root, session_id)
-    with holding(root, session_id):
-        placement = replace(find_placement(root, session_id), awaits_code=False)
+    with _holding(root, choose_placement(root, selector).id) as found:
+        placement = replace(found, awaits_code=False)
         if placement.state == RESERVED:  # nothing was ever sent
             return _close(root, placement, None)
         if placement.is_settled:
             return _close(root, placement, placement.spent)
         if not force:
-            ask(placement.host)
+            ask(placement)
         accounts = mirrored_of(root, placement).accounts()
         if not force:
             _refuse_at_work(placement, accounts)
         return _close(root, placement, total(accounts) if accounts else None)
+
+
+@contextmanager
+def _holding(root: Path, placement_id: str) -> Iterator[Placement]:
+    lock = hold_placement(root, placement_id)
+    try:
+        yield find_placement(root, placement_id)
+    finally:
+        drop_hold(root, lock)
 
 
 def settle_heard(root: Path, host: str) -> list[Placement]:
@@ -212,11 +272,17 @@ def settle_heard(root: Path, host: str) -> list[Placement]:
     settled = []
     for placement in list_placements(root):
         if placement.host == host and placement.state in {SENT, PLACED}:
-            with suppress(BusyError), holding(root, placement.session_id):
+            with suppress(BusyError, NotFoundError), _holding(root, placement.id):
                 accounts = mirrored_of(root, placement).accounts()
                 if accounts and _has_ended(placement, accounts):
                     settled.append(_close(root, placement, total(accounts)))
     return settled
+
+
+def spent_there(root: Path, project: str, session_id: str) -> dict[str, Any]:
+    """Return what a host says at a turn's end, for `Escrow.ended`; StateError if a record of the tree is damaged."""
+    spent, running = spent_here(root, Store(root, project).load(session_id))
+    return {"spent": spent.to_dict(), "running": running}
 
 
 def unsettled_below(root: Path | str, session_id: str) -> list[Placement]:
@@ -230,7 +296,7 @@ def unsettled_below(root: Path | str, session_id: str) -> list[Placement]:
 
 def mirrored_of(root: Path, placement: Placement) -> Mirrored:
     """Return what the mirror here knows of a placed session, and of all below it there."""
-    return Mirrored(root, placement.host, placement.booked, placement.there)
+    return Mirrored(root, placement.host, placement.booked, None if placement.member else placement.there)
 
 
 def _family(context: Context, host: str, known: SessionState | None) -> tuple[SessionState | None, list[SessionState]]:
@@ -286,9 +352,8 @@ def _refuse_beyond(tree: Tree, above: list[SessionState], placement: Placement, 
 
 
 def _refuse_placed(root: Path, session_id: str) -> None:
-    with suppress(NotFoundError):
-        if not find_placement(root, session_id).is_settled:
-            raise _is_placed(session_id)
+    if any(each.session_id == session_id and not each.is_settled for each in list_placements(root)):
+        raise _is_placed(session_id)
 
 
 def _is_placed(session_id: str) -> BusyError:
@@ -313,8 +378,9 @@ def _refuse_at_work(placement: Placement, accounts: list[Account]) -> None:
 
 
 def _has_ended(placement: Placement, accounts: list[Account]) -> bool:
-    state = accounts[0].state
-    return bool(state and state.turns >= (placement.turn or 1) and not any(each.is_running for each in accounts))
+    states = (each.state for each in accounts if each.member.session_id == placement.session_id)
+    has_run = any(state.turns >= (placement.turn or 1) for state in states if state)
+    return has_run and not any(each.is_running for each in accounts)
 
 
 def _close(root: Path, placement: Placement, spent: Spent | None) -> Placement:
@@ -330,7 +396,7 @@ def _close(root: Path, placement: Placement, spent: Spent | None) -> Placement:
         if settled.awaits_code:
             save_placement(root, settled)
         else:
-            forget_placement(root, placement.session_id)
+            forget_placement(root, placement.id)
     return settled
 
 
@@ -338,15 +404,6 @@ def _top_of(root: Path, placement: Placement) -> SessionState | None:
     assert placement.top
     paths = find_record(root, *placement.top)
     return load_state(paths.state) if paths else None
-
-
-def _save(root: Path, placement: Placement) -> Placement:
-    save_placement(root, placement)
-    return placement
-
-
-def _forget(root: Path, placement: Placement) -> None:
-    forget_placement(root, placement.session_id)
 
 
 def _now() -> str:

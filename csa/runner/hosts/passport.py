@@ -52,7 +52,7 @@ def passport_of(context: Context, session_id: str | None = None) -> dict[str, An
     }
 
 
-def caller_from(passport: Mapping[str, Any], root: Path) -> Caller:
+def caller_of(passport: Mapping[str, Any], root: Path) -> Caller:
     """Return the caller that a passport speaks of, whose record is on another host; RefusedError if it is damaged.
 
     `root` is the state root here.
