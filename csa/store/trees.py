@@ -8,8 +8,8 @@ Locks that csa waits for are taken in this order: tree.lock, then .slots/lock (r
 never waits for the locks of sessions. A session's own lock may be held when tree.lock is taken (`leave`), and nobody
 waits for a session while holding tree.lock.
 
-Lines of the file: `{"v": 1}` (the list is complete), a member (`id`, `project`, `parent`), and a deleted member
-(`id`, `gone`: what it had spent).
+Lines of the file: `{"v": 1}` (the list is complete), a member (`id`, `project`, `parent`, and `host`, if it was placed
+on another one), and a deleted member (`id`, `gone`: what it had spent).
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from csa.errors import RefusedError, StateError
+from csa.errors import RefusedError
 from csa.ids import is_session_id
-from csa.model.genealogy import descend
 from csa.model.limits import Spent
 from csa.model.state import SessionState
 from csa.ownership import make_directory, open_private
@@ -40,15 +39,24 @@ _COMPLETE_LINE = b'{"v":1}\n'
 
 
 class Member(Struct):
-    """A session of a tree."""
+    """A session of a tree. With a `host` it is there, and its record here in the mirror of that host."""
 
     session_id: str
     project: str
     parent: str | None
+    host: str | None = None
+
+    def store(self, root: Path) -> Store:
+        """Return the store in which its record is."""
+        if self.host:
+            from csa.store.mirrors import mirror_for  # noqa: PLC0415  # few trees are on several hosts
+
+            return Store(mirror_for(str(root), self.host).pathname, self.project)
+        return Store(root, self.project)
 
     def paths(self, root: Path) -> SessionPaths | None:
         """Return where its record is, even if it is still being created; None if it is gone."""
-        store = Store(root, Path(self.project))
+        store = self.store(root)
         building = store.paths(NEW_PREFIX + self.session_id)
         if is_locked(building.session_lock):  # checked first: a session moves from there to its place, never back
             return building
@@ -175,40 +183,23 @@ def read_members(root: Path, top: SessionState) -> tuple[list[Member], dict[str,
     return [_member(top), *{**roll.members, **more}.values()], roll.gone
 
 
-def find_relatives(store: Store, states: Iterable[SessionState]) -> list[Member]:
-    """Return the members of these sessions' trees that are below them and in other projects."""
-    known, tops = set[str](), dict[str, SessionState]()
-    for state in states:
-        known.add(state.session_id)
-        if top := _top(store, state):
-            tops[top.session_id] = top
-    listed = (member for top in tops.values() for member in read_members(store.root, top)[0])
-    members = {
-        (each.project, each.session_id): each
-        for each in listed
-        if each.project != store.project_pathname and each.session_id not in known
-    }
-    below = set(descend(known, ((each.session_id, each.parent) for each in members.values())))
-    return [each for each in members.values() if each.session_id in below]
+def has_members(session: str) -> bool:
+    """Say whether the list in a session's directory has any; also False if it has none."""
+    try:
+        return os.stat(f"{session}/locks/tree.lock").st_size > len(_COMPLETE_LINE)
+    except OSError:
+        return False
 
 
-def _top(store: Store, state: SessionState) -> SessionState | None:
-    """Return the root of a session's tree if it has to be checked: it is this one, or in another project."""
-    if state.parent_session_id is None:
-        return state if _has_started(store, state.session_id) else None
-    if state.parent_project is None:
-        return None
-    top = None
-    with suppress(StateError):  # the ancestors of a damaged record are unknown
-        for above in ancestors(store.root, state):
-            top = above
-    return top
-
-
-def _has_started(store: Store, session_id: str) -> bool:
-    for directory in (store.sessions_dir, store.retired_dir):
-        with suppress(OSError):
-            return os.stat(f"{directory}/{session_id}/locks/tree.lock").st_size > len(_COMPLETE_LINE)
+def has_hosts(root: Path, top: SessionState) -> bool:
+    """Say whether a tree has members on other hosts: the list is not parsed for that, and an empty one not read."""
+    store = Store(root, top.project_path)
+    for paths in (store.paths(top.session_id), store.retired_paths(top.session_id)):
+        try:
+            is_empty = os.stat(paths.tree_lock).st_size <= len(_COMPLETE_LINE)
+            return not is_empty and b'"host":' in read_regular(paths.tree_lock)
+        except OSError:
+            continue
     return False
 
 
@@ -228,7 +219,8 @@ def _member(state: SessionState) -> Member:
 
 
 def _line(member: Member) -> dict[str, Any]:
-    return {"id": member.session_id, "project": member.project, "parent": member.parent}
+    known = {"id": member.session_id, "project": member.project, "parent": member.parent}
+    return {**known, "host": member.host} if member.host else known
 
 
 def _is_complete(content: bytes) -> bool:
@@ -250,10 +242,21 @@ def _parse(content: bytes) -> Listed:
             elif "gone" in entry:
                 gone[entry["id"]] = Spent.from_dict(entry["gone"])
             else:
-                members[entry["id"]] = Member(entry["id"], str(entry["project"]), entry["parent"])
+                host = entry.get("host")
+                members[entry["id"]] = Member(entry["id"], str(entry["project"]), entry["parent"], _host(host))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
     return Listed(members, gone, is_complete)
+
+
+def _host(name: object) -> str | None:
+    if name is None:
+        return None
+    from csa.store.mirrors import is_host_name  # noqa: PLC0415  # as above
+
+    if not (isinstance(name, str) and is_host_name(name)):  # it would be part of a path
+        raise ValueError(name)
+    return name
 
 
 def _search(root: Path, top: SessionState, roll: Listed) -> list[Member]:

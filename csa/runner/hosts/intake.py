@@ -142,6 +142,8 @@ class Intake:
             name = _FILES.get(str(frame.said.get("name", "told")))
             if name is None:
                 raise ProtocolError(f"The outlet sends a file called {frame.said.get('name')!r}.")
+            if "/" in name:
+                make_private_directory(Path(session, name).parent)
             replace_private(Path(session, name), frame.content)
         elif frame.kind == "anew":
             os.close(open_private(f"{session}/{_PART}", _APPEND | os.O_TRUNC))

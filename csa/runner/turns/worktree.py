@@ -34,6 +34,7 @@ from csa.store.gitwork import (
     open_repository,
     read_checkout,
     repository_of,
+    require_commit,
     worktree_path,
 )
 from csa.store.gonetrees import is_published, move_aside
@@ -74,7 +75,11 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
     _refuse_setup(context, request)
     environ = context.environ
     found = read_checkout(plan.cwd, environ)
-    _refuse_foreign(context, found.top)
+    if request.worktree_base:  # csa has sent it there, and nobody works in that checkout
+        require_commit(found.top, request.worktree_base, environ)
+        found = replace(found, head=request.worktree_base, branch=request.worktree_target)
+    else:
+        _refuse_foreign(context, found.top)
     branch = BRANCHES + (request.worktree or state.name or state.session_id[-_SHORT_ID:].lower())
     try:
         check_branch(found.top, branch, environ)
@@ -96,7 +101,7 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
         plan,
         state=replace(state, worktree=tree, branch=branch),
         cwd=os.path.normpath(f"{path}/{below}"),
-        dirty=tuple(list_dirty(found.top, environ)),
+        dirty=() if request.worktree_base else tuple(list_dirty(found.top, environ)),
     )
 
 
