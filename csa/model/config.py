@@ -30,12 +30,14 @@ _Kind = Literal[
     "flag",
     "on_quota",
     "engine",
+    "code",
     "flag_or_text",
 ]
 AUTO = "auto"
 NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
 SSH = "ssh"
+BUNDLE, SHARED, NONE = CODES = ("bundle", "shared", "none")  # how code gets to a host
 
 
 class Key(Struct):
@@ -109,6 +111,8 @@ ENGINE_KEYS: Mapping[str, Key] = {
     "kind": Key("engine", SSH, "what reaches the host: ssh"),
     "reach": Key("words", (), "what runs a command there, such as kubectl exec -i POD --; empty: ssh NAME"),
     "csa": Key("words", ("csa",), "how to start csa there, if it is not on the PATH of commands"),
+    "code": Key("code", BUNDLE, "how your code gets there: bundle (a copy of its commits), shared (it is there), none"),
+    "directory": Key("text", "", "where agents work there if no code goes along; empty: in the home directory"),
 }
 COPY_KEYS: Mapping[str, Key] = {
     "to": Key("text", "", "the URL: postgresql://... or redis://...; or env:NAME, a variable that has it"),
@@ -172,6 +176,8 @@ class Engine(Struct):
     kind: str = SSH
     reach: tuple[str, ...] = ()  # empty: as `kind` says
     csa: tuple[str, ...] = ("csa",)
+    code: str = BUNDLE
+    directory: str = ""  # empty: the home directory there; with `shared` the one here
 
 
 class _Value(Generic[_T]):
@@ -283,7 +289,8 @@ class Config(Struct):
         known = {
             key: self.values.get(f"engines.{name}.{key}", (ENGINE_KEYS[key].default, ""))[0] for key in ENGINE_KEYS
         }
-        return Engine(name, str(known["kind"]), tuple(known["reach"]), tuple(known["csa"]))
+        reach, csa = tuple(known["reach"]), tuple(known["csa"])
+        return Engine(name, str(known["kind"]), reach, csa, str(known["code"]), str(known["directory"]))
 
     @property
     def copies(self) -> dict[str, str]:
@@ -432,6 +439,7 @@ _EXPECTED: Mapping[_Kind, str] = {
     "table": "a table of strings",
     "transport": "native or acp",
     "engine": SSH,
+    "code": "bundle, shared or none",
     "duration": "a time such as 7d, 12h or 30m",
     "flag": "true or false",
     "switch": "on or off",
@@ -444,6 +452,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "permission": tuple(level.value for level in Permission),
     "transport": TRANSPORTS,
     "engine": (SSH,),
+    "code": CODES,
     "switch": ("on", "off"),
 }
 _SIMPLE: Mapping[str, Callable[[Any], bool]] = {

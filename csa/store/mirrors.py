@@ -58,6 +58,10 @@ class Mirror(Struct):
     def host(self) -> str:
         return os.path.basename(self.pathname)
 
+    def exists(self) -> bool:
+        """Say whether anything was ever seen of its host."""
+        return os.path.isdir(f"{self.pathname}/{OWN}")
+
     def heard_at(self) -> float | None:
         """Return when its host was heard of last, in Unix seconds; None if never."""
         try:
@@ -99,7 +103,7 @@ def find_mirrors(root: str) -> list[Mirror]:
     except OSError:  # as for nearly everybody, there are none
         return []
     found = (mirror_for(root, name) for name in names if is_host_name(name))
-    return [each for each in found if os.path.isdir(f"{each.pathname}/{OWN}")]
+    return [each for each in found if each.exists()]
 
 
 def find_mirror(root: str, host: str) -> Mirror:

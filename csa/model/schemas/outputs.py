@@ -189,6 +189,7 @@ RUNNING = known(
     {
         "id": old_id(),
         "parent": old(maybe(text("")), "parent_session_id"),
+        "mirror": MIRROR,
         "doing": text("what the agent is doing, as text"),
     },
 )

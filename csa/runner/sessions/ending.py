@@ -22,7 +22,7 @@ from csa.procfs import is_zombie, send_signal
 from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.sessions.acting import record_act
 from csa.store.atomic import write_atomically
-from csa.store.genealogy import Descendants
+from csa.store.family import family_of
 from csa.store.liveness import probe
 from csa.store.lockholders import lock_holders
 from csa.store.parked import forget_parked
@@ -171,7 +171,7 @@ def end_trees(
     What ended with a parent is yielded last. At each look `on_fault` gets the directories that cannot be
     listed, where descendants may be running.
     """
-    family = Descendants(targets[0][0].root, targets, on_fault=on_fault)
+    family = family_of(targets, on_fault=on_fault)
     running = {turn.store.key(turn.session_id): turn for turn in map(_running_turn, family.look()) if turn}
     unreadable = set[tuple[str, str]]()
 

@@ -17,7 +17,7 @@ from csa.runner.sessions.ending import end_sessions, end_trees, who_asks
 from csa.runner.sessions.provider_copies import remove_provider_copies
 from csa.runner.sessions.worktrees import give_up, why_kept
 from csa.runner.turns.stealing import note_theft
-from csa.store.genealogy import Descendants
+from csa.store.family import family_of
 from csa.store.held import open_session
 from csa.store.liveness import probe
 from csa.store.owner import CHANGE
@@ -95,7 +95,7 @@ def with_descendants(sessions: Sequence[Session], *, force: bool = False) -> lis
         for ended in end_trees(targets, words=who_asks("session delete --tree --force", context.environ)):
             if ended.error is not None:
                 raise ended.error
-    family = Descendants(context.store.root, targets, on_fault=_refuse).look()
+    family = family_of(targets, on_fault=_refuse).look()
     below = [Session(context.in_project(store.project_pathname), session_id) for store, session_id in family]
     found = {session.paths.pathname: session for session in (*sessions, *below)}
     whole = sorted(found.values(), key=lambda session: session.session_id, reverse=True)
