@@ -14,6 +14,10 @@ from csa.store.gitplumbing import ABSENT, Git, GitError
 from csa.store.gitwork import find_commit, is_ancestor, refs_of
 from csa.structs import Struct, asdict
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
 _NAME = re.compile(r"[0-9][A-Za-z0-9-]{0,60}|[a-z][a-z0-9-]{0,60}", re.ASCII)
 _SHORT = 12
 
@@ -30,7 +34,7 @@ class BroughtRef(Struct):
         return asdict(self)
 
 
-def is_name(name: object) -> bool:
+def is_name(name: object) -> TypeGuard[str]:
     """Say whether csa gives a ref of a session such a name."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 

@@ -37,11 +37,10 @@ class Work(Struct):
 
 
 def examine_work(tree: Worktree, environ: Mapping[str, str], *, session_id: str, kept: Kept | None = None) -> Work:
-    """Return what is known of a session's work. It has landed if the branch that it was made from has all of it,
-    or the host that its code came from.
+    """Return what is known of a session's work. It has landed if the branch that it was made from has all of it.
 
-    What cannot be known has not landed. Work that was given up (`dropped`) counts as landed. `kept`: what is in the
-    worktree was kept just now.
+    So it has if the host that its code came from has fetched all of it. What cannot be known has not landed. Work that
+    was given up (`dropped`) counts as landed. `kept`: what is in the worktree was kept just now.
     """
     try:
         git = open_repository(tree, environ)

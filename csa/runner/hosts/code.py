@@ -200,7 +200,7 @@ class Brought(Struct):
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `fetch --json` prints."""
-        facts = {"session_id": self.session_id, "host": self.host, "base": self.base, "target": self.target}
+        facts = {"session_id": self.session_id, "mirror": self.host, "base": self.base, "target": self.target}
         refs = [each.to_json() for each in self.refs]
         return {**facts, "tip": self.tip, "refs": refs, "is_clean": self.is_clean, "problems": list(self.problems)}
 
@@ -224,8 +224,7 @@ def bring_back(context: Context, engine: Engine, session_id: str) -> Brought:
 
 def _take_back(context: Context, engine: Engine, session_id: str, link: Link) -> Brought:
     said = _heard(link)
-    if isinstance(error := said.get("error"), dict):
-        raise error_from_json(error)
+    _refuse_error(said)
     if not is_object_id(base := said.get("base")):
         raise ProtocolError(f"{engine.name} does not say where the work begins.")
     git = _repository_around(context)
@@ -235,7 +234,7 @@ def _take_back(context: Context, engine: Engine, session_id: str, link: Link) ->
     own = refs_of(git, session_id)
     if not which_are_here(git, [*begins, *own.values()]):
         raise RefusedError(
-            f"The work of session {session_id} belongs to another repository than that of {context.directory_pathname}.",
+            f"The work of session {session_id} is not of the repository around {context.directory_pathname}.",
             hint="csa fetch in that repository",
         )
     known = which_are_here(git, list(dict.fromkeys([base, *filter(None, [head]), *own.values(), *list_haves(git)])))
@@ -261,6 +260,12 @@ def _take_back(context: Context, engine: Engine, session_id: str, link: Link) ->
     )
 
 
+def _refuse_error(said: Mapping[str, Any]) -> None:
+    """Raise the error that a host has answered with, if it has."""
+    if isinstance(error := said.get("error"), dict):
+        raise error_from_json(error)
+
+
 def _heard(link: Link) -> dict[str, Any]:
     said = read_line(link.stdout)
     if said is None:
@@ -271,14 +276,15 @@ def _heard(link: Link) -> dict[str, Any]:
 def _read_refs(link: Link) -> tuple[dict[str, str], list[str]]:
     """Return the refs of a session there, by the ends of their names, and what is wrong with others."""
     found: dict[str, str] = {}
-    problems = []
+    problems: list[str] = []
     while "ref" in (said := _heard(link)):
         name, commit = said["ref"], said.get("commit")
         if is_name(name) and is_object_id(commit) and len(found) < _MOST_REFS:
             found[name] = commit
-        else:
+        elif len(problems) < _MOST_PROBLEMS:
             problems.append(f"the ref {str(name)[:_SHOWN]!r} there is not one of csa's: it was not fetched")
-    return found, problems[:_MOST_PROBLEMS]
+    _refuse_error(said)
+    return found, problems
 
 
 def _repository_around(context: Context) -> Git:
@@ -307,7 +313,9 @@ def send_outcome(session: Session, stdin: IO[bytes], stdout: IO[bytes]) -> None:
             hint=f"git fetch, or csa artifacts -s {session_id} there",
         )
     git = bounded(open_repository(tree, environ))
-    found = {name: commit for ref, commit in refs_of(git, session_id).items() if is_name(name := ref.rpartition("/")[2])}
+    found = {
+        name: commit for ref, commit in refs_of(git, session_id).items() if is_name(name := ref.rpartition("/")[2])
+    }
     parents = git.line("show", "--no-patch", "--format=%P", tree.base).split()
     write_line(stdout, {"base": tree.base, "parents": parents, "target": tree.target})
     for name, commit in found.items():
