@@ -126,6 +126,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("sync", "hosts.sync", "bring the mirrors of other hosts' sessions up to date"),
             Command("session fetch", "fetching", "bring a session's commits from another host, as refs here"),
             Command("hosts", "hosts.list", "list other hosts: reachable, version, what runs, last heard"),
+            Command("mirror", "copies", "copy sessions into PostgreSQL or Redis, for other programs"),
         ),
     ),
     (
