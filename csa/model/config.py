@@ -109,6 +109,7 @@ ENGINE_KEYS: Mapping[str, Key] = {
     "kind": Key("engine", SSH, "what reaches the host: ssh"),
     "reach": Key("words", (), "what runs a command there, such as kubectl exec -i POD --; empty: ssh NAME"),
     "csa": Key("words", ("csa",), "how to start csa there, if it is not on the PATH of commands"),
+    "leash_s": Key("seconds", 60.0, "a turn there ends when csa run --on is not heard of for so many seconds"),
 }
 _TABLES: Mapping[str, Mapping[str, Key]] = {"tools": TOOL_KEYS, "engines": ENGINE_KEYS}
 # Other names for keys.
@@ -167,6 +168,7 @@ class Engine(Struct):
     kind: str = SSH
     reach: tuple[str, ...] = ()  # empty: as `kind` says
     csa: tuple[str, ...] = ("csa",)
+    leash_s: float = 60.0
 
 
 class _Value(Generic[_T]):
@@ -278,7 +280,7 @@ class Config(Struct):
         known = {
             key: self.values.get(f"engines.{name}.{key}", (ENGINE_KEYS[key].default, ""))[0] for key in ENGINE_KEYS
         }
-        return Engine(name, str(known["kind"]), tuple(known["reach"]), tuple(known["csa"]))
+        return Engine(name, str(known["kind"]), tuple(known["reach"]), tuple(known["csa"]), known["leash_s"])
 
     def for_tool(self, name: str) -> ToolConfig:
         """Return the settings of one tool."""
