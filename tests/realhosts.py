@@ -19,6 +19,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from tests.support import PATIENCE_S, Json, Place, Running, children_of, close_p
 NAMES = ("a", "n1", "n2", "n3")
 FETCHED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "csa-openssh"
 _ADDRESSES = {name: f"10.17.0.{10 + number}" for number, name in enumerate(NAMES)}
-_NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc")
+_NAMESPACES = ("--net", "--pid", "--mount", "--uts", "--ipc", "--time")
 _WITH_US = ("setpriv", "--pdeathsig", "KILL", "unshare")
 _NEEDED = ("unshare", "nsenter", "setpriv", "ip", "hostname", "mount")
 _SWITCH = "ip link add switch type bridge && ip link set switch up && echo up && exec cat"
@@ -60,8 +61,7 @@ ip link set eth0 up
 LD_LIBRARY_PATH=$libraries "$sshd" -f "$own/etc/sshd_config" -E "$own/sshd.log"
 until [ -s /run/sshd.pid ]; do sleep 0.01; done
 echo ready
-trap '' CHLD  # the kernel then reaps what is left to us
-exec cat
+exec env --ignore-signal=CHLD cat  # the kernel then reaps what is left to us
 """
 _SSHD = """HostKey {etc}/host_key
 PidFile /run/sshd.pid
@@ -160,8 +160,9 @@ class Host(Place):
         self._tell_logins()
         openssh = self._openssh
         words = [self.name, self.tmp, self.tmp.parent, self.address, openssh.sshd, openssh.libraries]
-        unshare = [*_WITH_US, *_NAMESPACES, "--fork", "--kill-child", "sh", "-c", _FIRST_PROCESS, "sh", *words]
-        process = self._process = _start(unshare, self.tmp / "boot.log")
+        since_boot = [f"--boottime=-{int(time.clock_gettime(time.CLOCK_BOOTTIME))}"]
+        unshare = [*_WITH_US, *_NAMESPACES, *since_boot, "--fork", "--kill-child", "sh", "-c", _FIRST_PROCESS]
+        process = self._process = _start([*unshare, "sh", *words], self.tmp / "boot.log")
         assert process.stdin
         _expect(process, "mounted", self.tmp / "boot.log")
         (self._pid,) = children_of(process.pid)

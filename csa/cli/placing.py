@@ -15,7 +15,7 @@ from typing import NoReturn
 import anyio
 
 from csa.cli.output import has_room, lossy, print_json, tell, to_json, warn
-from csa.cli.run import follow_up, heeded_signals, print_outcome, refuse_output, run_follow_up
+from csa.cli.run import follow_up, heeded_signals, noted_signals, print_outcome, refuse_output, run_follow_up
 from csa.cli.views.progress import Progress, Subject, make_progress, room_on
 from csa.cli.views.signs import Signs, about_sessions, signs_of_life
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, UsageError
@@ -69,7 +69,8 @@ def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, h
         return 0
     with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
         signs.about(lambda: f"waiting for {where.engine.name}")
-        return _place(client, where, arguments, signs)
+        with noted_signals() as noted:
+            return _place(client, where, arguments, signs=signs, noted=noted)
 
 
 def _find(client: Csa, request: RunRequest, host: str | None) -> _Where:
@@ -93,15 +94,22 @@ def _find_there(client: Csa, engine: Engine, typed: str) -> Session:
     selector = f"{engine.name}:{typed}"
     with suppress(NotFoundError):
         return find_session(client.context, selector, retired=True)
+    Sync(client.store.root_pathname, engine).once()
     try:
-        Sync(client.store.root_pathname, engine).once()
         return find_session(client.context, selector, retired=True)
     except NotFoundError as error:
-        with suppress(CsaError):
-            here = find_session(client.context, typed)
-            words = f"Session {here.session_id} is on this host, and stays here."
-            raise RefusedError(words, hint=f"leave --on {engine.name} out") from None
-        raise error from None
+        here = _find_here(client, typed)
+        if here is None:
+            raise
+        words = f"Session {here.session_id} is on this host, and stays here."
+        raise RefusedError(words, hint=f"leave --on {engine.name} out") from error
+
+
+def _find_here(client: Csa, typed: str) -> Session | None:
+    try:
+        return find_session(client.context, typed)
+    except CsaError:
+        return None
 
 
 def _print_plan(where: _Where, *, as_json: bool) -> None:
@@ -122,7 +130,7 @@ def _print_plan(where: _Where, *, as_json: bool) -> None:
             print(f"{name:<11} {' '.join(value) if isinstance(value, list) else value}")
 
 
-def _place(client: Csa, where: _Where, arguments: argparse.Namespace, signs: Signs) -> int:
+def _place(client: Csa, where: _Where, arguments: argparse.Namespace, *, signs: Signs, noted: list[int]) -> int:
     tether = _tether(where.engine, arguments)
     sync = None if arguments.detach else _Watching(client, where.engine)
     try:
@@ -136,7 +144,7 @@ def _place(client: Csa, where: _Where, arguments: argparse.Namespace, signs: Sig
             return _tell_detached(client, where, begun, arguments)
         watch = _Watch(client, begun, where=where, tether=tether, sync=sync, arguments=arguments)
         signs.about(about_sessions([watch.target]))
-        return watch.run()
+        return watch.run(noted)
     except StoppedError as stopped:
         return 128 + signal.Signals[stopped.name]
     finally:
@@ -258,8 +266,8 @@ class _Watch:
     def target(self) -> Target:
         return self._store, self._begun.session_id
 
-    def run(self) -> int:
-        """Show the turn to its end, and print its answer; return its exit code."""
+    def run(self, noted: list[int]) -> int:
+        """Show the turn to its end, and print its answer; return its exit code. `noted` are signals from before."""
         arguments, begun = self._arguments, self._begun
         self._tether.attend()
         plain = arguments.stream_json and sys.stdout.isatty()
@@ -267,7 +275,7 @@ class _Watch:
         there.context = self._client.context.in_store(self._store)
         progress = make_progress(there, quiet=arguments.quiet, plain=plain, verbose=arguments.verbose)
         try:
-            anyio.run(self._show, progress)
+            anyio.run(self._show, progress, noted)
         finally:
             if self._follower:
                 self._follower.close()
@@ -305,11 +313,13 @@ class _Watch:
             failure.exit_code = int(ended["ended"]) or CsaError.exit_code
         raise failure
 
-    async def _show(self, progress: Progress) -> None:
+    async def _show(self, progress: Progress, noted: list[int]) -> None:
         with anyio.open_signal_receiver(*heeded_signals()) as signals:
             async with anyio.create_task_group() as tasks:
 
                 async def obey() -> None:
+                    for number in noted:
+                        self._stop(signal.Signals(number).name)
                     async for number in signals:
                         self._stop(signal.Signals(number).name)
 

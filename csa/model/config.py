@@ -30,12 +30,14 @@ _Kind = Literal[
     "flag",
     "on_quota",
     "engine",
+    "code",
     "flag_or_text",
 ]
 AUTO = "auto"
 NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
 SSH = "ssh"
+BUNDLE, SHARED, NONE = CODES = ("bundle", "shared", "none")  # how code gets to a host
 
 
 class Key(Struct):
@@ -110,6 +112,8 @@ ENGINE_KEYS: Mapping[str, Key] = {
     "reach": Key("words", (), "what runs a command there, such as kubectl exec -i POD --; empty: ssh NAME"),
     "csa": Key("words", ("csa",), "how to start csa there, if it is not on the PATH of commands"),
     "leash_s": Key("seconds", 60.0, "a turn there ends when csa run --on is not heard of for so many seconds"),
+    "code": Key("code", BUNDLE, "how your code gets there: bundle (a copy of its commits), shared (it is there), none"),
+    "directory": Key("text", "", "where agents work there if no code goes along; empty: in the home directory"),
 }
 _TABLES: Mapping[str, Mapping[str, Key]] = {"tools": TOOL_KEYS, "engines": ENGINE_KEYS}
 # Other names for keys.
@@ -168,6 +172,8 @@ class Engine(Struct):
     kind: str = SSH
     reach: tuple[str, ...] = ()  # empty: as `kind` says
     csa: tuple[str, ...] = ("csa",)
+    code: str = BUNDLE
+    directory: str = ""  # empty: the home directory there; with `shared` the one here
     leash_s: float = 60.0
 
 
@@ -280,7 +286,15 @@ class Config(Struct):
         known = {
             key: self.values.get(f"engines.{name}.{key}", (ENGINE_KEYS[key].default, ""))[0] for key in ENGINE_KEYS
         }
-        return Engine(name, str(known["kind"]), tuple(known["reach"]), tuple(known["csa"]), known["leash_s"])
+        return Engine(
+            name,
+            kind=str(known["kind"]),
+            reach=tuple(known["reach"]),
+            csa=tuple(known["csa"]),
+            code=str(known["code"]),
+            directory=str(known["directory"]),
+            leash_s=known["leash_s"],
+        )
 
     def for_tool(self, name: str) -> ToolConfig:
         """Return the settings of one tool."""
@@ -414,6 +428,7 @@ _EXPECTED: Mapping[_Kind, str] = {
     "table": "a table of strings",
     "transport": "native or acp",
     "engine": SSH,
+    "code": "bundle, shared or none",
     "duration": "a time such as 7d, 12h or 30m",
     "flag": "true or false",
     "switch": "on or off",
@@ -426,6 +441,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "permission": tuple(level.value for level in Permission),
     "transport": TRANSPORTS,
     "engine": (SSH,),
+    "code": CODES,
     "switch": ("on", "off"),
 }
 _SIMPLE: Mapping[str, Callable[[Any], bool]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -55,7 +56,7 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
             f"Worktrees need git {oldest} or newer; this is {found}.", hint="install a newer git"
         )
     try:
-        top = git.line("rev-parse", "--show-toplevel")
+        top = git.path("rev-parse", "--show-toplevel")
     except GitError as error:
         raise UsageError(
             f"{directory} is not in a git work tree, which a worktree needs: {error.said}.",
@@ -66,6 +67,17 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
     except GitError as error:
         raise UsageError(f"The repository in {top} has no commit yet.", hint="git commit makes one") from error
     return Checkout(top, head, branch_of(git))
+
+
+def require_commit(top: str, commit: str, environ: Mapping[str, str]) -> None:
+    """Raise WorktreeError unless a repository has a commit, named by its id."""
+    if not is_object_id(commit) or find_commit(open_project(top, environ, commits=False), commit) is None:
+        raise WorktreeError(f"The repository in {top} has no commit {commit}.")
+
+
+def is_object_id(text: object) -> bool:
+    """Say whether this is the full id of an object."""
+    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", text, re.ASCII) is not None
 
 
 def list_dirty(top: str, environ: Mapping[str, str]) -> list[str]:

@@ -23,8 +23,11 @@ _SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _SSH_ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "--")
 # What ssh says, and the next step; the first that is found.
 _STEPS = (
+    (
+        "remote host identification has changed",
+        "{host} has another key than before; if that is right: ssh-keygen -R ADDRESS",
+    ),
     ("host key verification failed", "ssh {host}, and see whether its key is the right one"),
-    ("remote host identification has changed", "ssh {host}, and see whether its key is the right one"),
     ("permission denied", "ssh {host} must work without a password: ssh-copy-id {host}, or ssh-add"),
     ("could not resolve", "is {host} in ~/.ssh/config, or its address in the configuration ([engines.{host}] reach)?"),
 )

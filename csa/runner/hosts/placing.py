@@ -54,7 +54,7 @@ class Begun(Struct):
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `run --on HOST --detach --json` prints."""
-        return {name: getattr(self, name) for name in ("session_id", "turn", "tool", "pid", "project", "host")}
+        return {name: getattr(self, name) for name in ("session_id", "turn", "tool", "pid", "project")}
 
 
 class StoppedError(Exception):
