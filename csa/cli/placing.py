@@ -295,6 +295,8 @@ class _Watch:
             raise self._faults[0]
         if unprinted:
             raise unprinted
+        if self._stops and result.status == "cancelled":
+            return 128 + signal.Signals[self._stops[0]]
         return result.exit_code
 
     def _raise_unseen(self) -> NoReturn:

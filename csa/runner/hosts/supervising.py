@@ -281,8 +281,8 @@ class _Keeper:
 
 
 def signal_of(name: object) -> signal.Signals:
-    """Return the signal that ends a turn which somebody cancels."""
-    return signal.Signals[str(name)] if name in {"SIGINT", "SIGTERM", "SIGHUP"} else signal.SIGTERM
+    """Return the signal that ends a turn which somebody cancels; its supervisor heeds no other."""
+    return signal.SIGINT if name == "SIGINT" else signal.SIGTERM
 
 
 def ending_of(store: Store, session_id: str, code: int | None = None) -> dict[str, Any]:
