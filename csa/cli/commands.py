@@ -125,6 +125,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         (
             Command("sync", "hosts.sync", "bring the mirrors of other hosts' sessions up to date"),
             Command("hosts", "hosts.list", "list other hosts: reachable, version, what runs, last heard"),
+            Command("mirror", "copies", "copy sessions into PostgreSQL or Redis, for other programs"),
         ),
     ),
     (
