@@ -282,3 +282,28 @@ def test_who_names_no_host_pays_nothing(place: Place, remote: Place) -> None:
     """Nothing of mirrors and hosts is imported by what reads this host's sessions, also where there are mirrors."""
     sync(place)
     assert not {each for each in place.imports("ls") if each.startswith(("csa.store.mirrors", "csa.runner.hosts"))}
+
+
+@pytest.mark.thorough
+def test_what_a_host_has_deleted_is_forgotten_in_time(place: Place, remote: Place, mirror: Mirror) -> None:
+    """`csa gc` deletes it when its days are over, and nothing else; doctor names a host not heard of for long."""
+    for name in ("auth", "stays"):
+        turn(remote, "--name", name)
+    sync(place)
+    assert remote.run("rm", "auth").code == 0
+    sync(place)
+    days = 86400
+    (deleted,) = Store(mirror.pathname, remote.project).retired_ids()
+    trash = Store(mirror.pathname, remote.project).retired_paths(deleted).root
+    os.utime(trash, (time.time() - 3.5 * days,) * 2)
+    assert place.run("gc", "--days", "4", "--json").json["forgotten"] == []
+    known = [{"session_id": deleted, "mirror": "n1"}]
+    assert place.run("gc", "--days", "3", "--json", "--dry-run").json["forgotten"] == known
+    assert trash.exists()
+    assert "forgot 1 session" in place.run("gc", "--days", "3").out
+    assert not trash.exists()
+    assert place.run("show", "n1:stays").code == 0
+    assert sync(place) == "n1: nothing new\n"
+    make_old(mirror, 31 * days)
+    checks = {each["name"]: each for each in place.run("doctor", "--json").json["checks"]}
+    assert "n1 (31 d ago)" in checks["other hosts"]["detail"]
