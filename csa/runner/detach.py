@@ -227,7 +227,7 @@ def read_answer(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     if "session_id" not in said:
         process.wait(START_LIMIT_S)
         if "error" in said:
-            raise _error_from(said["error"])
+            raise error_from_json(said["error"])
     return said
 
 
@@ -298,8 +298,8 @@ def error_to_json(error: CsaError) -> dict[str, Any]:
     return {**said, "session_id": error.session_id} if isinstance(error, AppearedError) else said
 
 
-def _error_from(said: dict[str, Any]) -> CsaError:
-    """Return the error as the caller would have raised it."""
+def error_from_json(said: dict[str, Any]) -> CsaError:
+    """Return the error that `error_to_json` was given, as the caller would have raised it."""
     if said["code"] == AppearedError.code:
         return AppearedError(said["session_id"])
     kinds = (

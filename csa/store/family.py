@@ -115,7 +115,7 @@ def _find_everywhere(store: Store, known: set[str], members: list[Member]) -> li
         return chain.from_iterable(map(find_stores, _roots(store.home)))
 
     ours = [(store, session_id) for session_id in known]
-    here = [(member.store(store.root), member.session_id) for member in members]
+    here = [(each.store(store.root), each.session_id) for each in members if not each.host or each.paths(store.root)]
     more = Descendants([*ours, *here], find).look()
     found = {each[0].key(each[1]): each for each in (*here, *more)}
     return list(found.values())
@@ -160,7 +160,7 @@ def _parent(store: Store, session_id: str) -> Target | None:
 
 def _top(store: Store, state: SessionState) -> SessionState | None:
     """Return the root of a session's tree if it has to be checked: it is this one, or in another project."""
-    if state.parent_session_id is None:
+    if state.parent_session_id is None or state.parent_host:
         return state if _has_started(store, state.session_id) else None
     if state.parent_project is None:
         return None

@@ -35,11 +35,16 @@ def find_record(root: Path, project: str, session_id: str) -> SessionPaths | Non
 
 
 def ancestors(root: Path, state: SessionState) -> Iterator[SessionState]:
-    """Yield the ancestors' records of `state`, nearest first, as far as they exist; StateError for a damaged one."""
+    """Yield the ancestors' records of `state`, nearest first, as far as they exist; StateError for a damaged one.
+
+    Those on another host are not looked for.
+    """
     seen = {state.session_id}
-    while state.parent_session_id is not None and state.parent_session_id not in seen and len(seen) < _MAX_ANCESTORS:
-        seen.add(state.parent_session_id)
-        paths = find_record(root, state.parent_project or state.project_path, state.parent_session_id)
+    while (parent := state.parent_session_id) and parent not in seen and len(seen) < _MAX_ANCESTORS:
+        if state.parent_host:
+            return
+        seen.add(parent)
+        paths = find_record(root, state.parent_project or state.project_path, parent)
         if paths is None:
             return
         state = load_state(paths.state)

@@ -163,6 +163,8 @@ def _name_of_missing(node: Node[SessionInfo], view: View) -> str:
 
 def _name_missing(node: Node[SessionInfo], user_home: Path) -> str:
     child = next(child.item for child in node.children if child.item)
+    if child.state and child.state.parent_host:
+        return f"on {child.state.parent_host}"
     if elsewhere := child.parent_project:
         return f"in {shorten(elsewhere, user_home)}"
     return "retired" if child.store.retired_paths(node.session_id).root.is_dir() else "missing"

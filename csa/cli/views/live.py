@@ -157,15 +157,23 @@ def _store(node: Node[SessionInfo]) -> Store | None:
 
 
 def _project_of_missing(node: Node[SessionInfo]) -> str | None:
-    """Return where a missing parent is, if it is known to be in another project."""
+    """Return where a missing parent is, if it is known to be in another project of this host."""
+    if _host_of_missing(node):
+        return None
     return next((child.item.parent_project for child in node.children if child.item), None)
+
+
+def _host_of_missing(node: Node[SessionInfo]) -> str | None:
+    states = (child.item.state for child in node.children if child.item)
+    return next((state.parent_host for state in states if state), None)
 
 
 def _heading(node: Node[SessionInfo], place: Places) -> Line:
     if not is_session_id(node.session_id):
         return [(place(node.session_id), "bold")]
-    elsewhere = _project_of_missing(node)
-    return [(f"{node.session_id[:SHOWN_LENGTH]}  ({f'in {place(elsewhere)}' if elsewhere else 'missing'})", "yellow")]
+    elsewhere, host = _project_of_missing(node), _host_of_missing(node)
+    where = f"on {host}" if host else f"in {place(elsewhere)}" if elsewhere else "missing"
+    return [(f"{node.session_id[:SHOWN_LENGTH]}  ({where})", "yellow")]
 
 
 def _shorten_lead(lead: str, room: int) -> str:

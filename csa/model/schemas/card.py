@@ -49,6 +49,7 @@ CARD = known(
     {
         "mirror": MIRROR,
         "id": old_id(),
+        "parent_host": maybe(text("the host that has the parent's record, if that is another one")),
         "held": maybe(text("why nothing is taken from its queue; null if the next prompt may begin")),
         "current": flag("it is `@current`"),
         "pinned": flag("clean-up leaves it alone"),

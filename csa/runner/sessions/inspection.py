@@ -116,6 +116,7 @@ class SessionCard(Struct, kw_only=True):
             "directory": info.record.paths.pathname,
             "depth": state.depth,
             "parent_session_id": state.parent_session_id,
+            "parent_host": state.parent_host,
             "root_session_id": state.root_session_id,
             "fork_of": state.fork_of,
             "merged_from": list(state.merged_from),
