@@ -200,6 +200,7 @@ HIDDEN = (  # what hosts call on each other
     Command("outlet", "hosts.outlet", "send what is in the state root, for a mirror of it elsewhere"),
     Command("outcome", "fetching.outcome", "send the commits of a session's work, for csa fetch elsewhere"),
     Command("intake", "hosts.intake", "write the mirror of a host from what its outlet sends"),
+    Command("supervise", "supervise", "run a turn for another host"),
 )
 ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current", "use": "current"}
 # What `csa help` shows, by the names that are typed.
