@@ -482,8 +482,9 @@ def torture_plans(base: Path, options: argparse.Namespace) -> bool:
             kills += 1
             took = home.home.seconds_until_empty(GONE_WITHIN_S + 6)
             tally.expect("nothing is left after 6 s", took <= GONE_WITHIN_S + 4, f"plan {number}: {took:.1f} s")
-        code = home.home.run("plan", "run", "plan.toml", "-q").returncode
-        tally.expect("run again, the plan is done", code == 0, f"plan {number}: exit code {code}")
+        done = home.home.run("plan", "run", "plan.toml", "-q")
+        where = f"plan {number}: exit code {done.returncode}: {str(done.stdout)[-300:]}{str(done.stderr)[-300:]}"
+        tally.expect("run again, the plan is done", done.returncode == 0, where)
         tally.expect("the tree is the same as undisturbed", home.tree() == expected, f"plan {number}")
         tally.expect("no two agents were in one worktree", not (home.locks / "twice").exists(), f"plan {number}")
         lost = home.lost_commits()

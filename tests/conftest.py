@@ -20,7 +20,10 @@ from csa.paths import SessionPaths
 from csa.store.sessions import Store
 from tests import effort, reading
 from tests.browser import _started, chromium, context  # noqa: F401  # fixtures
+from tests.cli.hosts import mirror, remote  # noqa: F401  # fixtures
+from tests.databases import postgres_server, redis_server  # noqa: F401  # fixtures
 from tests.forkserver import ForkServer
+from tests.realhosts import hosts, openssh  # noqa: F401  # fixtures
 from tests.serving import Server, serving
 from tests.support import OUTLASTING, Place, close_place
 

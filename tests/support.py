@@ -159,6 +159,8 @@ class Running:
 class Place:
     """A project, a state root and the environment of a user, with the fakes on the PATH."""
 
+    running = Running  # what `start` returns
+
     def __init__(self, tmp: Path, project: Path, state_root: Path, server: ForkServer | None = None) -> None:
         self.tmp = tmp
         self.server = server
@@ -202,6 +204,10 @@ class Place:
 
     # Commands
 
+    def prepare(self, argv: list[str], cwd: Path) -> tuple[list[str], Path | None]:
+        """Return what starts a command in a directory, and where that is to be started."""
+        return argv, cwd
+
     def start(
         self,
         *words: str,
@@ -213,24 +219,24 @@ class Place:
         """Start csa."""
         number = len(self.started) + 1
         out, err = self.tmp / f"stdout-{number}", self.tmp / f"stderr-{number}"
+        argv, directory = self.prepare([str(program), *words], cwd or self.project)
         with out.open("wb") as out_file, err.open("wb") as err_file:
             process = subprocess.Popen(
-                [program, *words],
+                argv,
                 env=self.environment(env),
-                cwd=cwd or self.project,
+                cwd=directory,
                 stdin=stdin,
                 stdout=out_file,
                 stderr=err_file,
             )
         self.started.append(process)
-        return Running(process, out, err, words if program == CSA else ())
+        return self.running(process, out, err, words if program == CSA else ())
 
     def popen(self, argv: list[str]) -> subprocess.Popen[bytes]:
         """Start any command in the same surroundings, its streams connected to nothing."""
         null = subprocess.DEVNULL
-        return subprocess.Popen(
-            argv, env=self.environment(None), cwd=self.project, stdin=null, stdout=null, stderr=null
-        )
+        argv, directory = self.prepare(argv, self.project)
+        return subprocess.Popen(argv, env=self.environment(None), cwd=directory, stdin=null, stdout=null, stderr=null)
 
     def run(
         self,
@@ -274,16 +280,17 @@ class Place:
         stdin: bytes | None = None,
     ) -> Done:
         """Run any command in the same surroundings."""
+        words = tuple(argv[1:]) if argv[0] == CSA else ()
+        argv, directory = self.prepare(argv, cwd or self.project)
         ended = subprocess.run(
             argv,
             env=self.environment(env),
-            cwd=cwd or self.project,
+            cwd=directory,
             input=stdin or b"",
             capture_output=True,
             timeout=PATIENCE_S,
             check=False,
         )
-        words = tuple(argv[1:]) if argv[0] == CSA else ()
         return Done(ended.returncode, ended.stdout.decode(), ended.stderr.decode(), words)
 
     def codex(self, prompt: str = "hello", *words: str, env: Mapping[str, str | None] | None = None) -> Done:

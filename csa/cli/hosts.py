@@ -134,7 +134,7 @@ def _row(client: Csa, engine: Engine, asked: Mapping[str, Any] | None, failures:
     """Return the object that `csa hosts --json` prints of a host."""
     from csa.model.clock import from_timestamp  # noqa: PLC0415  # `csa completion` loads every command
     from csa.model.state import format_time  # noqa: PLC0415  # as above
-    from csa.runner.hosts.syncing import reach_of  # noqa: PLC0415  # as above
+    from csa.runner.hosts.engines import reach_of  # noqa: PLC0415  # as above
 
     mirror = mirror_for(client.store.root_pathname, engine.name)
     about, heard = asked or mirror.about(), mirror.heard_at()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from typing import Any
 
 from csa.cli.output import print_json, tell, warn
 from csa.cli.run_options import add_budget_options, add_outcome_options, defaults_of_run
-from csa.errors import NotFoundError, UsageError
+from csa.errors import CsaError, NotFoundError, UsageError
 from csa.model.config import AUTO
 from csa.model.permission import Permission
+from csa.paths import NEW_PREFIX
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ _KEYS = (
     *("tool", "model", "effort", "permission", "timeout", "idle_timeout", "retries", "fallback", "on_quota"),
     *("check", "setup", "max_running", "budget_tokens", "budget_usd", "budget_time"),
 )
+_BEGIN_S = 10.0  # in which a session that is being created, with its worktree, can be found
 _DONE = frozenset({"merged", "done"})
 
 
@@ -75,7 +78,7 @@ def execute_run(arguments: argparse.Namespace) -> int:
     """
     from csa.cli.run import carry_out, own_command  # noqa: PLC0415  # `csa completion` loads every command
     from csa.runner.client import Csa  # noqa: PLC0415  # as above
-    from csa.runner.plans.requests import plan_request  # noqa: PLC0415  # as above
+    from csa.runner.plans.requests import plan_request, session_of_plan  # noqa: PLC0415  # as above
     from csa.runner.plans.words import Words  # noqa: PLC0415  # as above
 
     client = Csa.from_environment(command=own_command(), owns_process=True)
@@ -92,11 +95,34 @@ def execute_run(arguments: argparse.Namespace) -> int:
     words = Words(
         file=read.file, base=read.base, stem=read.stem, instead=read.instead, tasks=names, fresh=fresh, takes=takes
     )
-    request = plan_request(client.context, read, words.render())
-    code = carry_out(client, request, argparse.Namespace(**{**defaults_of_run(), **_of_turn(arguments)}))
+
+    def run() -> int:
+        request = plan_request(client.context, read, words.render())
+        return carry_out(client, request, argparse.Namespace(**{**defaults_of_run(), **_of_turn(arguments)}))
+
+    is_first = session_of_plan(client.context, read) is None
+    try:
+        code = run()
+    except CsaError:
+        if not (is_first and _has_begun(client, read)):
+            raise
+        code = run()
     if code == 0 and read.plan.has_worktrees and not (arguments.quiet or arguments.detach or client.caller):
         tell("hint", f"csa land plan-{read.stem}")
     return code
+
+
+def _has_begun(client: Csa, read: ReadPlan) -> bool:
+    """Say whether another process has begun the first run of the plan, once its session can be found."""
+    from csa.runner.plans.requests import session_of_plan  # noqa: PLC0415  # as in execute_run
+
+    end = time.monotonic() + _BEGIN_S
+    while session_of_plan(client.context, read) is None:
+        names = os.listdir(client.store.sessions_dir) if os.path.isdir(client.store.sessions_dir) else ()
+        if time.monotonic() > end or not any(name.startswith(NEW_PREFIX) for name in names):
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _check_takes(client: Csa, read: ReadPlan, takes: tuple[str, ...]) -> list[str]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from csa.cli.output import STATUS_STYLES, Style, can_redraw, cut, one_line, print_json, shorten, terminal_width
-from csa.cli.selecting import find_projects, open_client
+from csa.cli.selecting import add_hosts, find_projects, open_client
 from csa.cli.views.live import group, lay_out
 from csa.cli.views.naming import called, doing_of
 from csa.cli.views.table import Column, Table, columns_for
 from csa.model.wording import describe, elapsed, size
-from csa.paths import home, state_root
+from csa.paths import home, make_path, state_root
 from csa.runner.sessions.observing import LiveSessions
 from csa.runner.sessions.resources import Resources, measure_trees
 from csa.store.shown import SessionInfo
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import argparse
 
     from csa.runner.sessions.genealogy import Forest
+    from csa.store.sessions import Store
 
 OTHERS_SHOWN = 50
 _LINGERING_S = 30.0  # finished sessions stay in the live view, so that one sees how they ended
@@ -43,6 +44,7 @@ class _Line(Struct):
 
 def configure_ps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help=f"also the {OTHERS_SHOWN} newest of the others")
+    add_hosts(parser)
     parser.add_argument("--json", action="store_true", help="print an array of objects")
 
 
@@ -50,12 +52,13 @@ def execute_ps(arguments: argparse.Namespace) -> int:
     """Print what runs, in all projects: each session with its supervisor's PID and what its process tree uses.
 
     TIME is how long the turn has run, CPU and MEM are what its processes have used and use, nested sessions included.
-    Both are unknown for a turn in another pid namespace or on another machine. csa top shows the same as a live view.
+    Both are unknown for a turn in another pid namespace or on another machine. What a running session has started on
+    another host is shown too, with --all-hosts all that runs there. csa top shows the same as a live view.
     """
-    root = Path(state_root(os.environ))
-    sessions = LiveSessions(lambda: find_projects(root, with_retired=False), describe)
+    find = partial(find_projects, with_retired=False)
+    sessions = LiveSessions(_finder(arguments, find), describe)
     infos = sessions.running(others=_others(arguments))
-    lines = [_Line(info, shorten(info.project, home(os.environ)), _resources(info)) for info in infos]
+    lines = [_Line(info, _place(info.store), _resources(info)) for info in infos]
     if arguments.json:
         print_json([_to_json(line) for line in lines])
     elif lines:
@@ -81,11 +84,11 @@ def execute_top(arguments: argparse.Namespace) -> int:
     """
     if arguments.once:
         return execute_ps(arguments)
-    root, others = Path(state_root(os.environ)), _others(arguments)
+    others = _others(arguments)
     is_live = can_redraw(sys.stdout) and not arguments.json
     # the live view has no place for warnings
     find = find_stores if is_live else partial(find_projects, with_retired=False)
-    sessions = LiveSessions(lambda: find(root), describe)
+    sessions = LiveSessions(_finder(arguments, find), describe)
     if arguments.json:
         print_json([info.to_live_json(time.time()) for info in sessions.running(others=others)])
         return 0
@@ -107,6 +110,22 @@ def execute_top(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _finder(arguments: argparse.Namespace, find: Callable[[Path], Iterable[Store]]) -> Callable[[], Iterable[Store]]:
+    """Return what finds the stores that are asked for: by default those of all projects here."""
+    root = Path(state_root(os.environ))
+    if not (arguments.host or arguments.all_hosts):
+        return lambda: find(root)
+    from csa.store.mirrors import find_mirror, find_mirrors  # noqa: PLC0415  # few look at other hosts
+
+    if arguments.host:
+        pathname = find_mirror(str(root), arguments.host).pathname
+        return lambda: find(make_path(pathname))
+    return lambda: [
+        *find(root),
+        *(store for each in find_mirrors(str(root)) for store in find(make_path(each.pathname))),
+    ]
+
+
 def _others(arguments: argparse.Namespace) -> int:
     """Return how many sessions to show that are not running."""
     return OTHERS_SHOWN if arguments.all else 0
@@ -114,7 +133,11 @@ def _others(arguments: argparse.Namespace) -> int:
 
 def _resources(info: SessionInfo) -> Resources | None:
     owner = info.owner
-    return measure_trees([owner.process]) if owner and owner.is_local else None
+    return measure_trees([owner.process]) if owner and owner.is_local and not info.store.host else None
+
+
+def _place(store: Store) -> str:
+    return (f"{store.host}:" if store.host else "") + shorten(store.project_pathname, home(os.environ))
 
 
 def _to_json(line: _Line) -> dict[str, object]:

@@ -238,6 +238,7 @@ def _turns(card: SessionCard) -> str:
 
 def _parent(card: SessionCard) -> str:
     elsewhere = f" in {card.state.parent_project}" if card.state.parent_project else ""
+    elsewhere += f" on {card.state.parent_host}" if card.state.parent_host else ""
     return f"{card.state.parent_session_id}{elsewhere} (depth {card.state.depth})"
 
 

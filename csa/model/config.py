@@ -30,12 +30,14 @@ _Kind = Literal[
     "flag",
     "on_quota",
     "engine",
+    "code",
     "flag_or_text",
 ]
 AUTO = "auto"
 NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
 SSH = "ssh"
+BUNDLE, SHARED, NONE = CODES = ("bundle", "shared", "none")  # how code gets to a host
 
 
 class Key(Struct):
@@ -109,8 +111,16 @@ ENGINE_KEYS: Mapping[str, Key] = {
     "kind": Key("engine", SSH, "what reaches the host: ssh"),
     "reach": Key("words", (), "what runs a command there, such as kubectl exec -i POD --; empty: ssh NAME"),
     "csa": Key("words", ("csa",), "how to start csa there, if it is not on the PATH of commands"),
+    "leash_s": Key("seconds", 60.0, "a turn there ends when csa run --on is not heard of for so many seconds"),
+    "code": Key("code", BUNDLE, "how your code gets there: bundle (a copy of its commits), shared (it is there), none"),
+    "directory": Key("text", "", "where agents work there if no code goes along; empty: in the home directory"),
 }
-_TABLES: Mapping[str, Mapping[str, Key]] = {"tools": TOOL_KEYS, "engines": ENGINE_KEYS}
+COPY_KEYS: Mapping[str, Key] = {
+    "to": Key("text", "", "the URL: postgresql://... or redis://...; or env:NAME, a variable that has it"),
+}
+_TABLES: Mapping[str, Mapping[str, Key]] = {"tools": TOOL_KEYS, "engines": ENGINE_KEYS, "copies": COPY_KEYS}
+# Tables that other programs have for where sessions are kept.
+_STORES = frozenset({"store", "storage"})
 # Other names for keys.
 _ALIASES = {"max_context_tokens": "context_window_tokens"}
 # Keys a project's file may not have: it could set commands; the transport decides how a permission is enforced, and an
@@ -167,6 +177,9 @@ class Engine(Struct):
     kind: str = SSH
     reach: tuple[str, ...] = ()  # empty: as `kind` says
     csa: tuple[str, ...] = ("csa",)
+    code: str = BUNDLE
+    directory: str = ""  # empty: the home directory there; with `shared` the one here
+    leash_s: float = 60.0
 
 
 class _Value(Generic[_T]):
@@ -278,7 +291,21 @@ class Config(Struct):
         known = {
             key: self.values.get(f"engines.{name}.{key}", (ENGINE_KEYS[key].default, ""))[0] for key in ENGINE_KEYS
         }
-        return Engine(name, str(known["kind"]), tuple(known["reach"]), tuple(known["csa"]))
+        return Engine(
+            name,
+            kind=str(known["kind"]),
+            reach=tuple(known["reach"]),
+            csa=tuple(known["csa"]),
+            code=str(known["code"]),
+            directory=str(known["directory"]),
+            leash_s=known["leash_s"],
+        )
+
+    @property
+    def copies(self) -> dict[str, str]:
+        """Where `csa mirror` may copy sessions to, by name."""
+        urls = {key: str(value) for key, (value, _) in self.values.items() if key.startswith("copies.")}
+        return {key.removeprefix("copies.").removesuffix(".to"): url for key, url in urls.items()}
 
     def for_tool(self, name: str) -> ToolConfig:
         """Return the settings of one tool."""
@@ -330,8 +357,10 @@ def from_environment(environ: Mapping[str, str]) -> list[Layer]:
 def _flatten(layer: Layer) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in layer.values.items():
-        if name == "engines" and layer.is_project:
+        if name in {"engines", "copies"} and layer.is_project:
             _refuse_table(layer, name)
+        elif name in _STORES:
+            raise _not_in_a_database(layer.origin, name)
         elif name in _TABLES:
             flat.update(_flatten_tables(layer, name, value))
         elif key := _ALIASES.get(name):
@@ -366,6 +395,13 @@ def _refuse_to_project(layer: Layer, key: str, name: str) -> None:
 
 def _refuse_table(layer: Layer, name: str) -> None:
     raise ConfigError(f"{layer.origin}: a project file may not set '{name}'.", hint="move it to your own config file")
+
+
+def _not_in_a_database(origin: str, name: str) -> ConfigError:
+    return ConfigError(
+        f"{origin}: there is no [{name}]: sessions are files, as with a database every turn would end when it is away.",
+        hint="csa mirror --to redis://... or postgresql://... keeps a copy in one, for other programs",
+    )
 
 
 def _checked_table(origin: str, name: str, value: Any) -> Mapping[str, Any]:
@@ -412,6 +448,7 @@ _EXPECTED: Mapping[_Kind, str] = {
     "table": "a table of strings",
     "transport": "native or acp",
     "engine": SSH,
+    "code": "bundle, shared or none",
     "duration": "a time such as 7d, 12h or 30m",
     "flag": "true or false",
     "switch": "on or off",
@@ -424,6 +461,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "permission": tuple(level.value for level in Permission),
     "transport": TRANSPORTS,
     "engine": (SSH,),
+    "code": CODES,
     "switch": ("on", "off"),
 }
 _SIMPLE: Mapping[str, Callable[[Any], bool]] = {

@@ -102,6 +102,10 @@ class Budget(Struct, kw_only=True):
         """Return `[budget]`, as `Limits.to_record`."""
         return {name: amount or None for name, amount in asdict(self).items()}
 
+    def as_spent(self) -> Spent:
+        """Return it as if all of it were spent: so an allowance counts until it is settled."""
+        return Spent.from_dict({"tokens": self.tokens, "usd": self.usd or None, "time_s": self.time_s})
+
     def exhausted_by(self, spent: Spent) -> str | None:
         """Return as text what is used up; None while something of everything is left."""
         return next(iter(self.used_beyond(1, spent).values()), None)
@@ -134,6 +138,11 @@ class Spent(Struct):
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(self.usage + other.usage, round(self.time_s + other.time_s, 3))
+
+    def at_least(self, other: Spent) -> Spent:
+        """Return the larger of both, amount by amount; what is unknown of either stays unknown."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return Spent.from_dict({name: max(mine[name] or 0, theirs[name] or 0) or None for name in mine})
 
     def to_dict(self) -> dict[str, Any]:
         """Return five numbers by name; an unknown cost is None."""

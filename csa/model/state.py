@@ -80,6 +80,7 @@ class SessionState(Struct, kw_only=True):
     turn_count: int | None = None  # the same, as counted by another implementation
     parent_session_id: str | None = None
     parent_project: str | None = None  # the parent's project, if that is another one
+    parent_host: str | None = None  # the host that has the parent's record, if that is another one
     root_session_id: str | None = None
     fork_of: str | None = None  # the session whose conversation it began with
     merged_from: tuple[str, ...] = ()  # the sessions whose histories it began with
@@ -157,6 +158,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         turn_count=turn_count,
         parent_session_id=_optional_id(genealogy, "parent_session_id"),
         parent_project=_optional(genealogy, "parent_project", str),
+        parent_host=_optional(genealogy, "parent_host", str),
         root_session_id=_optional_id(genealogy, "root_session_id"),
         fork_of=_optional_id(genealogy, "fork_of") or _optional_id(genealogy, "fork_of_session_id"),
         merged_from=_ids(genealogy, "merged_from"),
@@ -204,6 +206,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
         "genealogy": {
             "parent_session_id": state.parent_session_id,
             "parent_project": state.parent_project,
+            "parent_host": state.parent_host,
             "root_session_id": state.root_session_id,
             "fork_of": state.fork_of,
             "merged_from": list(state.merged_from) or None,

@@ -27,11 +27,17 @@ from csa.structs import Struct, replace
 
 
 class Caller(Struct):
-    """The session in which csa was called."""
+    """The session in which csa was called.
+
+    If it is on another `host`, `state` is what its passport says, there are no files, and `above` are it and its
+    ancestors (csa/runner/hosts/passport.py).
+    """
 
     state: SessionState
     paths: SessionPaths
     root: Path  # the state root
+    host: str | None = None
+    above: tuple[str, ...] = ()
 
     @property
     def session_id(self) -> str:
@@ -69,7 +75,8 @@ class Caller(Struct):
         If a record is gone or damaged, what is between it and the root is unknown.
         """
         known = self._records()
-        ids = [*(state.session_id for state in known), known[-1].parent_session_id, self.state.root_session_id]
+        ids = [*(state.session_id for state in known), *self.above]
+        ids += [known[-1].parent_session_id or "", self.state.root_session_id or ""]
         return iter(dict.fromkeys(filter(None, ids)))
 
     def unfinished(self) -> set[str]:

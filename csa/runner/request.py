@@ -64,6 +64,8 @@ if TYPE_CHECKING:
         after_turn: int | None
         directory: Path | None
         worktree: str | None
+        worktree_base: str | None
+        worktree_target: str | None
         with_changes: bool
         setup: str | None
         repair: bool
@@ -123,6 +125,8 @@ class RunRequest(Struct, kw_only=True):
         directory: where a new session starts; where the client was opened when None.
         worktree: give the new session a git worktree of its own, made from the checkout around `directory`; its branch
             is `csa/` and this name, or a part of the session's id when empty.
+        worktree_base: the commit that it begins with; the checkout's when None.
+        worktree_target: the branch that its work is for, of another host's repository; only with `worktree_base`.
         with_changes: begin it with what is not committed in that checkout, too.
         setup: a shell command that prepares the worktree before the tool starts; as configured when None.
         repair: have the agent resolve what kept the session's work from being landed; the prompt may be empty.
@@ -174,6 +178,8 @@ class RunRequest(Struct, kw_only=True):
     after_turn: int | None = None
     directory: Path | None = None
     worktree: str | None = None
+    worktree_base: str | None = None
+    worktree_target: str | None = None
     with_changes: bool = False
     setup: str | None = None
     repair: bool = False
@@ -211,7 +217,7 @@ def going_on(request: RunRequest, **changes: Any) -> RunRequest:
     said: dict[str, Any] = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
     said |= {"name": None, "owner": None, "description": None, "effort": None, "extra_writable": None, "reopen": False}
     said |= {"ask": None, "after_turn": None, "worktree": None, "with_changes": False, "setup": None, "task": None}
-    said |= {"repair": False}
+    said |= {"repair": False, "worktree_base": None, "worktree_target": None}
     if request.template:
         kept = tuple(field for field in request.template.fields if field not in said | changes)
         said["template"] = replace(request.template, fields=kept)

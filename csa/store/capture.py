@@ -26,7 +26,7 @@ def index_aside(git: Git, *, start: str | None = None) -> Iterator[Git]:
 
     With `start`, with the index of that commit instead.
     """
-    own = git.line("rev-parse", "--path-format=absolute", "--git-path", "index")
+    own = git.path("rev-parse", "--path-format=absolute", "--git-path", "index")
     with tempfile.TemporaryDirectory(prefix="csa-index-") as scratch:
         if git.user:
             os.chown(scratch, *git.user)
@@ -46,7 +46,7 @@ def look_at_all(aside: Git) -> None:
     """Have an index aside forget what git was told not to look at (assume-unchanged, skip-worktree), if it is there."""
     entries = aside.run("ls-files", "-z", "-v").split(b"\0")
     unseen = [entry[2:] for entry in entries if entry[:1].islower() or entry[:1] == b"S"]
-    top = os.fsencode(aside.line("rev-parse", "--show-toplevel")) if unseen else b""
+    top = os.fsencode(aside.path("rev-parse", "--show-toplevel")) if unseen else b""
     if found := [path for path in unseen if os.path.lexists(b"/".join((top, path)))]:
         for word in ("--no-assume-unchanged", "--no-skip-worktree"):  # git heeds one at a time
             aside.run("update-index", word, "-z", "--stdin", stdin=b"\0".join(found))
@@ -81,7 +81,7 @@ def changed_inside(git: Git) -> list[str]:
     Each is read with its own index, but with the configuration of the work tree around it.
     """
     links = _links(git)
-    top = git.line("rev-parse", "--show-toplevel") if links else ""
+    top = git.path("rev-parse", "--show-toplevel") if links else ""
     return [name for path in links if _is_changed(git, f"{top}/{(name := os.fsdecode(path))}")]
 
 
@@ -110,7 +110,7 @@ def _links(aside: Git) -> list[bytes]:
     """Return the paths of repositories in an index that are there."""
     entries = aside.run("ls-files", "-z", "--stage").split(b"\0")
     found = [entry.partition(b"\t")[2] for entry in entries if entry.startswith(_LINK.encode())]
-    top = os.fsencode(aside.line("rev-parse", "--show-toplevel")) if found else b""
+    top = os.fsencode(aside.path("rev-parse", "--show-toplevel")) if found else b""
     return [path for path in found if os.path.lexists(b"/".join((top, path, b".git")))]
 
 

@@ -278,7 +278,8 @@ def _check_state(
         yield Problem(session_id, "warning", paths.state, text)
     if state.last_accessed < state.created_at:
         yield Problem(session_id, "info", paths.state, "last_accessed is before created_at")
-    if (parent := state.parent_session_id) is not None and not _is_there(store, state, parent):
+    parent = None if state.parent_host else state.parent_session_id
+    if parent is not None and not _is_there(store, state, parent):
         yield Problem(session_id, "info", paths.state, f"its parent {parent} does not exist")
 
 

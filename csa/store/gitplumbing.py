@@ -12,10 +12,10 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from csa.errors import CsaError, ToolUnavailableError
 from csa.ownership import give_to_owner, maker_of
@@ -25,6 +25,7 @@ from csa.structs import Struct, replace
 
 LIMIT_S = 20.0
 WORK_LIMIT_S = 600.0  # for what writes a whole work tree
+_SAID_BYTES = 1 << 16  # of what a command says on stderr
 ABSENT = ""  # the old value of a ref that must not exist, whatever the length of names
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "csa",
@@ -90,12 +91,69 @@ class Git(Struct):
             raise GitError(words[:1], " ".join(done.stderr.decode("utf-8", "replace").split()), done.stdout)
         return done.stdout
 
+    @contextmanager
+    def reading(self, *words: str, stdin: bytes = b"") -> Iterator[IO[bytes]]:
+        """Yield the stdout of a command as it comes; GitError at the end if it fails. It has no time limit."""
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
+            given.write(stdin)
+            given.seek(0)
+            with self._started(words, errors, stdin=given, stdout=subprocess.PIPE) as process:
+                assert process.stdout
+                yield process.stdout
+                process.stdout.close()
+
+    def feed(self, *words: str, content: Iterable[bytes]) -> None:
+        """Run a command that reads what `content` yields; GitError if it fails. It has no time limit."""
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+        with tempfile.TemporaryFile() as errors, self._started(words, errors, **streams) as process:
+            assert process.stdin
+            with suppress(BrokenPipeError), process.stdin as stdin:  # it has ended, and says why
+                for block in content:
+                    stdin.write(block)
+
+    @contextmanager
+    def _started(self, words: tuple[str, ...], errors: IO[bytes], **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a command, and wait for its end; killed if the body fails."""
+        argv = [self.program, *self.settings, *self.place, *words]
+        apart = self.is_apart or bool(self.held)
+        try:
+            process = subprocess.Popen(
+                argv,
+                env=self.environ,
+                cwd="/",
+                stderr=errors,
+                umask=self.umask,
+                pass_fds=self.held,
+                start_new_session=apart,
+                **self._as_user(),
+                **streams,
+            )
+        except OSError as error:
+            raise GitError(words[:1], f"{error.strerror}") from error
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            for stream in filter(None, (process.stdin, process.stdout)):
+                with suppress(OSError):
+                    stream.close()
+            process.wait()
+        if process.returncode != 0:
+            errors.seek(0)
+            raise GitError(words[:1], " ".join(errors.read(_SAID_BYTES).decode("utf-8", "replace").split()))
+
     def _as_user(self) -> dict[str, Any]:
         return {} if self.user is None else {"user": self.user[0], "group": self.user[1], "extra_groups": []}
 
     def line(self, *words: str, stdin: bytes = b"", when: int | None = None) -> str:
         """Run a command whose answer is one line."""
         return self.run(*words, stdin=stdin, when=when).decode("utf-8", "replace").strip()
+
+    def path(self, *words: str) -> str:
+        """Run a command whose answer is a path, which may be of any bytes."""
+        return os.fsdecode(self.run(*words).removesuffix(b"\n"))
 
 
 def open_bare(path: Path, environ: Mapping[str, str]) -> Git:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,10 @@ from csa.store.capture import submodules
 from csa.store.gitplumbing import Git, GitError, open_project, version_of
 from csa.store.sessions import Store, is_directory
 from csa.structs import Struct, replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 OLDEST_GIT = (2, 31)  # that worktrees work with
 MERGE_TREE_GIT = (2, 38)  # the first one that merges without a work tree
@@ -55,7 +60,7 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
             f"Worktrees need git {oldest} or newer; this is {found}.", hint="install a newer git"
         )
     try:
-        top = git.line("rev-parse", "--show-toplevel")
+        top = git.path("rev-parse", "--show-toplevel")
     except GitError as error:
         raise UsageError(
             f"{directory} is not in a git work tree, which a worktree needs: {error.said}.",
@@ -66,6 +71,17 @@ def read_checkout(directory: Path | str, environ: Mapping[str, str]) -> Checkout
     except GitError as error:
         raise UsageError(f"The repository in {top} has no commit yet.", hint="git commit makes one") from error
     return Checkout(top, head, branch_of(git))
+
+
+def require_commit(top: str, commit: str, environ: Mapping[str, str]) -> None:
+    """Raise WorktreeError unless a repository has a commit, named by its id."""
+    if not is_object_id(commit) or find_commit(open_project(top, environ, commits=False), commit) is None:
+        raise WorktreeError(f"The repository in {top} has no commit {commit}.")
+
+
+def is_object_id(text: object) -> TypeGuard[str]:
+    """Say whether this is the full id of an object."""
+    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", text, re.ASCII) is not None
 
 
 def list_dirty(top: str, environ: Mapping[str, str]) -> list[str]:
@@ -182,6 +198,14 @@ def kept_last(refs: Mapping[str, str]) -> str | None:
     """Return the commit of the last turn's ref, without those of what could not be committed on the branch."""
     numbers = {name: order for name in refs if (order := order_of(name))}
     return refs[max(numbers, key=lambda name: numbers[name])] if numbers else None
+
+
+def kept_beyond(git: Git, tree: Worktree, *, session_id: str) -> str | None:
+    """Return the last commit that was kept of work which has not landed; None if all of it has."""
+    kept = kept_last(refs_of(git, session_id))
+    if kept is None or tree.landed is None:
+        return kept
+    return kept if kept != tree.landed and is_ancestor(git, tree.landed, kept) else None  # else it landed rebased
 
 
 def order_of(ref: str) -> tuple[int, int] | None:

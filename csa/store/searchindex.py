@@ -71,7 +71,7 @@ def index_name(store: Store, session_id: str) -> str:
 
 def index_root(store: Store) -> Path:
     """Return the state root whose index has the sessions of a store: for a mirror, that which it is in."""
-    return store.root.parents[1] if store.host else store.root
+    return store.home
 
 
 class Sieve:

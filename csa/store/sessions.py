@@ -104,6 +104,11 @@ class Store(Struct, frozen=False):
         return name if above.endswith(f"/{MIRRORS}") else None
 
     @property
+    def home(self) -> Path:
+        """The state root of this host: for a mirror, that which it is in."""
+        return make_path(self.root_pathname.rpartition("/")[0].rpartition("/")[0]) if self.host else self.root
+
+    @property
     def label(self) -> str:
         """What its project is called in messages: `n1:/srv/app` for another host's."""
         return f"{self.host}:{self.project_pathname}" if self.host else self.project_pathname
@@ -128,8 +133,8 @@ class Store(Struct, frozen=False):
         return f"{self.pathname}/{RETIRED}"
 
     def key(self, session_id: str) -> tuple[str, str]:
-        """Return a key that differs from a session with the same id in another project, as after an import."""
-        return self.project_pathname, session_id
+        """Return a key that differs from a session with the same id elsewhere, as after an import."""
+        return self.label, session_id
 
     def paths(self, session_id: str) -> SessionPaths:
         """Return where a session's files are, whether it exists or not."""

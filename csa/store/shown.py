@@ -136,6 +136,12 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
         return self.state.parent_project if self.state else None
 
     @property
+    def parent_label(self) -> str | None:
+        """Where its parent is, as `Store.label`, if that is another project, or may be another host."""
+        elsewhere, host = self.parent_project, self.store.host
+        return f"{host}:{elsewhere}" if elsewhere and host else elsewhere
+
+    @property
     def is_running(self) -> bool:
         return self.status == "running"
 
@@ -209,7 +215,6 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "children": self.children if state else None,
             "merged_from": list(state.merged_from) if state else [],
             "merged_into": self.merged_into if state else [],
-            "mirror": self.store.host,
             "turns": state and state.turns,
             "branch": state and state.branch,
             "worktree": worktree_to_json(state.worktree) if state else None,
@@ -248,6 +253,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "name": state and state.name,
             "description": state and state.description,
             "project": self.project,
+            "mirror": self.store.host,
             "parent_session_id": self.parent,
             "status": self.status,
             "asking": self.asking,

@@ -1,11 +1,15 @@
 """What the sessions of a tree have spent: from their records, and for turns without an end what is known so far.
 
+A member on another host counts as its whole allowance until that is settled; then as what was used of it, or what its
+mirror knows, whichever is more. What is below it there is in that.
+
 Unknown stays unknown: turns whose tool has not reported its usage are counted, and never treated as zero.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,17 +18,24 @@ from csa.errors import StateError
 from csa.model.genealogy import descend
 from csa.model.limits import Spent
 from csa.model.state import SessionState, parse_time
-from csa.paths import SessionPaths
-from csa.store.genealogy import find_record
+from csa.paths import MIRRORS, SessionPaths
+from csa.store.genealogy import ancestors, find_record
 from csa.store.liveness import probe
+from csa.store.sessions import Store, is_directory
 from csa.store.statefile import load_state
-from csa.store.trees import Member
+from csa.store.stores import find_stores
+from csa.store.trees import Member, read_members
 from csa.store.unfinished import Unfinished, read_unfinished
 from csa.structs import Struct, replace
 
+_LOOK_S = 30.0  # between two searches of a mirror for a session that should not be there
+
 
 class Account(Struct):
-    """What one member has spent. `state` is None if only its spending, or nothing, is known."""
+    """What one member has spent. `state` is None if only its spending, or nothing, is known.
+
+    `is_running` is of a turn on this host, whose time goes on; an allowance has the time in it.
+    """
 
     member: Member
     state: SessionState | None
@@ -44,18 +55,29 @@ def total(accounts: Iterable[Account]) -> Spent:
     return sum((account.spent for account in accounts), Spent())
 
 
+def spent_here(root: Path, state: SessionState) -> tuple[Spent, int]:
+    """Return what the tree of a session has spent, without what is above it on other hosts, and how many of it run."""
+    top = [state, *ancestors(root, state)][-1]
+    accounts = Ledger(root).accounts(*read_members(root, top))
+    held = sum(bool(each.member.hold and not each.member.hold.is_settled) for each in accounts)
+    return total(accounts), held + sum(each.is_running for each in accounts)
+
+
 class Ledger:
     """The accounts of trees in a state root, read repeatedly: only what has changed is read again."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._known: dict[str, _Known] = {}
+        self._mirrored: dict[str, Mirrored] = {}
 
     def accounts(self, members: Iterable[Member], gone: Mapping[str, Spent]) -> list[Account]:
         """Return the account of each member; StateError if a record is damaged: its spending is unknown."""
         return [self._account(member, gone.get(member.session_id)) for member in members]
 
     def _account(self, member: Member, gone: Spent | None) -> Account:
+        if member.hold:
+            return Account(member, None, member.hold.spent if not member.hold.is_settled else self._settled(member))
         known = self._known.get(member.session_id)
         if known and not known.account.is_running and known.files == _sign(known.paths):
             return known.account
@@ -82,6 +104,56 @@ class Ledger:
         account = Account(member, state, state.spent + so_far, is_running)
         self._known[member.session_id] = _Known(account, paths, files, unfinished)
         return account
+
+    def _settled(self, member: Member) -> Spent:
+        """Return what a settled member has used: it may have gone on, without having asked here."""
+        assert member.hold
+        if member.session_id not in self._mirrored:
+            place = self._root, str(member.host), member.session_id, member.hold.project
+            self._mirrored[member.session_id] = Mirrored(*place)
+        return member.hold.spent.at_least(self._mirrored[member.session_id].spent())
+
+
+class Mirrored:
+    """A session on another host, and all below it there, as its mirror here knows them; read as a `Ledger` reads."""
+
+    def __init__(self, root: Path, host: str, session_id: str, project: str | None) -> None:
+        self._root = root / MIRRORS / host
+        self._ledger = Ledger(self._root)
+        self._id = session_id
+        self._project, self._looked_at = project, -_LOOK_S - 1
+        self._members: tuple[int, list[Member], dict[str, Spent]] | None = None
+
+    def accounts(self) -> list[Account]:
+        """Return the accounts, the session's own first; empty while the mirror does not have it."""
+        try:
+            if (top := self._load()) is None:
+                return []
+            return below(self._ledger.accounts(*self._tree(top)), self._id)
+        except (StateError, OSError):  # it is only a copy, and comes again
+            return []
+
+    def spent(self) -> Spent:
+        """Return what all of them have spent."""
+        return total(self.accounts())
+
+    def _tree(self, top: SessionState) -> tuple[list[Member], dict[str, Spent]]:
+        """Return its members; a mirror has no list of them, and is searched when a session has come or gone."""
+        stamp = os.stat(Store(self._root, top.project_path).sessions_dir).st_mtime_ns
+        if self._members is None or self._members[0] != stamp:
+            self._members = stamp, *read_members(self._root, top)
+        return self._members[1:]
+
+    def _load(self) -> SessionState | None:
+        if self._project is None and (now := time.monotonic()) - self._looked_at > _LOOK_S:
+            self._project, self._looked_at = self._find(), now
+        paths = find_record(self._root, self._project, self._id) if self._project else None
+        return load_state(paths.state) if paths else None
+
+    def _find(self) -> str | None:
+        """Return its project there, which was not said: it was given back before it was known to have begun."""
+        stores = find_stores(self._root, with_retired=True) if is_directory(str(self._root)) else ()
+        return next((store.project_pathname for store in stores if is_directory(store.find(self._id).pathname)), None)
 
 
 class _Known(Struct):

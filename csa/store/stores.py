@@ -9,7 +9,7 @@ from pathlib import Path
 from csa.errors import StateError
 from csa.paths import (
     CHECKPOINTS,
-    MIRRORS,
+    NO_PROJECTS,
     RETIRED,
     SESSION_DIRECTORIES,
     SESSIONS,
@@ -27,9 +27,9 @@ def find_stores(
 
     With `with_retired`, also those with only deleted ones, or with their worktrees.
 
-    Only directory names are read. Symbolic links are not followed, sessions are not entered, mirrors are left out, and
-    what cannot be listed is skipped, after a call of `on_fault`. A project may be below another, and below a directory
-    that is itself called `sessions`.
+    Only directory names are read. Symbolic links are not followed, sessions are not entered, what is about other hosts
+    is left out, and what cannot be listed is skipped, after a call of `on_fault`. A project may be below another, and
+    below a directory that is itself called `sessions`.
     """
     seen = set[str]()
     stack = [(str(root), "")]
@@ -48,7 +48,7 @@ def find_stores(
             seen.add(store)
             yield Store(root, project_of_store(str(root), store))
         if place == str(root):
-            below = [name for name in below if name != MIRRORS]
+            below = [name for name in below if name not in NO_PROJECTS]
         stack += [(os.path.join(place, child), child) for child in below]
 
 

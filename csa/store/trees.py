@@ -10,6 +10,11 @@ waits for a session while holding tree.lock.
 
 Lines of the file: `{"v": 1}` (the list is complete), a member (`id`, `project`, `parent`), and a deleted member
 (`id`, `gone`: what it had spent).
+
+A member on another host also has `host`. What counts for it is in a line of the form of a deleted member's, which is
+what a csa takes it for that does not know of hosts: with `held`, `gone` is the allowance that it took along; with
+`settled`, what was used of it; with `released`, it was never there. The last such line counts. The first is written
+before the member's own, so that a line that was cut off leaves nothing booked.
 """
 
 from __future__ import annotations
@@ -18,47 +23,85 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from csa.errors import RefusedError, StateError
+from csa.errors import RefusedError
 from csa.ids import is_session_id
 from csa.model.genealogy import descend
-from csa.model.limits import Spent
+from csa.model.limits import Budget, Spent
 from csa.model.state import SessionState
 from csa.ownership import make_directory, open_private
 from csa.paths import NEW_PREFIX, SessionPaths
 from csa.store.atomic import read_regular, sync_file
 from csa.store.genealogy import ancestors, find_record
 from csa.store.locks import Lock, acquire_lock, is_locked
-from csa.store.sessions import Store
-from csa.structs import Struct
+from csa.store.sessions import Store, is_directory
+from csa.structs import Struct, replace
 
 _COMPLETE = {"v": 1}
 _COMPLETE_LINE = b'{"v":1}\n'
 
 
+class Hold(Struct):
+    """What a member on another host takes from the budgets of its tree.
+
+    `spent` is its allowance until it `is_settled`, then what it has used, as far as it was known.
+    """
+
+    spent: Spent
+    is_settled: bool = False
+    is_released: bool = False  # it has never been there
+    project: str | None = None  # there, once that is known
+
+
 class Member(Struct):
-    """A session of a tree."""
+    """A session of a tree. With a `host` it is there, and its record here in the mirror of that host."""
 
     session_id: str
     project: str
     parent: str | None
+    host: str | None = None
+    hold: Hold | None = None  # of a member on another host
+
+    def store(self, root: Path) -> Store:
+        """Return the store in which its record is."""
+        if self.host:
+            from csa.store.mirrors import mirror_for  # noqa: PLC0415  # few trees are on several hosts
+
+            there = (self.hold and self.hold.project) or self.project
+            return Store(mirror_for(str(root), self.host).pathname, there)
+        return Store(root, self.project)
 
     def paths(self, root: Path) -> SessionPaths | None:
         """Return where its record is, even if it is still being created; None if it is gone."""
-        store = Store(root, Path(self.project))
+        store = self.store(root)
         building = store.paths(NEW_PREFIX + self.session_id)
         if is_locked(building.session_lock):  # checked first: a session moves from there to its place, never back
             return building
         paths = store.paths(self.session_id)
         return paths if paths.root.is_dir() else None
 
+    def is_there(self, root: Path) -> bool:
+        """Say whether it exists, here or on another host."""
+        if self.hold:
+            return not self.hold.is_released and not self._is_deleted_there(root)
+        return self.paths(root) is not None
+
+    def _is_deleted_there(self, root: Path) -> bool:
+        """Say whether its host has said that it is in the trash there, or purged."""
+        if not (self.hold and self.hold.is_settled and self.hold.project):
+            return False
+        return is_directory(self.store(root).retired_paths(self.session_id).pathname)
+
     def is_running(self, root: Path) -> bool:
         """Say whether a supervisor holds it."""
         paths = self.paths(root)
         return paths is not None and is_locked(paths.session_lock)
+
+
+_NOTHING = Hold(Spent(), is_settled=True, is_released=True)  # of a member whose allowance was not booked
 
 
 class Listed(Struct):
@@ -118,6 +161,20 @@ class Tree:
         """Record that a session is deleted, and what it has spent."""
         self._append({"id": session_id, "gone": spent.to_dict()})
 
+    def book(self, member: Member, held: Budget) -> None:
+        """List a member on another host, with what it takes along; durable when this returns.
+
+        What it took along before, and has settled, is within the new allowance.
+        """
+        line = {"id": member.session_id, "gone": held.as_spent().to_dict(), "held": True}
+        known = member.session_id in self._roll().members
+        self._append(line, *(() if known else ({**_line(member), "host": member.host},)))
+
+    def settle(self, session_id: str, spent: Spent, *, project: str | None = None, released: bool = False) -> None:
+        """Record what a member on another host has used; with `released`, that it was never there."""
+        line: dict[str, Any] = {"id": session_id, "gone": spent.to_dict(), "settled": True}
+        self._append({**line, **({"project": project} if project else {}), **({"released": True} if released else {})})
+
     def _content(self) -> bytes:
         return os.pread(self._lock.fd, os.fstat(self._lock.fd).st_size, 0)
 
@@ -175,40 +232,23 @@ def read_members(root: Path, top: SessionState) -> tuple[list[Member], dict[str,
     return [_member(top), *{**roll.members, **more}.values()], roll.gone
 
 
-def find_relatives(store: Store, states: Iterable[SessionState]) -> list[Member]:
-    """Return the members of these sessions' trees that are below them and in other projects."""
-    known, tops = set[str](), dict[str, SessionState]()
-    for state in states:
-        known.add(state.session_id)
-        if top := _top(store, state):
-            tops[top.session_id] = top
-    listed = (member for top in tops.values() for member in read_members(store.root, top)[0])
-    members = {
-        (each.project, each.session_id): each
-        for each in listed
-        if each.project != store.project_pathname and each.session_id not in known
-    }
-    below = set(descend(known, ((each.session_id, each.parent) for each in members.values())))
-    return [each for each in members.values() if each.session_id in below]
+def has_members(session: str) -> bool:
+    """Say whether the list in a session's directory has any; also False if it has none."""
+    try:
+        return os.stat(f"{session}/locks/tree.lock").st_size > len(_COMPLETE_LINE)
+    except OSError:
+        return False
 
 
-def _top(store: Store, state: SessionState) -> SessionState | None:
-    """Return the root of a session's tree if it has to be checked: it is this one, or in another project."""
-    if state.parent_session_id is None:
-        return state if _has_started(store, state.session_id) else None
-    if state.parent_project is None:
-        return None
-    top = None
-    with suppress(StateError):  # the ancestors of a damaged record are unknown
-        for above in ancestors(store.root, state):
-            top = above
-    return top
-
-
-def _has_started(store: Store, session_id: str) -> bool:
-    for directory in (store.sessions_dir, store.retired_dir):
-        with suppress(OSError):
-            return os.stat(f"{directory}/{session_id}/locks/tree.lock").st_size > len(_COMPLETE_LINE)
+def has_hosts(root: Path, top: SessionState) -> bool:
+    """Say whether a tree has members on other hosts: the list is not parsed for that, and an empty one not read."""
+    store = Store(root, top.project_path)
+    for paths in (store.paths(top.session_id), store.retired_paths(top.session_id)):
+        try:
+            is_empty = os.stat(paths.tree_lock).st_size <= len(_COMPLETE_LINE)
+            return not is_empty and b'"host":' in read_regular(paths.tree_lock)
+        except OSError:
+            continue
     return False
 
 
@@ -228,7 +268,8 @@ def _member(state: SessionState) -> Member:
 
 
 def _line(member: Member) -> dict[str, Any]:
-    return {"id": member.session_id, "project": member.project, "parent": member.parent}
+    known = {"id": member.session_id, "project": member.project, "parent": member.parent}
+    return {**known, "host": member.host} if member.host else known
 
 
 def _is_complete(content: bytes) -> bool:
@@ -239,6 +280,7 @@ def _parse(content: bytes) -> Listed:
     """Read the list; invalid lines are skipped."""
     members: dict[str, Member] = {}
     gone: dict[str, Spent] = {}
+    holds: dict[str, Hold] = {}
     is_complete = False
     for line in content.splitlines():
         try:
@@ -247,17 +289,41 @@ def _parse(content: bytes) -> Listed:
                 is_complete = True
             elif not is_session_id(entry["id"]):
                 continue
+            elif "held" in entry or "settled" in entry:
+                holds[entry["id"]] = _hold(entry, holds.get(entry["id"]))
             elif "gone" in entry:
                 gone[entry["id"]] = Spent.from_dict(entry["gone"])
             else:
-                members[entry["id"]] = Member(entry["id"], str(entry["project"]), entry["parent"])
+                host = _host(entry.get("host"))
+                members[entry["id"]] = Member(entry["id"], str(entry["project"]), entry["parent"], host)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
+    away = [member for member in members.values() if member.host]
+    members.update((each.session_id, replace(each, hold=holds.get(each.session_id, _NOTHING))) for each in away)
     return Listed(members, gone, is_complete)
 
 
+def _hold(entry: dict[str, Any], before: Hold | None) -> Hold:
+    project = str(entry["project"]) if "project" in entry else before.project if before else None
+    is_settled = "settled" in entry
+    return Hold(Spent.from_dict(entry["gone"]), is_settled, is_settled and "released" in entry, project)
+
+
+def _host(name: object) -> str | None:
+    if name is None:
+        return None
+    from csa.store.mirrors import is_host_name  # noqa: PLC0415  # as above
+
+    if not (isinstance(name, str) and is_host_name(name)):  # it would be part of a path
+        raise ValueError(name)
+    return name
+
+
 def _search(root: Path, top: SessionState, roll: Listed) -> list[Member]:
-    """Find the tree's sessions in its top's store; most records are ruled out by their bytes."""
+    """Find the tree's sessions in its top's store; most records are ruled out by their bytes.
+
+    Below a top whose parent is on another host: other sessions of this host may have the same root, which is there.
+    """
     names = {top.session_id, top.root_session_id or top.session_id}
     marks = [name.encode() for name in names]
     store = Store(root, Path(top.project_path))
@@ -272,4 +338,7 @@ def _search(root: Path, top: SessionState, roll: Listed) -> list[Member]:
         state = store.record(session_id).state
         if state and (state.root_session_id in names or state.parent_session_id in names):
             found.append(_member(state))
+    if top.parent_host:
+        below = set(descend([top.session_id], ((each.session_id, each.parent) for each in found)))
+        found = [each for each in found if each.session_id in below]
     return found

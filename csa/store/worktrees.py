@@ -22,6 +22,7 @@ from csa.store.gitwork import (
     is_ancestor,
     is_checked_out,
     is_usable,
+    kept_beyond,
     kept_last,
     open_repository,
     refs_of,
@@ -123,7 +124,7 @@ def _add_with_branch(git: Git, tree: Worktree, start: str) -> Worktree:
     """Make the branch first, which only one of several can, so that nobody takes back what is another's."""
     name = f"refs/heads/{tree.branch}"
     try:
-        git.run("update-ref", "-m", "csa: a new worktree", name, start, ABSENT)
+        git.run("update-ref", "-m", _made_for(tree), name, start, ABSENT)
     except GitError as error:
         if find_commit(git, name):
             raise _taken(tree.branch) from error
@@ -163,7 +164,8 @@ def revive_worktree(tree: Worktree, environ: Mapping[str, str], *, session_id: s
     tree = replace(tree, dropped_at=None)
     name = f"refs/heads/{tree.branch}"
     tip, kept = find_commit(git, name), kept_last(refs_of(git, session_id))
-    has_landed = tree.landed is not None and tree.landed == (tip or tree.dropped or tree.landed)
+    last = tip or tree.dropped or kept_beyond(git, tree, session_id=session_id) or tree.landed
+    has_landed = tree.landed is not None and tree.landed == last
     if has_landed and (target := target_of(git, tree)):
         if tip and not is_checked_out(git, tree.branch):
             git.run("update-ref", "-m", "csa: what was landed is in the target", name, target, tip)
@@ -223,6 +225,24 @@ def take_away(tree: Worktree, environ: Mapping[str, str], *, session_id: str, ti
     with suppress(WorktreeError):
         _forget(open_repository(tree, environ), tree, aside, tip)
     return aside
+
+
+def take_away_unbegun(tree: Worktree, store: Store, session_id: str, environ: Mapping[str, str]) -> None:
+    """Take away what a start has left of a worktree in which nothing has run, as `take_away` does.
+
+    Its branch goes only if it was made for the worktree: one of that name may be somebody else's.
+    """
+    tree = relocate(tree, store, session_id, environ)
+    said = ""
+    with suppress(GitError, WorktreeError):
+        said = open_repository(tree, environ).line("reflog", "-1", "--format=%gs", f"refs/heads/{tree.branch}", "--")
+    is_its = link_of(tree.path) is not None or said == _made_for(tree)
+    take_away(tree, environ, session_id=session_id, tip=tree.base if is_its else None)
+
+
+def _made_for(tree: Worktree) -> str:
+    """Return what the reflog of a branch says that was made for a worktree."""
+    return f"csa: a new worktree, {os.path.basename(tree.path)}"
 
 
 def _forget(git: Git, tree: Worktree, aside: Path | None, tip: str | None) -> None:

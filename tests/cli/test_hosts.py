@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,60 +17,11 @@ import pytest
 
 from csa.runner.hosts.frames import read_frame
 from csa.store.journal import Journal
-from csa.store.mirrors import HEARD_FILE, Mirror, mirror_for
+from csa.store.mirrors import Mirror
 from csa.store.sessions import Store
+from tests.cli.hosts import make_old, sync
 from tests.store.support import IDS, PLAIN, publish
-from tests.support import CSA, PATIENCE_S, Place, Running, children_of, close_place, is_running, wait_for
-
-SSH = """#!/bin/sh
-# As ssh HOST COMMAND..., for a host that has a home and a state root of its own.
-while [ "$1" != -- ]; do shift; done
-case "$2" in
-  n1) ;;
-  nowhere) echo "ssh: Could not resolve hostname nowhere: Name or service not known" >&2; exit 255;;
-  strange) echo "Host key verification failed." >&2; exit 255;;
-  bare) echo "sh: 1: csa: not found" >&2; exit 127;;
-  hung) exec sleep 60;;
-esac
-shift 2
-export HOME={home} CSA_STATE_DIR={state}
-cd "$HOME" && echo "Welcome to n1!" && exec "$@"
-"""
-
-
-@pytest.fixture
-def remote(place: Place, tmp_path: Path) -> Iterator[Place]:
-    """Return a place on the host n1, which the ssh of the other place reaches."""
-    home, project, state = (tmp_path / "n1" / name for name in ("home", "app", "state"))
-    for each in (home, project):
-        each.mkdir(parents=True)
-    (tmp_path / "bin").mkdir()
-    ssh = tmp_path / "bin" / "ssh"
-    ssh.write_text(SSH.replace("{home}", str(home)).replace("{state}", str(state)))
-    ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
-    place.env["PATH"] = f"{ssh.parent}:{place.env['PATH']}"
-    there = Place(tmp_path / "n1", project, state, place.server)
-    there.env |= {"HOME": str(home), "CSA_STATE_DIR": str(state)}
-    yield there
-    close_place(there)
-
-
-@pytest.fixture
-def mirror(place: Place) -> Mirror:
-    return mirror_for(str(place.state_root), "n1")
-
-
-def sync(place: Place) -> str:
-    """Bring the mirror up to date; return what is printed."""
-    done = place.run("sync", "n1")
-    assert done.code == 0, done.err
-    return done.out
-
-
-def make_old(mirror: Mirror) -> None:
-    """Let the host not have been heard of for four minutes."""
-    then = time.time() - 250
-    os.utime(f"{mirror.pathname}/{HEARD_FILE}", (then, then))
+from tests.support import CSA, PATIENCE_S, Place, Running, children_of, is_running, wait_for
 
 
 def turn(remote: Place, *words: str) -> str:
@@ -111,7 +61,7 @@ def test_who_acts_is_told_where(place: Place, remote: Place) -> None:
     sync(place)
     before = {path: path.read_bytes() for path in place.state_root.rglob("*") if path.is_file()}
     for words in (
-        ["run", "-s", session_id, "go on"],
+        ["run", "--on", "here", "-s", session_id, "go on"],
         ["kill", "n1:auth"],
         ["rm", session_id],
         ["rename", "n1:auth", "x"],

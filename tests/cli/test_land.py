@@ -178,3 +178,23 @@ def test_commands_that_an_agent_names(repository: Place) -> None:
     _, variables = repository.agent("--permission", "full")
     assert repository.run("run", "--tool", "codex", "--on-finish", "touch ran", "more", env=variables).code == 0
     assert (repository.project / "ran").exists()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("how", [(), ("--squash",)])
+def test_work_after_a_landing_whose_branch_and_worktree_somebody_has_deleted(
+    repository: Place, how: tuple[str, ...]
+) -> None:
+    """What is kept of it lands; what had landed before does not come again."""
+    place = repository
+    session = work(place, "echo one > one", "--name", "first")
+    sh(place, "echo mine > mine; git add .; git commit -qm mine")
+    assert place.run("land", session, "--keep", *how).code == 0
+    agent_does(place, "echo two > two")
+    assert place.run("run", "-s", session, "more").code == 0
+    tree = tree_of(place, session)
+    sh(place, f"git worktree remove --force {tree['path']}; git branch -D {tree['branch']}")
+    assert place.run("land", session, "--dry-run").out.endswith("would land 1 commit (two) on main\n")
+    assert place.run("land", session).code == 0
+    assert sh(place, "git ls-files").split() == [".gitignore", "a", "mine", "one", "sub/b", "two"]
+    assert place.run("land", session).out == f"{session} (first): nothing to land\n"

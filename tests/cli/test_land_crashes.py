@@ -118,3 +118,29 @@ def test_killed_while_it_lays_out_a_repair(repository: Place) -> None:
         assert sh(place, "cat a new; git status --porcelain; git rm -q new; git commit -qm clean") == "both\nmore"
         if not was_killed:
             break
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(300)
+def test_killed_while_a_worktree_is_made(repository: Place) -> None:
+    """As long as no session has begun, the same command begins one, on the branch of that name."""
+    place, killer = repository, Killer(repository)
+    agent_does(place, "echo done > done")
+    command = ("run", "--tool", "codex", "--worktree=x", "work")
+    for at in range(1, 100):
+        killer.count.write_text("0\n")
+        path = f"{place.tmp}/killing:{place.env['PATH']}"
+        mode = ("skip", "run")[at % 2]
+        done = place.run(*command, env={"PATH": path, "COUNT": str(killer.count), "AT": str(at), "MODE": mode})
+        if done.code == 0 or place.published():
+            break
+        if not sh(place, "git branch --list csa/x"):
+            sh(place, "git branch csa/x")
+            assert (place.run(*command).code, sh(place, "git branch --list csa/x")) == (1, "  csa/x")
+            sh(place, "git branch -D csa/x")
+        again = place.run(*command, "--wait=20")  # git may still be running
+        assert again.code == 0, (at, mode, again.err)
+        assert sh(place, "git log --format=%s csa/x").split("\n") == ["work", "first"], (at, mode)
+        assert place.run("rm", "--force", "--purge", again.session_id).code == 0
+        sh(place, "git branch -D csa/x || :")
+    assert at > 5

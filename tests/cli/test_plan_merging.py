@@ -81,6 +81,17 @@ def test_a_plan_that_runs_in_the_background(repository: Place) -> None:
     assert files_on(place) == ["x-a", "x-b"]
 
 
+def test_two_first_runs_at_once(repository: Place) -> None:
+    """One begins the plan; the other says that it is running, or finds it done. With --wait it goes on with it."""
+    place = repository
+    write_plan(place, {"a": [], "b": []})
+    agents_do(place, {"a": "echo > x-a", "b": "echo > x-b"})
+    both = [place.start("plan", "run", *words, "plan.toml") for words in ([], ["--wait=60"], [])]
+    done = [running.wait() for running in both]
+    assert ({each.code for each in done} <= {0, 4}, done[1].code) == (True, 0), [(each.code, each.err) for each in done]
+    assert (len(place.ids()), files_on(place)) == (3, ["x-a", "x-b"])
+
+
 def test_a_plan_lands_by_its_file(repository: Place) -> None:
     """It is rebased onto what the branch has become; later tasks begin with that, and land as one commit."""
     place = repository

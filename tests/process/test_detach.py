@@ -102,6 +102,8 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         ask_timeout_s=8.5,
         after_turn=10,
         worktree="w",
+        worktree_base="0" * 40,
+        worktree_target="main",
         with_changes=True,
         setup="make",
         repair=True,

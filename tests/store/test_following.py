@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from csa.paths import SessionPaths
+from csa.store.family import family_of
 from csa.store.following import Follower, follow
-from csa.store.genealogy import Descendants
 from csa.store.journal import Journal
 from csa.store.sessions import Store
 from tests.store.support import IDS, PLAIN, finished_session, publish
@@ -87,9 +87,9 @@ def test_a_family_spans_projects(tmp_path: Path) -> None:
     finished_session(two, IDS[1], parent_session_id=IDS[5], depth=1)
     finished_session(one, IDS[0], parent_session_id=IDS[1], depth=2)
     finished_session(one, IDS[6], description=f'parent_session_id = "{IDS[5]}"')
-    family = Descendants(root, [(one, IDS[5])])
+    family = family_of([(one, IDS[5])])
     assert family.look() == [(two, IDS[1]), (one, IDS[0])]
     finished_session(two, IDS[7], parent_session_id=IDS[0], depth=3)
     assert family.look() == [(two, IDS[1]), (one, IDS[0]), (two, IDS[7])]
     one.paths(IDS[0]).state.write_text(one.paths(IDS[0]).state.read_text() + "\n[broken")
-    assert Descendants(root, [(one, IDS[1])]).look() == [(one, IDS[0]), (two, IDS[7])]
+    assert family_of([(one, IDS[1])]).look() == [(one, IDS[0]), (two, IDS[7])]

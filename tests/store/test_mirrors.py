@@ -13,10 +13,10 @@ import pytest
 from csa.errors import BusyError, NotFoundError, RefusedError
 from csa.model.config import Engine
 from csa.runner.client import Csa
+from csa.runner.hosts.engines import explain_failure
 from csa.runner.hosts.frames import GREETING, ProtocolError, read_greeting
 from csa.runner.hosts.intake import Intake
 from csa.runner.hosts.outlet import Outlet, read_having, write_having
-from csa.runner.hosts.syncing import explain_failure
 from csa.store.held import open_session
 from csa.store.journal import Journal
 from csa.store.liveness import probe

@@ -12,6 +12,7 @@ from pathlib import Path
 from csa.cli.output import STATUS_STYLES, cut, cut_behind, display_width, one_line, shorten
 from csa.cli.views.list_table import View, tools_of
 from csa.cli.views.live import NAMES, at_right
+from csa.cli.views.naming import name_host
 from csa.ids import is_session_id
 from csa.model.genealogy import Branch, Node, Rollup, branches, walk
 from csa.model.wording import cost_of, elapsed, tokens_of
@@ -138,7 +139,7 @@ def _numbers(total: Rollup) -> tuple[str, ...]:
 
 
 def name_places(forest: Forest, user_home: Path) -> dict[str, str]:
-    """Say where sessions are that are missing, or in another project than their parent; by their keys."""
+    """Say where sessions are that are missing, or elsewhere than their parent; by their keys."""
     names: dict[str, str] = {}
     for node in walk(forest):
         if node.item is None:
@@ -146,7 +147,8 @@ def name_places(forest: Forest, user_home: Path) -> dict[str, str]:
             continue
         for child in node.children:
             if child.item and child.item.store != node.item.store:
-                names[child.session_id] = f"in {shorten(child.item.project, user_home)}"
+                host = name_host(child.item.store, node.item.store)
+                names[child.session_id] = host or f"in {shorten(child.item.project, user_home)}"
     return names
 
 
@@ -161,6 +163,8 @@ def _name_of_missing(node: Node[SessionInfo], view: View) -> str:
 
 def _name_missing(node: Node[SessionInfo], user_home: Path) -> str:
     child = next(child.item for child in node.children if child.item)
+    if child.state and child.state.parent_host:
+        return f"on {child.state.parent_host}"
     if elsewhere := child.parent_project:
         return f"in {shorten(elsewhere, user_home)}"
     return "retired" if child.store.retired_paths(node.session_id).root.is_dir() else "missing"

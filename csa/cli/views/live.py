@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from csa.cli.output import STATUS_STYLES, count_of, cut, display_width, one_line
-from csa.cli.views.naming import called, doing_of, subject_of
+from csa.cli.views.naming import called, doing_of, name_host, subject_of
 from csa.ids import is_session_id
 from csa.model.genealogy import Node, branches, nodes_above, prune, walk
 from csa.model.usage import Usage, counted_once
 from csa.model.wording import cost_of, elapsed, tokens_of, usage_in_words
 from csa.runner.sessions.genealogy import Forest, arrange_sessions, items
 from csa.store.shown import SHOWN_LENGTH, SessionInfo
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.store.sessions import Store
 
 Line = list[tuple[str, str]]  # pieces of text, each with a style of `csa.cli.output`
 Places = Callable[[str], str]  # how a project is shown
@@ -42,7 +46,8 @@ def group(infos: Iterable[SessionInfo]) -> Forest:
     """Return the genealogy below the projects of its roots."""
     projects: dict[str, Node[SessionInfo]] = {}
     for root in arrange(infos):
-        project = root.item.project if root.item else _project_of_missing(root) or _project(root)
+        store = root.item.store if root.item else _store(root)
+        project = (not root.item and _project_of_missing(root)) or (store.label if store else "")
         projects.setdefault(project, Node(project, None)).children.append(root)
     return list(projects.values())
 
@@ -113,19 +118,21 @@ def draw(
     forest: Forest, width: int, now: float, place: Places, *, first: int = 0, count: int | None = None
 ) -> list[Line]:
     """Render nodes of a forest, one line each, with the lines that join them to their parents."""
-    where: dict[str, str] = {}  # the project in which descendants of a node are expected
+    where: dict[str, Store | None] = {}  # in which descendants of a node are expected
     lines: list[Line] = []
     for at, branch in enumerate(islice(branches(forest), None if count is None else first + count)):
         node, info = branch.node, branch.node.item
-        expected = where.get(branch.parent.session_id, "") if branch.parent else ""
-        where[node.session_id] = info.project if info else expected or _project(node)
+        expected = where.get(branch.parent.session_id) if branch.parent else None
+        where[node.session_id] = info.store if info else expected or _store(node)
         if at < first:
             continue
         lead = (_shorten_lead(branch.lead, width // 3), "dim")
         if info is None:
             lines.append(_line([lead, *_heading(node, place)], "", width))
             continue
-        away = [(f"({place(info.project)}) ", "dim")] if expected and info.project != expected else []
+        away: Line = []
+        if expected and info.store != expected:
+            away = [(f"({name_host(info.store, expected) or place(info.project)}) ", "dim")]
         lines.append(_line([lead, *_session(info, width, away)], numbers(info, width, now), width))
     return lines
 
@@ -144,21 +151,29 @@ def _session(info: SessionInfo, width: int, away: Line) -> Line:
     return [mark, name, tool, *away, (doing, "dim" if info.status == "succeeded" else "")]
 
 
-def _project(node: Node[SessionInfo]) -> str:
-    """Return the project in which the rows below a heading are expected."""
-    return next((child.item.project for child in node.children if child.item), "")
+def _store(node: Node[SessionInfo]) -> Store | None:
+    """Return the store in which the rows below a heading are expected."""
+    return next((child.item.store for child in node.children if child.item), None)
 
 
 def _project_of_missing(node: Node[SessionInfo]) -> str | None:
-    """Return where a missing parent is, if it is known to be in another project."""
+    """Return where a missing parent is, if it is known to be in another project of this host."""
+    if _host_of_missing(node):
+        return None
     return next((child.item.parent_project for child in node.children if child.item), None)
+
+
+def _host_of_missing(node: Node[SessionInfo]) -> str | None:
+    states = (child.item.state for child in node.children if child.item)
+    return next((state.parent_host for state in states if state), None)
 
 
 def _heading(node: Node[SessionInfo], place: Places) -> Line:
     if not is_session_id(node.session_id):
         return [(place(node.session_id), "bold")]
-    elsewhere = _project_of_missing(node)
-    return [(f"{node.session_id[:SHOWN_LENGTH]}  ({f'in {place(elsewhere)}' if elsewhere else 'missing'})", "yellow")]
+    elsewhere, host = _project_of_missing(node), _host_of_missing(node)
+    where = f"on {host}" if host else f"in {place(elsewhere)}" if elsewhere else "missing"
+    return [(f"{node.session_id[:SHOWN_LENGTH]}  ({where})", "yellow")]
 
 
 def _shorten_lead(lead: str, room: int) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from csa.runner.client import Csa
+    from csa.store.sessions import Store
 
 _LEAST_NAME = 12  # columns
 _SAME = 12  # how much of the activity must match the description
@@ -33,6 +34,13 @@ def called(info: SessionInfo, width: int | None) -> str:
         return info.session_id
     name = f"{info.store.host}:{info.name}" if info.name and info.store.host else info.name or ""
     return cut(one_line(name), max(_LEAST_NAME, width // 3)) or info.prefix
+
+
+def name_host(store: Store, beside: Store) -> str:
+    """Say on which host a session is, beside one on another host; empty if it is the same."""
+    if store.host == beside.host:
+        return ""
+    return f"on {store.host}" if store.host else "on this host"
 
 
 def subject_of(info: SessionInfo, width: int | None) -> str:

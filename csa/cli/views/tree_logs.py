@@ -12,8 +12,8 @@ from csa.cli.output import Style, display_width, one_line
 from csa.cli.outputs import EventPrinter
 from csa.model.events import Event
 from csa.runner.session import Session
+from csa.store.family import family_of
 from csa.store.following import Follower
-from csa.store.genealogy import Descendants
 from csa.store.liveness import probe
 from csa.store.sessions import Target
 from csa.structs import Struct
@@ -80,7 +80,7 @@ class _Tree:
 
     def __init__(self, top: Session, *, tail: int | None) -> None:
         self._top = top.target
-        self._family = Descendants(top.store.root, [top.target])
+        self._family = family_of([top.target])
         self._members: dict[tuple[str, str], _Member] = {}
         self._running: list[_Member] = []
         self._tail = tail

@@ -49,6 +49,7 @@ CARD = known(
     {
         "mirror": MIRROR,
         "id": old_id(),
+        "parent_host": maybe(text("the host that has the parent's record, if that is another one")),
         "held": maybe(text("why nothing is taken from its queue; null if the next prompt may begin")),
         "current": flag("it is `@current`"),
         "pinned": flag("clean-up leaves it alone"),
@@ -93,7 +94,8 @@ CARD = known(
         "merged_from": texts("the sessions whose histories it began with"),
         "merged_into": texts("the sessions of the project that began with its history and others"),
         "children": each(
-            known("session_id name description status tool", {"id": old_id()}), "the sessions it has started"
+            known("session_id name description status tool", {"mirror": MIRROR, "id": old_id()}),
+            "the sessions it has started",
         ),
         "expires_at": maybe(moment("when it may be cleaned up, after `--ttl`")),
         "last_activity": maybe(known("at", {"type": text("which event")}, "the last event")),

@@ -65,7 +65,7 @@ class SubAgents:
         except (CsaError, OSError):  # it begins just now, or a record is damaged; lists show that
             return []
         below = set(descend({self._id}, ((each.session_id, each.parent) for each in members))) - {self._id}
-        return [each for each in members if each.session_id in below]
+        return [each for each in members if each.session_id in below and not each.host]
 
 
 class _SubAgent:

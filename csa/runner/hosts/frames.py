@@ -30,7 +30,7 @@ MOST_BYTES = 1 << 18  # of what follows a frame
 MOST_FILE_BYTES = 1 << 22  # of a small file
 _MOST_HEAD = 1 << 16
 _MOST_NOISE = 1 << 18  # what a login shell may print before the outlet speaks
-SMALL_FILES = ("state.toml", "result.toml")
+SMALL_FILES = ("state.toml", "result.toml", "locks/tree.lock")  # the last one says who is in its tree
 
 
 class ProtocolError(CsaError):
@@ -103,10 +103,10 @@ def read_line(stream: IO[bytes]) -> dict[str, Any] | None:
     return said
 
 
-def read_greeting(stream: IO[bytes]) -> dict[str, Any] | None:
-    """Return what an outlet says first, skipping what a login shell has printed before; None if it says nothing.
+def read_greeting(stream: IO[bytes], who: str = GREETING) -> dict[str, Any] | None:
+    """Return what an outlet, or `who`, says first; None if it says nothing.
 
-    ProtocolError for one that speaks another version.
+    What a login shell has printed before is skipped. ProtocolError for one that speaks another version.
     """
     noise = 0
     while noise < _MOST_NOISE and (line := stream.readline(_MOST_HEAD)):
@@ -115,7 +115,7 @@ def read_greeting(stream: IO[bytes]) -> dict[str, Any] | None:
             said = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(said, dict) and said.get("csa") == GREETING:
+        if isinstance(said, dict) and said.get("csa") == who:
             return require_protocol(said)
     return None
 
@@ -123,7 +123,7 @@ def read_greeting(stream: IO[bytes]) -> dict[str, Any] | None:
 def require_protocol(said: dict[str, Any]) -> dict[str, Any]:
     """Return a greeting, or the first line of what an intake has; ProtocolError if it is of another protocol."""
     if said.get("protocol") != PROTOCOL:
-        theirs = f"csa {said.get('version', '?')} speaks version {said.get('protocol')!r} of the protocol of mirrors"
+        theirs = f"csa {said.get('version', '?')} speaks version {said.get('protocol')!r} of the protocol between hosts"
         raise ProtocolError(
             f"{theirs}, this csa version {PROTOCOL}.", hint="install the same version of csa on both hosts"
         )

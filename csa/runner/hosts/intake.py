@@ -16,10 +16,11 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from csa.errors import BusyError
+from csa.errors import BusyError, CsaError
 from csa.ids import is_session_id
 from csa.ownership import open_private
 from csa.paths import NEW_PREFIX
@@ -34,6 +35,7 @@ from csa.runner.hosts.frames import (
 from csa.store.atomic import make_private_directory, replace_private, require_regular, sync_file
 from csa.store.locks import acquire_lock
 from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, OWN, TOLD_FILE, Mirror
+from csa.store.placements import list_placements
 from csa.store.sessions import Store, is_directory
 from csa.store.transcript import end_of_last_line, lines_backwards
 from csa.structs import Struct, replace
@@ -116,6 +118,12 @@ class Intake:
             os.utime(heard)
         except FileNotFoundError:
             os.close(open_private(heard, os.O_WRONLY | os.O_CREAT))
+        home, host = self._root.parent.parent, self._root.name
+        with suppress(CsaError):  # what cannot be settled stays held, and csa hosts --placed says so
+            if any(placement.host == host for placement in list_placements(home)):
+                from csa.runner.hosts.escrow import settle_heard  # noqa: PLC0415  # few mirrors are of such hosts
+
+                settle_heard(home, host)
 
     def _sync(self) -> None:
         for pathname in self._dirty:
@@ -142,6 +150,8 @@ class Intake:
             name = _FILES.get(str(frame.said.get("name", "told")))
             if name is None:
                 raise ProtocolError(f"The outlet sends a file called {frame.said.get('name')!r}.")
+            if "/" in name:
+                make_private_directory(Path(session, name).parent)
             replace_private(Path(session, name), frame.content)
         elif frame.kind == "anew":
             os.close(open_private(f"{session}/{_PART}", _APPEND | os.O_TRUNC))

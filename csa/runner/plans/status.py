@@ -210,7 +210,8 @@ def _costs(session: Session) -> tuple[dict[str, Rollup], Rollup]:
     state, store = session.load(), session.store
     above = [*ancestors(store.root, state)]
     places: dict[str, list[str]] = {}
-    for member in read_members(store.root, above[-1] if above else state)[0]:
+    members = read_members(store.root, above[-1] if above else state)[0]
+    for member in (each for each in members if not each.host):
         places.setdefault(member.project, []).append(member.session_id)
     infos = [info for place, ids in places.items() for info in infos_of(Store(store.root_pathname, place), ids)]
     forest = arrange_sessions(sorted(infos, key=lambda info: info.session_id, reverse=True), with_forks=False)

@@ -159,11 +159,11 @@ def _with_worktree(
 
 def moved_state(state: SessionState, old: Path, new: Path) -> SessionState:
     """Return the record of a session whose project is now at `new`: its paths and those of its tools follow."""
-    parent_project = _moved(state.parent_project, old, new)
+    parent_project = state.parent_project if state.parent_host else _moved(state.parent_project, old, new)
     return replace(
         state,
         project_path=_moved(state.project_path, old, new) or state.project_path,
-        parent_project=None if parent_project == str(new) else parent_project,
+        parent_project=None if parent_project == str(new) and not state.parent_host else parent_project,
         tools={name: _moved_tool(tool, old, new) for name, tool in state.tools.items()},
     )
 

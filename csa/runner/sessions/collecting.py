@@ -40,7 +40,7 @@ from csa.store.sweep import (
     judge,
     retired_at,
 )
-from csa.store.worktrees import relocate, take_away
+from csa.store.worktrees import take_away_unbegun
 from csa.structs import Struct, field
 
 Action = Literal["retire", "purge"]
@@ -289,8 +289,7 @@ def _remove_remains(context: Context, plan: Plan, item: Item) -> int | None:
         return None
     state = _state_of(SessionPaths(item.path)) if item.path.name.startswith(NEW_PREFIX) else None
     if state and state.worktree and not is_published(plan.store, item.session_id):
-        tree = relocate(state.worktree, plan.store, item.session_id, context.environ)
-        take_away(tree, context.environ, session_id=item.session_id, tip=tree.base)
+        take_away_unbegun(state.worktree, plan.store, item.session_id, context.environ)
     return remove_remains(item.path)
 
 

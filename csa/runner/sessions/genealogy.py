@@ -10,10 +10,10 @@ from csa.model.usage import Usage
 from csa.paths import SessionPaths
 from csa.runner.session import Session
 from csa.runner.sessions.listing import Selection, infos_of
+from csa.store.family import find_relatives
 from csa.store.observer import Observer
 from csa.store.sessions import Store
 from csa.store.shown import SessionInfo
-from csa.store.trees import find_relatives
 from csa.store.turns import read_turns
 
 Forest = list[Node[SessionInfo]]
@@ -21,11 +21,11 @@ _WITHOUT_TURN = {"idle", "damaged"}
 
 
 def add_relatives(store: Store, infos: list[SessionInfo]) -> list[SessionInfo]:
-    """Return sessions of a project, newest first, with the existing ones they have started in other projects."""
-    places: dict[str, list[str]] = {}
-    for member in find_relatives(store, (info.state for info in infos if info.state)):
-        places.setdefault(member.project, []).append(member.session_id)
-    more = [info for at, ids in places.items() for info in infos_of(Store(store.root_pathname, at), ids)]
+    """Return sessions of a project, newest first, with the existing ones they have started elsewhere."""
+    places: dict[str, tuple[Store, list[str]]] = {}
+    for place, session_id in find_relatives(store, (info.state for info in infos if info.state)):
+        places.setdefault(place.pathname, (place, []))[1].append(session_id)
+    more = [info for place, ids in places.values() for info in infos_of(place, ids)]
     return sorted([*infos, *more], key=lambda info: info.session_id, reverse=True)
 
 
@@ -83,7 +83,8 @@ def rollup_to_json(rollup: Rollup) -> dict[str, object]:
 
 def _kin(info: SessionInfo, origins: set[str]) -> tuple[str, str, str | None, str | None]:
     fork_of = info.state.fork_of if info.state else None
-    return info.session_id, info.project, info.parent or (fork_of if fork_of in origins else None), info.parent_project
+    above = info.parent or (fork_of if fork_of in origins else None)
+    return info.session_id, info.store.label, above, info.parent_label
 
 
 def _measure(info: SessionInfo, observers: dict[str, Observer], now: float) -> tuple[SessionInfo, list[Span]]:

@@ -14,6 +14,7 @@ from csa.model.state import SessionState, format_time, parse_time
 from csa.model.usage import Usage
 from csa.runner.current import current_id
 from csa.runner.session import Session
+from csa.store.family import find_elsewhere
 from csa.store.liveness import Liveness, probe
 from csa.store.queue import why_held
 from csa.store.sessions import Record
@@ -115,6 +116,7 @@ class SessionCard(Struct, kw_only=True):
             "directory": info.record.paths.pathname,
             "depth": state.depth,
             "parent_session_id": state.parent_session_id,
+            "parent_host": state.parent_host,
             "root_session_id": state.root_session_id,
             "fork_of": state.fork_of,
             "merged_from": list(state.merged_from),
@@ -125,6 +127,7 @@ class SessionCard(Struct, kw_only=True):
                     "name": c.state.name,
                     "description": c.state.description,
                     "status": c.status,
+                    "mirror": c.store.host,
                     "tool": c.state.last_tool,
                     "id": c.session_id,
                 }
@@ -172,12 +175,23 @@ def inspect_session(session: Session) -> SessionCard:
         model=_model(record, turns),
         activity=next(iter(newest_of_turn(transcript)), None),
         messages=_last_messages(record),
-        children=[other.examine(siblings) for other, its in relatives if its.parent_session_id == session_id],
+        children=[
+            *(other.examine(siblings) for other, its in relatives if its.parent_session_id == session_id),
+            *_children_elsewhere(session),
+        ],
         merged_into=[its.session_id for _, its in relatives if session_id in its.merged_from],
         denied=list(dict.fromkeys(_denied(turns, record))),
         conversations=conversations_in_use(transcript, state),
         extra=read_record(record.paths.state),
     )
+
+
+def _children_elsewhere(session: Session) -> Iterator[SessionInfo]:
+    """Yield the children of a session that are on other hosts."""
+    for store, session_id in find_elsewhere([session.target]):
+        record = store.record(session_id)
+        if record.state and record.state.parent_session_id == session.session_id:
+            yield record.examine()
 
 
 def unreadable_to_json(session: Session) -> dict[str, Any]:

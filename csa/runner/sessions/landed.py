@@ -21,11 +21,11 @@ from csa.runner.context import Context
 from csa.runner.sessions.history import why_refused
 from csa.runner.sessions.statistics import add_turns
 from csa.store.commits import History, count_lines, find_work, read_commits
+from csa.store.family import find_relatives
 from csa.store.gitplumbing import Git, GitError, open_work_tree
 from csa.store.project import is_commit
 from csa.store.sessions import Record, Store, may_hold, read_state_text
 from csa.store.transcript import HEAD_BYTES, parse_line, read_lines
-from csa.store.trees import find_relatives
 
 _MARK = b"[worktree]"
 _ROOT = re.compile(rb"root_session_id\s*=\s*[\"']([0-9A-Z]{26})[\"']")
@@ -131,8 +131,8 @@ def _family(store: Store) -> tuple[dict[str, str | None], dict[str, Record]]:
         for each, text in texts.items():
             if each not in records and (match := _ROOT.search(text or b"")) and match[1] in roots:
                 records[each] = store.record(each)
-        for member in find_relatives(store, states):
-            records.setdefault(member.session_id, Store(store.root_pathname, member.project).record(member.session_id))
+        for place, each in find_relatives(store, states):
+            records.setdefault(each, place.record(each))
     parents = {each: record.state.parent_session_id for each, record in records.items() if record.state}
     family = descend((state.session_id for state in states), parents.items())
     return parents, {each: records[each] for each in sorted(family)}

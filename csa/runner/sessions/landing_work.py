@@ -20,7 +20,16 @@ from csa.store import landing as git_landing
 from csa.store.commits import find_work, read_commits
 from csa.store.conflicts import with_markers
 from csa.store.gitplumbing import Git
-from csa.store.gitwork import commit_of, find_commit, find_tip, has_same_tree, is_ancestor, is_usable, open_worktree
+from csa.store.gitwork import (
+    commit_of,
+    find_commit,
+    find_tip,
+    has_same_tree,
+    is_ancestor,
+    is_usable,
+    kept_beyond,
+    open_worktree,
+)
 from csa.store.held import HeldSession
 from csa.store.keeping import HookError, Kept, borrow, find_obstacle, give_back, keep_work, peek
 from csa.store.landing import ConflictError
@@ -98,8 +107,9 @@ class LandingWork:
         """Return the last commit of work whose worktree is gone; None if all of it was landed, or given up."""
         tree = self.tree
         tip = commit_of(tree, self._environ)
-        if tip is None and tree.landed is None and tree.dropped_at is None:
-            tip = find_tip(self._there, tree, session_id=self.session_id)
+        if tip is None and tree.dropped_at is None:
+            find = find_tip if tree.landed is None else kept_beyond
+            tip = find(self._there, tree, session_id=self.session_id)
         return None if tip == tree.landed else tip
 
     def _base_of(self, git: Git, tip: str) -> str:

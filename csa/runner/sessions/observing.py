@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from heapq import nlargest
 
+from csa.store.family import find_elsewhere, find_relatives
 from csa.store.observer import Describe, Observer
-from csa.store.sessions import Store
+from csa.store.sessions import Store, Target
 from csa.store.shown import SessionInfo
-from csa.store.trees import find_relatives
 
 _FIND_S = 1.0
+_GOES_ON = {"running", "unknown", "away"}  # what may run on another host
 
 
 class LiveSessions:
@@ -21,8 +22,11 @@ class LiveSessions:
         self._find = find
         self._describe = describe
         self._found_at = float("-inf")
-        self._observers: dict[str, Observer] = {}  # by the project
-        self._ran_at: dict[tuple[str, str], float] = {}  # by project and id
+        self._observers: dict[str, Observer] = {}  # by the stores' labels
+        self._mirrored: dict[str, Observer] = {}  # of other hosts, likewise
+        self._spread: list[Target] = []
+        self._spread_at = float("-inf")
+        self._ran_at: dict[tuple[str, str], float] = {}  # by `Store.key`
 
     def all(self, is_wanted: Callable[[Observer, str], bool] = lambda *_: True) -> list[SessionInfo]:
         """Return all sessions, or those whose ids are wanted: only they are read."""
@@ -46,12 +50,26 @@ class LiveSessions:
                     rest.append((session_id, observer))
                 elif info := observer.look(session_id):
                     running.append(info)
+        running += self._elsewhere(running)
         newest = nlargest(others, rest, key=lambda found: found[0]) if others else []
         shown = running + [info for session_id, observer in newest if (info := observer.look(session_id))]
         return sorted(shown, key=lambda info: (info.started_at or 0, info.session_id), reverse=True)
 
+    def _elsewhere(self, running: list[SessionInfo]) -> list[SessionInfo]:
+        """Return what the running sessions have started on other hosts, and has not ended."""
+        now = time.monotonic()
+        if now - self._spread_at >= _FIND_S:
+            found = find_elsewhere([(info.store, info.session_id) for info in running])
+            self._spread = [target for target in found if target[0].label not in self._observers]
+            self._spread_at = now
+            stores = {store.label: store for store, _ in self._spread}
+            kept = {label: self._mirrored.get(label) for label in stores}
+            self._mirrored = {at: kept[at] or Observer(stores[at], self._describe) for at in kept}
+        infos = (self._mirrored[store.label].look(session_id) for store, session_id in self._spread)
+        return [info for info in infos if info and info.status in _GOES_ON]
+
     def _runs(self, observer: Observer, session_id: str, lingering_s: float) -> bool:
-        key, now = (observer.store.project_pathname, session_id), time.monotonic()
+        key, now = observer.store.key(session_id), time.monotonic()
         if observer.is_running(session_id):
             self._ran_at[key] = now
             return True
@@ -60,8 +78,8 @@ class LiveSessions:
     def _present(self) -> Iterator[Observer]:
         now = time.monotonic()
         if now - self._found_at >= _FIND_S:
-            stores = {store.project_pathname: store for store in self._find()}
-            kept = {project: self._observers.get(project) for project in sorted(stores)}
+            stores = {store.label: store for store in self._find()}
+            kept = {label: self._observers.get(label) for label in sorted(stores)}
             self._observers = {at: kept[at] or Observer(stores[at], self._describe) for at in kept}
             self._found_at = now
         yield from self._observers.values()
@@ -85,7 +103,7 @@ class LiveProject(LiveSessions):
 
     def _find_stores(self) -> list[Store]:
         infos = filter(None, map(self._own.look, self._own.ids()))
-        members = find_relatives(self._store, (info.state for info in infos if info.state))
-        self._relatives = {(member.project, member.session_id) for member in members}
-        self._observers[self._store.project_pathname] = self._own
-        return [self._store, *(Store(self._store.root, member.project) for member in members)]
+        found = find_relatives(self._store, (info.state for info in infos if info.state))
+        self._relatives = {store.key(session_id) for store, session_id in found}
+        self._observers[self._store.label] = self._own
+        return [self._store, *(store for store, _ in found)]

@@ -17,7 +17,7 @@ from csa.runner.sessions.ending import end_sessions, end_trees, who_asks
 from csa.runner.sessions.provider_copies import remove_provider_copies
 from csa.runner.sessions.worktrees import give_up, why_kept
 from csa.runner.turns.stealing import note_theft
-from csa.store.genealogy import Descendants
+from csa.store.family import family_of
 from csa.store.held import open_session
 from csa.store.liveness import probe
 from csa.store.owner import CHANGE
@@ -83,7 +83,7 @@ def find_to_delete(context: Context, selectors: Sequence[str]) -> list[Session]:
 
 
 def with_descendants(sessions: Sequence[Session], *, force: bool = False) -> list[Session]:
-    """Return sessions and all that descends from them, descendants first; with `force` nothing of it runs any more.
+    """Return sessions and all that descends from them here, descendants first; with `force` nothing of that runs on.
 
     Raises:
         BusyError: one of them runs, or would not end.
@@ -95,13 +95,17 @@ def with_descendants(sessions: Sequence[Session], *, force: bool = False) -> lis
         for ended in end_trees(targets, words=who_asks("session delete --tree --force", context.environ)):
             if ended.error is not None:
                 raise ended.error
-    family = Descendants(context.store.root, targets, on_fault=_refuse).look()
-    below = [Session(context.in_project(store.project_pathname), session_id) for store, session_id in family]
+    family = family_of(targets, on_fault=_refuse).look()
+    below = [Session(context.in_store(store), session_id) for store, session_id in family if not store.host]
     found = {session.paths.pathname: session for session in (*sessions, *below)}
     whole = sorted(found.values(), key=lambda session: session.session_id, reverse=True)
     if not force:
         for session in whole:
             _refuse_to_delete(session)
+        for store, session_id in family:
+            if store.host and probe(store.paths(session_id)).state != "not_alive":
+                words = f"Session {session_id} may be running on {store.host}; nothing was deleted."
+                raise BusyError(words, hint=f"csa kill --tree {sessions[0].session_id}")
     return whole
 
 

@@ -48,7 +48,7 @@ _MOST_KEPT = 64 << 20  # bytes of a truncated line
 _SALVAGED: Mapping[str, tuple[str, ...]] = {
     _ROOT: ("description", "created_at", "name", "owner", "expires_at", "branch", "pinned", "shared"),
     "genealogy": (
-        *("parent_session_id", "parent_project", "root_session_id", "depth", "max_depth"),
+        *("parent_session_id", "parent_project", "parent_host", "root_session_id", "depth", "max_depth"),
         *("fork_of", "merged_from"),
     ),
     "limits": COUNTS,

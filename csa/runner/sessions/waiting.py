@@ -19,7 +19,7 @@ from csa.model.result import told_error
 from csa.model.usage import number_of
 from csa.paths import SessionPaths
 from csa.store.atomic import open_regular
-from csa.store.genealogy import Descendants
+from csa.store.family import Descendants, family_of
 from csa.store.liveness import probe
 from csa.store.locks import is_locked
 from csa.store.queue import count_queued, why_held
@@ -87,7 +87,7 @@ def await_endings(
         sleep: lets time pass between two looks; what it raises ends the waiting.
     """
     deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
-    waiting = _Waiting(targets, Descendants(targets[0][0].root, targets, on_fault=on_fault) if tree else None)
+    waiting = _Waiting(targets, family_of(targets, on_fault=on_fault) if tree else None)
     try:
         while True:
             began = time.monotonic()

@@ -171,7 +171,7 @@ def _is_limited(plan: TurnPlan) -> bool:
 def _check_turns(tree: Tree, plan: TurnPlan, above: list[SessionState], *, runs: bool) -> None:
     limits = plan.state.limits.tightened_by(tree.top.limits.of_tree())
     if plan.is_new and (limits.max_children or limits.max_tree_sessions):
-        _check_sessions(tree, limits, above[0])
+        check_sessions(tree, limits, above[0])
     if limits.max_tree_running and runs and plan.adapter.name != PLAN:
         _check_running(tree, plan, limits)
 
@@ -184,11 +184,12 @@ def _check_budgets(tree: Tree, ledger: Ledger, budgeted: list[SessionState]) -> 
     return [note for state in budgeted for note in _check_budget(state, below(accounts, state.session_id))]
 
 
-def _check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
+def check_sessions(tree: Tree, limits: Limits, parent: SessionState) -> None:
+    """Raise RefusedError if a session may not have another child, or its tree not another session, on any host."""
     may_have = not limits.max_children or tree.most(parent.session_id) < limits.max_children
     if may_have and (not limits.max_tree_sessions or tree.most() < limits.max_tree_sessions):
         return
-    there = [member for member in tree.members() if member.paths(tree.root)]
+    there = [member for member in tree.members() if member.is_there(tree.root)]
     children = sum(member.parent == parent.session_id for member in there)
     if limits.max_children and children >= limits.max_children:
         raise RefusedError(

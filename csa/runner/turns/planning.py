@@ -170,15 +170,9 @@ def _plan_new(
     previous: str | None = None,
     permission: str | None = None,
 ) -> TurnPlan:
-    parent = context.caller.state if context.caller else None
+    parent, host = (context.caller.state, context.caller.host) if context.caller else (None, None)
     depth = parent.depth + 1 if parent else 0
-    max_depth = _max_depth(context.config, parent)
-    if depth > max_depth and parent is not None:
-        raise RefusedError(
-            f"max_depth is {max_depth}: session {parent.session_id} has depth {parent.depth}, "
-            "so it may not start another.",
-            hint="do the work in this session, or have an ancestor start the new one",
-        )
+    max_depth = refuse_too_deep(context.config, parent)
     refuse_changed(request, new_id, turn=0)
     request, replay = _as_recorded(context, request, turn=1)
     origin = None
@@ -211,7 +205,8 @@ def _plan_new(
         ephemeral=request.ephemeral,
         expires_at=_expiry(context, request, now),
         parent_session_id=parent.session_id if parent else None,
-        parent_project=parent.project_path if parent and parent.project_path != str(project) else None,
+        parent_project=parent.project_path if parent and (host or parent.project_path != str(project)) else None,
+        parent_host=host,
         root_session_id=(parent.root_session_id or parent.session_id) if parent else None,
         depth=depth,
         max_depth=max_depth,
@@ -475,11 +470,20 @@ def _choose(context: Context, request: RunRequest, *, previous: str | None, repl
         raise
 
 
-def _max_depth(config: Config, parent: SessionState | None) -> int:
-    """The parent's record limits its children, whatever their configuration says."""
-    if parent is None or parent.max_depth is None:
-        return config.max_depth
-    return min(config.max_depth, parent.max_depth)
+def refuse_too_deep(config: Config, parent: SessionState | None) -> int:
+    """Return how deep below it a new session's tree may be: its parent's record limits it, whatever is configured.
+
+    RefusedError if the session itself would be deeper.
+    """
+    own = parent.max_depth if parent else None
+    max_depth: int = config.max_depth if own is None else min(config.max_depth, own)
+    if parent is not None and parent.depth >= max_depth:
+        raise RefusedError(
+            f"max_depth is {max_depth}: session {parent.session_id} has depth {parent.depth}, "
+            "so it may not start another.",
+            hint="do the work in this session, or have an ancestor start the new one",
+        )
+    return max_depth
 
 
 def _limits_on_resume(context: Context, state: SessionState) -> Limits:

@@ -26,7 +26,7 @@ from csa.runner.request import RunRequest
 from csa.runner.session import find_session
 from csa.runner.toolbox import ToolChoice, find_adapter, transport_of
 from csa.store.archive import unpack
-from csa.store.genealogy import Descendants
+from csa.store.family import family_of
 from csa.store.recording import Call, RecordedTurn, Recording, Span
 from csa.store.sessions import Target
 from csa.store.transcript import last_started
@@ -138,7 +138,7 @@ def replays_below(top: Target) -> dict[str, str]:
     """Return the sessions of a tree that replay recorded ones, by the id of the recorded one."""
     store, session_id = top
     found = {}
-    for place, each in [(store, session_id), *Descendants(store.root, [top]).look()]:
+    for place, each in [(store, session_id), *family_of([top]).look()]:
         if recorded := replayed_session(place.find(each)):
             found[recorded] = each
     return found
@@ -196,7 +196,7 @@ def _recorded_here(context: Context, selector: str) -> tuple[Recording, str, str
             top = find_session(context, state.root_session_id, retired=True)
         except CsaError:
             top = session  # the root is gone; what is below this one is what there is
-    targets = [session.target, top.target, *Descendants(top.store.root, [top.target]).look()]
+    targets = [session.target, top.target, *family_of([top.target]).look()]
     return Recording({each: store.find(each) for store, each in targets}), session.session_id, ""
 
 

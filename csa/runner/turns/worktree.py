@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from csa.errors import CsaError, NotFoundError, RefusedError, UsageError
+from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, UsageError
 from csa.ids import is_session_id
 from csa.model.events import Event
 from csa.model.permission import Permission
@@ -34,13 +34,15 @@ from csa.store.gitwork import (
     open_repository,
     read_checkout,
     repository_of,
+    require_commit,
     worktree_path,
 )
-from csa.store.gonetrees import move_aside
+from csa.store.gonetrees import is_published, move_aside
 from csa.store.held import HeldSession, store_lock
 from csa.store.keeping import HookError, Kept, keep_work, reclaim, snapshot
 from csa.store.project import git_top
-from csa.store.sessions import Store
+from csa.store.retiring import hold
+from csa.store.sessions import Store, is_directory
 from csa.store.statefile import load_state
 from csa.store.worktreefiles import copy_included
 from csa.store.worktrees import (
@@ -50,6 +52,7 @@ from csa.store.worktrees import (
     link_of,
     relocate,
     revive_worktree,
+    take_away_unbegun,
     unmake_worktree,
 )
 from csa.structs import replace
@@ -72,9 +75,17 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
     _refuse_setup(context, request)
     environ = context.environ
     found = read_checkout(plan.cwd, environ)
-    _refuse_foreign(context, found.top)
+    if request.worktree_base:  # csa has sent it there, and nobody works in that checkout
+        require_commit(found.top, request.worktree_base, environ)
+        found = replace(found, head=request.worktree_base, branch=request.worktree_target)
+    else:
+        _refuse_foreign(context, found.top)
     branch = BRANCHES + (request.worktree or state.name or state.session_id[-_SHORT_ID:].lower())
-    check_branch(found.top, branch, environ)
+    try:
+        check_branch(found.top, branch, environ)
+    except WorktreeError:
+        _clear_killed(context.store, branch, environ)
+        check_branch(found.top, branch, environ)
     path = worktree_path(context.store, state.session_id)
     tree = Worktree(
         path=path,
@@ -90,8 +101,28 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
         plan,
         state=replace(state, worktree=tree, branch=branch),
         cwd=os.path.normpath(f"{path}/{below}"),
-        dirty=tuple(list_dirty(found.top, environ)),
+        dirty=() if request.worktree_base else tuple(list_dirty(found.top, environ)),
     )
+
+
+def _clear_killed(store: Store, branch: str, environ: Mapping[str, str]) -> None:
+    """Remove a worktree with a branch that was made by a start which was killed before its session began.
+
+    Nothing has run there. What is left of the session itself is for a clean-up. BusyError if it is not dead.
+    """
+    for name in os.listdir(store.sessions_dir) if is_directory(store.sessions_dir) else ():
+        session_id, paths = name.removeprefix(NEW_PREFIX), store.paths(name)
+        state = _state_of(store, session_id) if name != session_id and not is_published(store, session_id) else None
+        if state is None or state.worktree is None or state.worktree.branch != branch:
+            continue
+        try:
+            with hold(paths):
+                if not is_published(store, session_id):
+                    take_away_unbegun(state.worktree, store, session_id, environ)
+        except (BusyError, BlockingIOError) as error:
+            raise BusyError(f"Another run is making the branch {branch}.", hint="retry later, or --wait") from error
+        except FileNotFoundError:  # it has begun, or was cleaned up
+            continue
 
 
 def check_worktree(context: Context, state: SessionState, request: RunRequest) -> None:

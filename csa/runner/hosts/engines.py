@@ -1,0 +1,142 @@
+"""Hosts, and how they are reached: by ssh, or as `[engines.<name>]` says.
+
+The process that reaches a host ends when its stdin does, and so does what it runs there, however this one ends.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import IO, Any
+
+from csa.errors import CsaError
+from csa.model.config import Engine
+from csa.runner.hosts.frames import ProtocolError, read_greeting
+
+_GRACE_S = 2.0
+_NOT_FOUND = 127
+_LINES_KEPT = 40
+_SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+_SSH_ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "--")
+# What ssh says, and the next step; the first that is found.
+_STEPS = (
+    (
+        "remote host identification has changed",
+        "{host} has another key than before; if that is right: ssh-keygen -R ADDRESS",
+    ),
+    ("host key verification failed", "ssh {host}, and see whether its key is the right one"),
+    ("permission denied", "ssh {host} must work without a password: ssh-copy-id {host}, or ssh-add"),
+    ("could not resolve", "is {host} in ~/.ssh/config, or its address in the configuration ([engines.{host}] reach)?"),
+)
+
+
+class HostError(CsaError):
+    """A host cannot be reached, or csa is not there as it is needed."""
+
+    code = "host"
+    exit_code = 7
+
+
+class Link:
+    """A process that runs a hidden command of csa on a host: an outlet, or what supervises a turn there."""
+
+    def __init__(self, engine: Engine, command: str, *options: str) -> None:
+        """Start it; HostError if that fails."""
+        self.engine, self._command = engine, command
+        argv = [*reach_of(engine), *engine.csa, command, *options]
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(
+                argv, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=1 << 16, process_group=0, env=_environment()
+            )
+        except OSError as error:
+            why = f"{argv[0]}: {error.strerror}"
+            raise HostError(f"{engine.name} cannot be reached: {why}.", hint="csa config show") from error
+        self._said: deque[bytes] = deque(maxlen=_LINES_KEPT)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self._process.stdin
+        return self._process.stdin
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        assert self._process.stdout
+        return self._process.stdout
+
+    def greeting(self) -> dict[str, Any]:
+        """Return what the command says first; HostError if it says nothing."""
+        try:
+            found = read_greeting(self.stdout, self._command)
+        except ProtocolError as error:
+            raise HostError(f"{self.engine.name}: {error.message}", hint=error.hint) from error
+        if found is None:
+            raise self.failure()
+        return found
+
+    def failure(self) -> HostError:
+        """Wait for the end, and return why there is no such command there, or none any more."""
+        code = self._close()
+        words = b"".join(self._said).decode(errors="replace").strip()
+        return explain_failure(self.engine, code, words, self._command)
+
+    def end(self) -> None:
+        """Have it end, and see to it that nothing is left here; harmless when repeated, from any thread."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        self._close()
+
+    def close(self) -> None:
+        """End it, when nobody reads any more."""
+        self.end()
+        self.stdout.close()
+
+    def _close(self) -> int:
+        with suppress(OSError):  # it is gone, and so is what was not written yet
+            self.stdin.close()
+        try:
+            code = self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._listener.join(_GRACE_S)
+        return code
+
+    def _listen(self) -> None:
+        assert self._process.stderr
+        with self._process.stderr as stream:
+            while line := stream.readline(4096):
+                self._said.append(line)
+
+
+def _environment() -> dict[str, str]:
+    """Return ours without what is about csa on this host: a reach may pass on all that it has."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CSA_")}
+
+
+def reach_of(engine: Engine) -> tuple[str, ...]:
+    """Return what runs a command on a host."""
+    return engine.reach or (*_SSH, *_SSH_ALIVE, engine.name)
+
+
+def explain_failure(engine: Engine, code: int, words: str, command: str = "outlet") -> HostError:
+    """Say why a command of csa does not run there, from how the process has ended and what it has said on stderr."""
+    host, lowered = engine.name, words.lower()
+    last = words.strip().rpartition("\n")[2].strip() or f"it ended with exit code {code}"
+    for mark, step in _STEPS:
+        if mark in lowered:
+            return HostError(f"{host} cannot be reached: {last.rstrip('.')}.", hint=step.format(host=host))
+    if code == _NOT_FOUND or "not found" in lowered or "no such file" in lowered:
+        name = " ".join(engine.csa)
+        hint = f'install csa there, or name its place: [engines.{host}] csa = ["/path/to/csa"]'
+        return HostError(f"There is no {name} on {host}: {last.rstrip('.')}.", hint=hint)
+    if command in lowered and code == 2:  # noqa: PLR2004  # a wrong argument
+        words = f"The csa of {host} is too old: it has no csa {command}."
+        return HostError(words, hint="install the same version there")
+    hint = " ".join((*reach_of(engine), "true"))
+    return HostError(f"{host} cannot be reached: {last.rstrip('.')}.", hint=f"try: {hint}")

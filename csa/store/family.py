@@ -1,0 +1,188 @@
+"""Who descends from whom, wherever it is: in any project here, and in the mirrors of other hosts. Only reads.
+
+Mirrors are only looked into where the list of a tree's members says that some are on other hosts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+from csa.errors import StateError
+from csa.model.genealogy import descend
+from csa.model.state import SessionState
+from csa.paths import make_path
+from csa.store.atomic import read_regular
+from csa.store.genealogy import ancestors
+from csa.store.sessions import Store, Target, is_directory
+from csa.store.stores import find_stores
+from csa.store.trees import Member, has_hosts, has_members, read_members
+
+_PARENT = re.compile(rb"parent_session_id\s*=\s*[\"']([0-9A-Z]{26})[\"']")
+_Key = tuple[str, str]  # see `Store.key`
+_Faults = Callable[[StateError], None]
+
+
+class Descendants:
+    """The descendants of `founders`, as found so far in the stores that `find` yields.
+
+    Parents never change, so each record is read only once.
+    """
+
+    def __init__(self, founders: Iterable[Target], find: Callable[[], Iterable[Store]]) -> None:
+        self._find = find
+        self._known: dict[_Key, tuple[Target | None, Store]] = {}
+        self._members: dict[_Key, Store | None] = {store.key(session_id): None for store, session_id in founders}
+
+    def look(self) -> list[Target]:
+        """Return the current descendants, parents before children."""
+        for store in self._find():
+            for session_id in store.ids():
+                key = store.key(session_id)
+                if key not in self._known:
+                    self._known[key] = (_parent(store, session_id), store)
+        while found := self._children():
+            self._members.update(found)
+        return [(store, session_id) for (_, session_id), store in self._members.items() if store]
+
+    def _children(self) -> dict[_Key, Store]:
+        """Return the children of members that are not members yet."""
+        ids = {session_id for _, session_id in self._members}
+        return {
+            key: store
+            for key, (parent, store) in self._known.items()
+            if parent and parent[1] in ids and key not in self._members and self._is_member(parent)
+        }
+
+    def _is_member(self, parent: Target) -> bool:
+        """Say whether a parent is a member: with its id in the named project, or elsewhere, as it is not there."""
+        store, session_id = parent
+        return store.key(session_id) in self._members or not is_directory(store.find(session_id).pathname)
+
+
+def family_of(founders: Sequence[Target], *, on_fault: _Faults | None = None) -> Descendants:
+    """Return the descendants of sessions: on their own host, and as far as mirrors show it, on others.
+
+    At each look `on_fault` gets the directories that cannot be listed: descendants may be there.
+    """
+    own = list(dict.fromkeys(store.root for store, _ in founders))
+    is_spread = False
+
+    def find() -> Iterator[Store]:
+        nonlocal is_spread
+        is_spread = is_spread or _are_spread(founders)  # a child may be placed at any time
+        roots = dict.fromkeys([*own, *_roots(founders[0][0].home)]) if is_spread else own
+        return chain.from_iterable(find_stores(root, on_fault=on_fault) for root in roots)
+
+    return Descendants(founders, find)
+
+
+def find_relatives(store: Store, states: Iterable[SessionState]) -> list[Target]:
+    """Return the members of these sessions' trees that are below them, and in other projects or on other hosts."""
+    known, tops = set[str](), dict[str, SessionState]()
+    for state in states:
+        known.add(state.session_id)
+        if top := _top(store, state):
+            tops[top.session_id] = top
+    listed = [member for top in tops.values() for member in read_members(store.root, top)[0]]
+    members = {
+        (each.project, each.session_id): each
+        for each in listed
+        if (each.project != store.project_pathname or each.host) and each.session_id not in known
+    }
+    below = set(descend(known, ((each.session_id, each.parent) for each in members.values())))
+    found = [each for each in members.values() if each.session_id in below]
+    if any(each.host for each in found):
+        return _find_everywhere(store, known, found)
+    return [(each.store(store.root), each.session_id) for each in found]
+
+
+def find_elsewhere(founders: Sequence[Target]) -> list[Target]:
+    """Return the descendants of sessions that are on other hosts than those, parents before children."""
+    if not _are_spread(founders):
+        return []
+    hosts = {store.host for store, _ in founders}
+    return [found for found in family_of(founders).look() if found[0].host not in hosts]
+
+
+def find_placed(founders: Sequence[Target]) -> list[Member]:
+    """Return the descendants of sessions that were placed on other hosts, as their trees' lists have them."""
+    found: dict[str, Member] = {}
+    for store, session_id in founders:
+        state = store.record(session_id).state
+        if state is None or not has_hosts(store.root, top := _highest(store.root, state)):
+            continue
+        members = {each.session_id: each for each in read_members(store.root, top)[0]}
+        below = descend([session_id], ((each.session_id, each.parent) for each in members.values()))
+        found |= {each: members[each] for each in below if each in members and members[each].host}
+    return list(found.values())
+
+
+def _find_everywhere(store: Store, known: set[str], members: list[Member]) -> list[Target]:
+    """Return the relatives of a tree on several hosts: what members there have started is in no list here."""
+
+    def find() -> Iterator[Store]:
+        return chain.from_iterable(map(find_stores, _roots(store.home)))
+
+    ours = [(store, session_id) for session_id in known]
+    here = [(each.store(store.root), each.session_id) for each in members if not each.host or each.paths(store.root)]
+    more = Descendants([*ours, *here], find).look()
+    found = {each[0].key(each[1]): each for each in (*here, *more)}
+    return list(found.values())
+
+
+def _are_spread(founders: Iterable[Target]) -> bool:
+    """Say whether some sessions' trees have members on other hosts."""
+    return any(_is_spread(store.root, store.record(each).state) for store, each in founders)
+
+
+def _is_spread(root: Path, state: SessionState | None) -> bool:
+    return state is not None and has_hosts(root, _highest(root, state))
+
+
+def _highest(root: Path, state: SessionState) -> SessionState:
+    """Return the highest ancestor of a session whose record can be read, or its own."""
+    top = state
+    with suppress(StateError):  # the ancestors of a damaged record are unknown
+        for above in ancestors(root, state):
+            top = above
+    return top
+
+
+def _roots(home: Path) -> list[Path]:
+    """Return the state roots of this host, and of the others."""
+    from csa.store.mirrors import find_mirrors  # noqa: PLC0415  # few trees are on several hosts
+
+    return [home, *(make_path(mirror.pathname) for mirror in find_mirrors(str(home)))]
+
+
+def _parent(store: Store, session_id: str) -> Target | None:
+    """Return a session's parent; most are roots, which the raw bytes show without parsing TOML."""
+    try:
+        match = _PARENT.search(read_regular(store.paths(session_id).state))
+    except OSError:
+        return None
+    if match is None:
+        return None
+    state = store.record(session_id).state
+    if state is None:
+        return store, match[1].decode()
+    parent = state.parent_session_id
+    return (Store(store.root_pathname, state.parent_project or store.project_pathname), parent) if parent else None
+
+
+def _top(store: Store, state: SessionState) -> SessionState | None:
+    """Return the root of a session's tree if it has to be checked: it is this one, or in another project."""
+    if state.parent_session_id is None or state.parent_host:
+        return state if _has_started(store, state.session_id) else None
+    if state.parent_project is None:
+        return None
+    top = _highest(store.root, state)
+    return None if top is state else top
+
+
+def _has_started(store: Store, session_id: str) -> bool:
+    return any(has_members(f"{directory}/{session_id}") for directory in (store.sessions_dir, store.retired_dir))
