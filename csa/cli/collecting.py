@@ -33,7 +33,7 @@ from csa.cli.views.naming import as_read
 from csa.errors import StateError, UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
-from csa.paths import MIRRORS
+from csa.paths import CODE, MIRRORS
 from csa.runner.context import Context
 from csa.runner.doctor.store_checks import size_words
 from csa.runner.sessions.collecting import Item, Report, collect
@@ -137,6 +137,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
 
         tidy_up(root, stores)
     forgotten = _forget_mirrored(root, arguments)
+    code = _forget_code(context, report, dry_run=dry_run)
     ended = [] if dry_run else orphans
     report.failures += problems
     report.failures += [f"process {orphan.pid} could not be ended" for orphan in reap(ended)]
@@ -161,6 +162,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
     )
     words += [f"forgot {count_of(len(forgotten), 'session')} that other hosts have deleted"] * bool(forgotten)
+    words.append(code)
     words += [f"{session_id} continues, its quota has reset" for session_id in woken]
     words += [f"{session_id} goes on with its queue" for session_id in going_on]
     if said := "; ".join(word for word in words if word):
@@ -175,6 +177,23 @@ def _forget_mirrored(root: Path, arguments: argparse.Namespace) -> list[Target]:
     from csa.runner.hosts.forgetting import forget_deleted  # noqa: PLC0415  # few know other hosts
 
     return forget_deleted(root, days=arguments.days, dry_run=arguments.dry_run)
+
+
+def _forget_code(context: Context, report: Report, *, dry_run: bool) -> str:
+    """Delete code of other hosts that no session uses any more; return what to say of it."""
+    root = context.store.root_pathname
+    if not os.path.isdir(f"{root}/{CODE}"):  # as for nearly everybody
+        return ""
+    from csa.store.oldcode import find_unused, forget_code  # noqa: PLC0415  # as above
+
+    try:
+        sizes = [0] * len(find_unused(root)) if dry_run else list(forget_code(root, context.environ))
+    except OSError as error:
+        report.failures.append(f"{error.filename}: {error.strerror}")
+        return ""
+    report.freed_bytes += sum(sizes)
+    what = count_of(len(sizes), "repository of other hosts' code", "repositories of other hosts' code")
+    return f"{'would delete' if dry_run else 'deleted'} {what}" if sizes else ""
 
 
 _PROGRESS_S = 0.2

@@ -243,7 +243,7 @@ def test_configured_tools(place: Place, scripts: Path) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("shell", SHELLS)
 def test_hosts(place: Place, scripts: Path, shell: str) -> None:
-    """Where a host is named, those of the configuration, the mirrors and those of ssh are offered; `--host`: mirrors."""
+    """Where a host is named, those of the configuration, the mirrors and those of ssh are there; `--host`: mirrors."""
     (place.tmp / "config.toml").write_text('[engines.gpu]\nkind = "ssh"\n')
     place.env["CSA_CONFIG"] = str(place.tmp / "config.toml")
     (place.home / ".ssh").mkdir()
