@@ -17,17 +17,11 @@ import pytest
 
 from csa.runner.hosts.frames import read_frame
 from csa.store.journal import Journal
-from csa.store.mirrors import HEARD_FILE, Mirror
+from csa.store.mirrors import Mirror
 from csa.store.sessions import Store
-from tests.cli.hosts import sync
+from tests.cli.hosts import make_old, sync
 from tests.store.support import IDS, PLAIN, publish
 from tests.support import CSA, PATIENCE_S, Place, Running, children_of, is_running, wait_for
-
-
-def make_old(mirror: Mirror) -> None:
-    """Let the host not have been heard of for four minutes."""
-    then = time.time() - 250
-    os.utime(f"{mirror.pathname}/{HEARD_FILE}", (then, then))
 
 
 def turn(remote: Place, *words: str) -> str:
@@ -67,7 +61,7 @@ def test_who_acts_is_told_where(place: Place, remote: Place) -> None:
     sync(place)
     before = {path: path.read_bytes() for path in place.state_root.rglob("*") if path.is_file()}
     for words in (
-        ["run", "-s", session_id, "go on"],
+        ["run", "--on", "here", "-s", session_id, "go on"],
         ["kill", "n1:auth"],
         ["rm", session_id],
         ["rename", "n1:auth", "x"],
