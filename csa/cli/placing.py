@@ -18,7 +18,7 @@ from csa.cli.run import follow_up, heeded_signals, noted_signals, print_outcome,
 from csa.cli.views.progress import Progress, Subject, make_progress, room_on
 from csa.cli.views.signs import Signs, about_sessions, signs_of_life
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, UsageError
-from csa.model.config import Engine
+from csa.model.config import SHARED, Engine
 from csa.model.events import Event
 from csa.model.limits import Budget
 from csa.runner.client import Csa
@@ -119,21 +119,23 @@ def _find_here(client: Csa, typed: str) -> Session | None:
 
 
 def _print_plan(where: _Where, *, as_json: bool) -> None:
-    engine, request = where.engine, where.request
+    engine, code = where.engine, "bundle" if where.code else where.engine.code
+    goes = code if where.is_new and (where.code or code == SHARED) else None
     facts = {
-        "host": engine.name,
         "session_id": None if where.is_new else where.session_id,
+        "mirror": engine.name,
         "reach": [*reach_of(engine), *engine.csa],
+        "code": goes,
         "directory": None if where.code else where.directory or "~",
-        "code": where.code.code.commit if where.code else None,
-        "tool": request.tool,
+        "tool": where.request.tool,
         "leash_s": engine.leash_s,
     }
     if as_json:
         print_json(facts)
         return
-    for name, value in {**facts, "session": where.session_id if not where.is_new else "new"}.items():
-        if value is not None and name != "session_id":
+    words = {"session": where.session_id if not where.is_new else "new", "host": engine.name, **facts}
+    for name, value in words.items():
+        if value is not None and name not in {"session_id", "mirror"}:
             print(f"{name:<11} {' '.join(value) if isinstance(value, list) else value}")
 
 
