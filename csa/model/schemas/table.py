@@ -79,6 +79,8 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "validate": ("what is wrong", each(ref("problem"), "")),
     "repair": ("what was repaired", upkeep.REPAIRED),
     "hosts": ("the other hosts", each(outputs.REMOTE, "")),
+    "hosts --placed": ("what was placed on other hosts", each(outputs.PLACEMENT, "")),
+    "hosts --release": ("what was given back", outputs.PLACEMENT),
     "tools": ("the tools that csa can run", each(upkeep.TOOL, "")),
     "doctor": ("the checks", upkeep.DIAGNOSIS),
     "config show": ("the settings", upkeep.SETTINGS),
