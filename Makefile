@@ -22,13 +22,13 @@ CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 # What a program that uses the library sees, and is therefore checked by pyright as well, with the examples of its documents.
 PUBLIC := csa/__init__.py csa/errors.py $(addprefix csa/runner/, client.py verbs.py request.py session.py turns/turn.py)
 
-.PHONY: help demo demo-plan playground test check shells chromium openssh acpx lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
+.PHONY: help demo demo-plan playground test check shells chromium openssh databases acpx lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
 	constraints clean
 
 help:
-	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
-	@echo "make demo-plan  four tasks in worktrees, a conflict that is repaired, merged and landed, over the fake tools"
-	@echo "make playground a shell with the fake tools, for docs/tutorial.md and docs/plans.md; keeps its sessions in .playground"
+	@echo "make demo       csa demo: a tree of agents over the bundled fake tools, with the live view"
+	@echo "make demo-plan  csa demo plan: four tasks in worktrees, a conflict that is repaired, merged and landed"
+	@echo "make playground csa demo shell: for docs/tutorial.md and docs/plans.md; keeps its sessions in .playground"
 	@echo "make test       the quick suite: each idea once, over the bundled fake tools (a minute)"
 	@echo "make check      lint, types, layers and the thorough suite (15 minutes)"
 	@echo "make test-real  the real tools, also as ACP agents, against a loopback provider"
@@ -58,18 +58,18 @@ $(SITE): $(RUNTIME)
 	@touch $@
 
 demo: $(RUNTIME)
-	@bash fixtures/demo/demo.sh
+	@$(BIN)/csa demo
 
 demo-plan: $(RUNTIME)
-	@bash fixtures/demo/demo.sh plan
+	@$(BIN)/csa demo plan
 
 playground: $(RUNTIME)
-	@bash fixtures/demo/playground.sh .playground || :  # whatever the last command exited with
+	@$(BIN)/csa demo shell .playground || :  # whatever the last command exited with
 
 test: $(STAMP) shells
 	$(BIN)/pytest -q -n 3
 
-check: lint $(SITE) shells chromium openssh
+check: lint $(SITE) shells chromium openssh databases
 	$(BIN)/pytest -q -n 2 --thorough
 
 # zsh and fish, for the tests of completion, where they are not installed; without them those are skipped.
@@ -83,6 +83,10 @@ chromium:
 # OpenSSH with its server, for the tests over hosts in namespaces, where it is not installed; without it those are skipped.
 openssh:
 	@bash fixtures/openssh.sh $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-openssh
+
+# PostgreSQL and Redis, for the tests of csa mirror, where they are not installed; without them those are skipped.
+databases:
+	@bash fixtures/databases.sh $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-databases
 
 lint: $(STAMP)
 	$(BIN)/ruff check --quiet .
@@ -133,6 +137,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/mcp.py
 	$(BIN)/python bench/plans.py
+	$(BIN)/python bench/copies.py
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

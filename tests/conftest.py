@@ -21,13 +21,14 @@ from csa.store.sessions import Store
 from tests import effort, reading
 from tests.browser import _started, chromium, context  # noqa: F401  # fixtures
 from tests.cli.hosts import mirror, remote  # noqa: F401  # fixtures
+from tests.databases import postgres_server, redis_server  # noqa: F401  # fixtures
 from tests.forkserver import ForkServer
 from tests.realhosts import hosts, openssh  # noqa: F401  # fixtures
 from tests.serving import Server, serving
 from tests.support import OUTLASTING, Place, close_place
 
 REPOSITORY = Path(__file__).parents[1]
-FAKE_TOOLS_BIN = REPOSITORY / "fixtures" / "fake_tools" / "bin"
+FAKE_TOOLS_BIN = REPOSITORY / "adapters" / "csa_fakes" / "bin"
 SEARCH_PATH = os.pathsep.join([str(FAKE_TOOLS_BIN), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "HYPOTHESIS_", "MUTANT_", "MUTMUT_")
 _GRACE_S = 10.0

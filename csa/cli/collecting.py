@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from csa.cli.output import (
@@ -31,13 +33,14 @@ from csa.cli.views.naming import as_read
 from csa.errors import StateError, UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
+from csa.paths import CODE, MIRRORS
 from csa.runner.context import Context
 from csa.runner.doctor.store_checks import size_words
 from csa.runner.sessions.collecting import Item, Report, collect
 from csa.runner.turns.leftovers import find_leftovers, reap
 from csa.runner.waking import wake_parked, wake_queues
 from csa.store.searchindex import has_index
-from csa.store.sessions import format_age
+from csa.store.sessions import Target, format_age
 
 
 def configure_clean(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +102,8 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     Does what `csa clean --days N` does, deletes the runtime directories of runs that died, and stops processes that
     finished sessions have left running, unless they were kept with --keep-background. Also resumes detached turns that
     wait for a quota (--on-quota wait) when their time has come and their supervisor has died, as after a reboot, and
-    goes on with queued prompts (csa run --queue) that nobody goes on with.
+    goes on with queued prompts (csa run --queue) that nobody goes on with. What other hosts have deleted more than N
+    days ago is forgotten here.
 
     Prints one line when something was done, else nothing. Exits 0 in both cases, and 1 when something could not be
     deleted.
@@ -132,13 +136,22 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         from csa.runner.sessions.indexing import tidy_up  # noqa: PLC0415  # most have no index
 
         tidy_up(root, stores)
+    forgotten = _forget_mirrored(root, arguments)
+    code = _forget_code(context, report, dry_run=dry_run)
     ended = [] if dry_run else orphans
     report.failures += problems
     report.failures += [f"process {orphan.pid} could not be ended" for orphan in reap(ended)]
     if arguments.json:
         known = [{"pid": o.pid, "session_id": o.session_dir.name, "command": o.command} for o in orphans]
         _print_report(
-            report, dry_run=dry_run, more={"processes": known, "reaped": len(ended), "woken": [*woken, *going_on]}
+            report,
+            dry_run=dry_run,
+            more={
+                "processes": known,
+                "reaped": len(ended),
+                "woken": [*woken, *going_on],
+                "forgotten": [{"session_id": each, "mirror": store.host} for store, each in forgotten],
+            },
         )
         return 1 if report.failures else 0
     if dry_run:
@@ -148,12 +161,39 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     words = [_summary(report, dry_run=dry_run)] + (
         [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
     )
+    words += [f"forgot {count_of(len(forgotten), 'session')} that other hosts have deleted"] * bool(forgotten)
+    words.append(code)
     words += [f"{session_id} continues, its quota has reset" for session_id in woken]
     words += [f"{session_id} goes on with its queue" for session_id in going_on]
     if said := "; ".join(word for word in words if word):
         print(f"csa gc: {said}")
     _warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
     return 1 if report.failures else 0
+
+
+def _forget_mirrored(root: Path, arguments: argparse.Namespace) -> list[Target]:
+    if not os.path.isdir(root / MIRRORS):
+        return []
+    from csa.runner.hosts.forgetting import forget_deleted  # noqa: PLC0415  # few know other hosts
+
+    return forget_deleted(root, days=arguments.days, dry_run=arguments.dry_run)
+
+
+def _forget_code(context: Context, report: Report, *, dry_run: bool) -> str:
+    """Delete code of other hosts that no session uses any more; return what to say of it."""
+    root = context.store.root_pathname
+    if not os.path.isdir(f"{root}/{CODE}"):  # as for nearly everybody
+        return ""
+    from csa.store.oldcode import find_unused, forget_code  # noqa: PLC0415  # as above
+
+    try:
+        sizes = [0] * len(find_unused(root)) if dry_run else list(forget_code(root, context.environ))
+    except OSError as error:
+        report.failures.append(f"{error.filename}: {error.strerror}")
+        return ""
+    report.freed_bytes += sum(sizes)
+    what = count_of(len(sizes), "repository of other hosts' code", "repositories of other hosts' code")
+    return f"{'would delete' if dry_run else 'deleted'} {what}" if sizes else ""
 
 
 _PROGRESS_S = 0.2

@@ -124,7 +124,9 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         "other hosts",
         (
             Command("sync", "hosts.sync", "bring the mirrors of other hosts' sessions up to date"),
+            Command("session fetch", "fetching", "bring a session's commits from another host, as refs here"),
             Command("hosts", "hosts.list", "list other hosts: reachable, version, what runs, last heard"),
+            Command("mirror", "copies", "copy sessions into PostgreSQL or Redis, for other programs"),
         ),
     ),
     (
@@ -188,6 +190,9 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
             Command("template show", "templates.show", "print a template, and which variables it needs"),
             Command("template save", "templates.save", "save settings and texts of a run as a template"),
             Command("template delete", "templates.delete", "delete a template"),
+            Command("demo", "demo.tree", "show csa with fake agents, without an account: a tree of them"),
+            Command("demo plan", "demo.plan", "the same with a plan: worktrees, a conflict, and landing"),
+            Command("demo shell", "demo.shell", "open a shell with fake agents, for the tutorial"),
             Command("schema", "schema", "print the JSON Schema of a command's --json output"),
             Command("completion", "completion", "print a completion script for bash, zsh or fish"),
         ),
@@ -196,7 +201,9 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
 HIDDEN = (  # what hosts call on each other
     Command("outlet", "hosts.outlet", "send what is in the state root, for a mirror of it elsewhere"),
+    Command("outcome", "fetching.outcome", "send the commits of a session's work, for csa fetch elsewhere"),
     Command("intake", "hosts.intake", "write the mirror of a host from what its outlet sends"),
+    Command("supervise", "supervise", "run a turn for another host"),
 )
 ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current", "use": "current"}
 # What `csa help` shows, by the names that are typed.

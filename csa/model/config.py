@@ -111,10 +111,16 @@ ENGINE_KEYS: Mapping[str, Key] = {
     "kind": Key("engine", SSH, "what reaches the host: ssh"),
     "reach": Key("words", (), "what runs a command there, such as kubectl exec -i POD --; empty: ssh NAME"),
     "csa": Key("words", ("csa",), "how to start csa there, if it is not on the PATH of commands"),
+    "leash_s": Key("seconds", 60.0, "a turn there ends when csa run --on is not heard of for so many seconds"),
     "code": Key("code", BUNDLE, "how your code gets there: bundle (a copy of its commits), shared (it is there), none"),
     "directory": Key("text", "", "where agents work there if no code goes along; empty: in the home directory"),
 }
-_TABLES: Mapping[str, Mapping[str, Key]] = {"tools": TOOL_KEYS, "engines": ENGINE_KEYS}
+COPY_KEYS: Mapping[str, Key] = {
+    "to": Key("text", "", "the URL: postgresql://... or redis://...; or env:NAME, a variable that has it"),
+}
+_TABLES: Mapping[str, Mapping[str, Key]] = {"tools": TOOL_KEYS, "engines": ENGINE_KEYS, "copies": COPY_KEYS}
+# Tables that other programs have for where sessions are kept.
+_STORES = frozenset({"store", "storage"})
 # Other names for keys.
 _ALIASES = {"max_context_tokens": "context_window_tokens"}
 # Keys a project's file may not have: it could set commands; the transport decides how a permission is enforced, and an
@@ -173,6 +179,7 @@ class Engine(Struct):
     csa: tuple[str, ...] = ("csa",)
     code: str = BUNDLE
     directory: str = ""  # empty: the home directory there; with `shared` the one here
+    leash_s: float = 60.0
 
 
 class _Value(Generic[_T]):
@@ -284,8 +291,21 @@ class Config(Struct):
         known = {
             key: self.values.get(f"engines.{name}.{key}", (ENGINE_KEYS[key].default, ""))[0] for key in ENGINE_KEYS
         }
-        reach, csa = tuple(known["reach"]), tuple(known["csa"])
-        return Engine(name, str(known["kind"]), reach, csa, str(known["code"]), str(known["directory"]))
+        return Engine(
+            name,
+            kind=str(known["kind"]),
+            reach=tuple(known["reach"]),
+            csa=tuple(known["csa"]),
+            code=str(known["code"]),
+            directory=str(known["directory"]),
+            leash_s=known["leash_s"],
+        )
+
+    @property
+    def copies(self) -> dict[str, str]:
+        """Where `csa mirror` may copy sessions to, by name."""
+        urls = {key: str(value) for key, (value, _) in self.values.items() if key.startswith("copies.")}
+        return {key.removeprefix("copies.").removesuffix(".to"): url for key, url in urls.items()}
 
     def for_tool(self, name: str) -> ToolConfig:
         """Return the settings of one tool."""
@@ -337,8 +357,10 @@ def from_environment(environ: Mapping[str, str]) -> list[Layer]:
 def _flatten(layer: Layer) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in layer.values.items():
-        if name == "engines" and layer.is_project:
+        if name in {"engines", "copies"} and layer.is_project:
             _refuse_table(layer, name)
+        elif name in _STORES:
+            raise _not_a_store(layer.origin, name, value)
         elif name in _TABLES:
             flat.update(_flatten_tables(layer, name, value))
         elif key := _ALIASES.get(name):
@@ -373,6 +395,18 @@ def _refuse_to_project(layer: Layer, key: str, name: str) -> None:
 
 def _refuse_table(layer: Layer, name: str) -> None:
     raise ConfigError(f"{layer.origin}: a project file may not set '{name}'.", hint="move it to your own config file")
+
+
+def _not_a_store(origin: str, name: str, value: Any) -> ConfigError:
+    if isinstance(value, Mapping) and "encrypt" in value:
+        return ConfigError(
+            f"{origin}: there is no [{name}] encrypt: csa does not encrypt the sessions that it keeps.",
+            hint="encrypt the disk or the directory they are on; csa export --encrypt encrypts what leaves it",
+        )
+    return ConfigError(
+        f"{origin}: there is no [{name}]: sessions are files, as with a database every turn would end when it is away.",
+        hint="csa mirror --to redis://... or postgresql://... keeps a copy in one, for other programs",
+    )
 
 
 def _checked_table(origin: str, name: str, value: Any) -> Mapping[str, Any]:

@@ -23,6 +23,8 @@ class ToolCall(Struct, frozen=False):
     status: str = "in_progress"  # completed, failed, denied
     content: str = ""
     exit_code: int | None = None
+    seq: int = 0  # of its first event
+    timestamp: str = ""
 
 
 class Message(Struct, frozen=False):
@@ -115,6 +117,7 @@ class Conversation:
     def call(self, event: Event) -> None:
         data = event.data
         call = ToolCall(_text(data.get("id")), _text(data.get("title")) or "tool", _text(data.get("kind")) or "other")
+        call.seq, call.timestamp = event.seq, event.ts
         _update(call, data)
         self.calls[call.id] = call
         self._caller(event).calls.append(call)
@@ -133,7 +136,8 @@ class Conversation:
             call.status = "denied"
         else:
             title = _text(event.data.get("title") or event.data.get("message"))
-            self._caller(event).calls.append(ToolCall(_text(event.data.get("id")), title, status="denied"))
+            denied = ToolCall(_text(event.data.get("id")), title, status="denied", seq=event.seq, timestamp=event.ts)
+            self._caller(event).calls.append(denied)
 
     def finish(self, event: Event) -> None:
         status = _text(event.data.get("status"))

@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import IO
 from csa.errors import CsaError, ToolUnavailableError, UsageError
 from csa.model.text import some_names
 from csa.ownership import give_to_owner, make_directory
-from csa.store.atomic import make_private_directory, replace_private
+from csa.paths import CODE
+from csa.store.atomic import make_private_directory, replace_private, write_private
 from csa.store.capture import add_what_can, index_aside, leave_out_repositories, submodules
 from csa.store.gitplumbing import Git, GitError, open_project, version_of
 from csa.store.gitwork import OLDEST_GIT, branch_of, find_commit
@@ -28,7 +30,9 @@ from csa.store.project import git_top
 from csa.structs import Struct, replace
 
 CUT = "-cut"  # what follows the key of a repository whose history does not go back to its root
-_BASES = "refs/csa/base/"  # in the repository there: what was sent, by its id
+BASES = "refs/csa/base/"  # in the repository there, by the day and its id: what was sent
+USED = "csa-used"  # of git's directory there: touched when something is sent
+_DAY_S = 86_400
 _MOST_HAVES = 64
 _BLOCK = 1 << 18
 _MOST_BLOCK = 1 << 20
@@ -92,7 +96,7 @@ def read_code(directory: str, environ: Mapping[str, str]) -> Code | None:
         return None
     git = open_project(directory, environ)
     require_git(git)
-    git = replace(git, place=(*git.place, *_BOUNDED), environ={**git.environ, "GIT_NO_REPLACE_OBJECTS": "1"})
+    git = bounded(git)
     try:
         top, below = git.path("rev-parse", "--show-toplevel"), git.path("rev-parse", "--show-prefix").rstrip("/")
     except GitError as error:
@@ -105,6 +109,11 @@ def read_code(directory: str, environ: Mapping[str, str]) -> Code | None:
     key, cut = _place_in_history(git, commit, head)
     form = git.line("rev-parse", "--show-object-format")
     return Code(git, commit, key, cut, form, below, branch_of(git), tuple(left))
+
+
+def bounded(git: Git) -> Git:
+    """Return git that holds no large file in memory, and sees objects as they are."""
+    return replace(git, place=(*git.place, *_BOUNDED), environ={**git.environ, "GIT_NO_REPLACE_OBJECTS": "1"})
 
 
 def require_git(git: Git) -> None:
@@ -297,8 +306,7 @@ def _require_whole(git: Git, commits: Sequence[str]) -> None:
 def open_received(place: str, environ: Mapping[str, str]) -> Git:
     """Return git in a repository for code of other hosts."""
     git = open_project(place, environ, commits=False)
-    known = {**git.environ, "GIT_NO_REPLACE_OBJECTS": "1"}
-    return replace(git, environ=known, place=(*git.place, *_BOUNDED, "--git-dir", f"{place}/.git"))
+    return bounded(replace(git, place=(*git.place, "--git-dir", f"{place}/.git")))
 
 
 def ensure_received(place: str, environ: Mapping[str, str], *, form: str) -> Git:
@@ -307,6 +315,7 @@ def ensure_received(place: str, environ: Mapping[str, str], *, form: str) -> Git
     Its own work tree stays empty: sessions have worktrees of it.
     """
     if os.path.isfile(f"{place}/.git/HEAD"):
+        write_private(Path(f"{place}/.git/{USED}"), b"")
         return open_received(place, environ)
     above = os.path.dirname(place)
     make_private_directory(Path(above))
@@ -328,6 +337,11 @@ def ensure_received(place: str, environ: Mapping[str, str], *, form: str) -> Git
     return open_received(place, environ)
 
 
+def is_received(place: str) -> bool:
+    """Say whether a repository is one for code of other hosts."""
+    return f"/{CODE}/" in place
+
+
 def list_haves(git: Git) -> list[str]:
     """Return commits that a repository has, the newest."""
     words = ("for-each-ref", "--sort=-committerdate", f"--count={_MOST_HAVES}", "--format=%(objectname)")
@@ -335,8 +349,8 @@ def list_haves(git: Git) -> list[str]:
 
 
 def keep_base(git: Git, commit: str) -> None:
-    """Keep a commit that was sent by a ref."""
-    git.run("update-ref", f"{_BASES}{commit}", commit)
+    """Keep a commit that was sent by a ref, for a while: a session keeps what it needs by its own."""
+    git.run("update-ref", f"{BASES}{int(time.time()) // _DAY_S}/{commit}", commit)
 
 
 def lay_out(git: Git, place: str, commit: str, below: str) -> str:

@@ -19,7 +19,7 @@ import pytest
 from csa_adapters.acp_agents import AGENTS
 
 from csa.cli.commands import COMMANDS, HIDDEN, command_names, find_command
-from csa.model.config import ENGINE_KEYS, KEYS, TOOL_KEYS, Layer, combine_layers
+from csa.model.config import COPY_KEYS, ENGINE_KEYS, KEYS, TOOL_KEYS, Layer, combine_layers
 from csa.model.plan import parse_plan
 from csa.model.schemas.table import OUTPUTS
 from tests.schemas import check_events, check_output
@@ -51,7 +51,7 @@ def test_the_keys_of_the_configuration_are_up_to_date(generate: Any) -> None:
     text = (DOCS / "configuration.md").read_text()
     assert text == generate.render_configuration()
     rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (sets|tightens|no) \|", text, re.MULTILINE))
-    assert rows.keys() == {*KEYS, *TOOL_KEYS, *ENGINE_KEYS}
+    assert rows.keys() == {*KEYS, *TOOL_KEYS, *ENGINE_KEYS, *COPY_KEYS}
     assert (rows["tool"], rows["max_depth"], rows["command"]) == ("sets", "tightens", "no")
 
 
@@ -68,7 +68,7 @@ def test_the_page_on_plans_is_up_to_date(generate: Any) -> None:
     whole = [plan for plan in plans if "[task.docs]" in plan]
     for plan in whole:
         parse_plan(tomllib.loads(plan), place="plans.md", read=str)
-    assert (DOCS.parent / "fixtures/demo/plan.toml").read_text() in whole
+    assert (DOCS.parent / "adapters/csa_fakes/demo/plan.toml").read_text() in whole
 
 
 def test_the_page_on_json_is_up_to_date(generate: Any) -> None:
@@ -242,7 +242,7 @@ def test_the_files_that_are_named_exist() -> None:
     """docs/architecture.md names files from the checkout, its packages, or beside the one named before."""
     repository = DOCS.parent
     named = set(re.findall(r"`([\w/]+\.py)`", (DOCS / "architecture.md").read_text()))
-    layers = ("runner", "runner/turns", "runner/sessions", "store", "cli", "cli/views")
+    layers = ("runner", "runner/turns", "runner/sessions", "runner/copies", "store", "cli", "cli/views")
     places = ["", "csa", "adapters", "adapters/csa_adapters", *(f"csa/{layer}" for layer in layers)]
     missing = [name for name in named if not any((repository / place / name).is_file() for place in places)]
     assert len(named) > 80

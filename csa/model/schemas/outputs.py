@@ -149,6 +149,7 @@ ENDING = known(
 KILLED = known(
     "session_id name project status tool turn queued",
     {
+        "mirror": MIRROR,
         "outcome": one_of("the result", "killed", "not_running", "failed"),
         "forced": flag("its supervisor was killed too"),
         "error": maybe(ref("error", "why it cannot be ended")),
@@ -311,6 +312,33 @@ PLACEMENT = record(
         "at": moment("when it was reserved"),
         "awaits_code": flag("its commits are still to be fetched"),
     }
+)
+BROUGHT = known(
+    "session_id",
+    {
+        "mirror": MIRROR,
+        "base": text("the commit that its work begins with: your work tree as it was sent"),
+        "target": maybe(text("the branch that you were on; null if none")),
+        "tip": maybe(text("the last commit of its work; null if there is none yet")),
+        "refs": each(
+            record(
+                {
+                    "ref": text("the ref here"),
+                    "commit": text("its commit"),
+                    "status": one_of(
+                        "it was not here, was moved forward, was here, or is beside another that had its name",
+                        "new",
+                        "moved",
+                        "same",
+                        "aside",
+                    ),
+                }
+            ),
+            "what keeps its work",
+        ),
+        "is_clean": flag("`base` is in what you have checked out: `git merge` takes the work"),
+        "problems": texts("what did not come"),
+    },
 )
 _LANDED = {
     "commits": integer("how many commits are in the history"),

@@ -1,0 +1,114 @@
+"""Copies: keeping what is in the sessions in a database too, for other programs to read. See docs/copies.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from csa.cli.output import count_of, tell, warn
+from csa.cli.selecting import open_client
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.runner.client import Csa
+    from csa.runner.copies.copying import Copier
+    from csa.runner.copies.target import Address
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--to",
+        metavar="URL",
+        help="postgresql://... or redis://..., env:NAME for a variable that has it, or a name of [copies] in your "
+        "configuration (default: the only one there)",
+    )
+    parser.add_argument("--project", action="append", metavar="DIR", help="only sessions of this project; repeatable")
+    parser.add_argument("--watch", action="store_true", help="go on as things happen, until Ctrl-C")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Copy sessions into a database, for other programs: what is new, of all projects, and of mirrors of other hosts.
+
+    PostgreSQL gets tables in a schema csa, for which csa[postgres] has to be installed; Redis a hash for each session
+    and a stream for each transcript (csa[redis]). It is one way: csa works whether the database is there or not, and
+    the files are the truth. Secrets are hidden in what is copied. Deleted
+    sessions are marked, purged ones removed. It can be killed at any instant; the next run brings the rest.
+
+    A password is not taken from the command line, where others can see it. Exits 7 if the database cannot be reached;
+    with --watch only at the beginning, later it is tried again.
+    """
+    from csa.runner.copies.target import DatabaseError, find_address  # noqa: PLC0415  # `csa completion` loads all
+
+    client = open_client()
+    address = find_address(client.context.config, os.environ, arguments.to)
+    with _ending_on_signals():
+        copier = _copy(client, address, arguments)
+        pause_s = FIRST_PAUSE_S
+        while copier is None:  # it was lost, after it had been there
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            try:
+                copier = _copy(client, address, arguments)
+            except DatabaseError as error:
+                tell("csa", f"{error.message} Trying again in {pause_s:.0f} s.")
+    warn(f"not copied: {fault.message}" for fault in copier.faults.values())
+    if not arguments.watch:
+        print(f"{address.label}: {_in_words(copier)}")
+    return 1 if copier.faults else 0
+
+
+def _copy(client: Csa, address: Address, arguments: argparse.Namespace) -> Copier | None:
+    """Copy; None if the connection was lost while watching. DatabaseError if there is none."""
+    from csa.runner.copies.copying import Copier, source_of  # noqa: PLC0415  # as above
+    from csa.runner.copies.target import DatabaseError, open_target  # noqa: PLC0415  # as above
+
+    projects = {os.path.realpath(each) for each in arguments.project or ()}
+    root = client.store.root
+    with closing(open_target(address, source_of(root))) as target:
+        copier = Copier(root, client.context.redactor, target, lambda project: not projects or project in projects)
+        copier.copy_all()
+        if not arguments.watch:
+            return copier
+        tell("csa", f"{address.label}: {_in_words(copier)}; watching")
+        try:
+            copier.follow(_wait)
+        except DatabaseError as error:
+            tell("csa", error.message)
+            return None
+        except KeyboardInterrupt:
+            pass
+    return copier
+
+
+def _wait(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _in_words(copier: Copier) -> str:
+    done = copier.copied
+    if not done.sessions and not done.removed:
+        return "nothing new"
+    words = f"{count_of(done.sessions, 'session')}, {count_of(done.rows, 'row')}"
+    return words + (f", {done.removed} removed" if done.removed else "")
+
+
+@contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Let TERM and HUP end the block as Ctrl-C does: what was begun in the database is taken back there."""
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)

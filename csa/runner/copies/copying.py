@@ -1,0 +1,159 @@
+"""Copying the sessions of a state root, and of its mirrors, into a database.
+
+One way: nothing comes back, and the files stay the truth. What a copy lacks of a session is copied at least once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+from csa.errors import CsaError, StateError
+from csa.model.redaction import Redactor
+from csa.paths import make_path
+from csa.runner.copies.reading import MOST, Reader
+from csa.runner.copies.target import Change, Key, Target
+from csa.runner.sessions.fleet import Fleet
+from csa.store.mirrors import find_mirrors
+from csa.store.sessions import Store
+from csa.store.stores import find_stores
+from csa.structs import Struct
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOOK_S = 0.1
+WHOLE_S = 30.0  # after which everything is looked at again: what was purged, and new mirrors
+
+
+class Copied(Struct, frozen=False):
+    """What was done."""
+
+    sessions: int = 0  # with changes
+    rows: int = 0  # messages, or events
+    removed: int = 0  # sessions that were purged
+
+
+def source_of(root: Path) -> str:
+    """Return what a copy calls the sessions of a state root: the name of this host, and the path."""
+    return f"{os.uname().nodename}:{root}"
+
+
+class Copier:
+    """Keeps a copy up to date: of the projects that are `served`, in a state root and its mirrors."""
+
+    def __init__(
+        self, root: Path, redactor: Redactor, target: Target, served: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        self._root, self._redactor, self._served = root, redactor, served
+        self._host = os.uname().nodename
+        self._target = target
+        self._has = {key: has for key, has in target.standing().items() if served(key[1])}
+        self._readers: dict[Key, Reader] = {}  # of what runs
+        self.copied = Copied()
+        self.faults: dict[Key, CsaError] = {}
+
+    def copy_all(self) -> None:
+        """Copy what is different, and remove what was purged. DatabaseError when the database cannot be reached."""
+        faults: list[StateError] = []
+        there = dict(self._find(faults.append))
+        self._copy(self._reader(store, key) for key, store in there.items())
+        if faults:  # what cannot be listed may be there
+            self.faults |= {(self._host, str(fault.path), ""): fault for fault in faults}
+            return
+        roots = self._roots()
+        mounted = {host for host, root in roots.items() if _has_content(root)}
+        gone = self._has.keys() - there.keys()
+        if removed := [key for key in gone if key[0] in mounted or (key[0] not in roots and self._host in mounted)]:
+            self._target.forget(removed)
+            self.copied.removed += len(removed)
+            for key in removed:
+                del self._has[key]
+
+    def follow(self, wait: Callable[[float], bool]) -> None:
+        """Copy what changes from now on, until `wait`, which pauses that many seconds, says so."""
+        fleets: dict[str, Fleet] = {}
+        while True:
+            roots = self._roots()
+            fleets = {host: fleets.get(host) or Fleet(root, self._served) for host, root in roots.items()}
+            until = time.monotonic() + WHOLE_S
+            self.copy_all()
+            while time.monotonic() < until:
+                if wait(LOOK_S):
+                    return
+                found = dict(self._readers)
+                for host, fleet in fleets.items():
+                    for each in fleet.look():
+                        project, session_id = each
+                        key = (host, project, session_id)
+                        found[key] = self._reader(Store(roots[host], project), key)
+                self._copy(found.values())
+
+    def _roots(self) -> dict[str, str]:
+        """Return the state roots there are, by their hosts."""
+        mirrors = {mirror.host: mirror.pathname for mirror in find_mirrors(str(self._root))}
+        return {**mirrors, self._host: str(self._root)}
+
+    def _find(self, on_fault: Callable[[StateError], None]) -> Iterator[tuple[Key, Store]]:
+        for host, root in self._roots().items():
+            for store in find_stores(make_path(root), with_retired=True, on_fault=on_fault):
+                if not self._served(store.project_pathname):
+                    continue
+                try:
+                    ids = dict.fromkeys([*store.ids(), *store.retired_ids()])
+                except StateError as fault:
+                    on_fault(fault)
+                    continue
+                for session_id in ids:
+                    yield (host, store.project_pathname, session_id), store
+
+    def _reader(self, store: Store, key: Key) -> Reader:
+        return self._readers.get(key) or Reader(store, key[2], key[0], self._has.get(key))
+
+    def _copy(self, readers: Iterable[Reader]) -> None:
+        """Put what these sessions have that is not there yet, several in one go."""
+        batch: dict[Key, Change] = {}
+        size = 0
+        try:
+            for change in chain.from_iterable(map(self._changes, readers)):
+                if change.key in batch or size >= MOST:
+                    self._put(batch)
+                    size = 0
+                batch[change.key] = change
+                size += 1 + len(change.messages) + len(change.events)
+            self._put(batch)
+        except BaseException:
+            self._readers.clear()  # they may have read what was not put
+            raise
+
+    def _changes(self, reader: Reader) -> Iterator[Change]:
+        try:
+            yield from reader.changes(self._redactor, self._target.takes)
+            self.faults.pop(reader.key, None)
+        except StateError as fault:
+            self.faults[reader.key] = fault
+            self._readers.pop(reader.key, None)
+            return
+        if reader.status == "running":
+            self._readers[reader.key] = reader
+        else:
+            self._readers.pop(reader.key, None)
+
+    def _put(self, batch: dict[Key, Change]) -> None:
+        if batch:
+            self._target.put(batch.values())
+            self._has.update({key: change.standing for key, change in batch.items()})
+            self.copied.sessions += len(batch)
+            self.copied.rows += sum(len(change.messages) + len(change.events) for change in batch.values())
+            batch.clear()
+
+
+def _has_content(root: str) -> bool:
+    """Say whether there is anything in a state root: an empty one is rather one whose disk is not mounted."""
+    try:
+        return any(not name.startswith(".") for name in os.listdir(root))
+    except OSError:
+        return False

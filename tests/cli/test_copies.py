@@ -1,0 +1,409 @@
+"""`csa mirror`: copies of sessions in PostgreSQL and Redis; whatever happens, they become what the files are."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+from csa.errors import ConfigError, UsageError
+from csa.model.config import Layer, combine_layers
+from csa.model.conversation import read_conversation
+from csa.model.state import parse_time
+from csa.runner.copies.postgres import migrate, migrations
+from csa.runner.copies.target import Address, find_address
+from csa.store.journal import Journal
+from csa.store.mirrors import stores_everywhere
+from csa.store.sessions import Store
+from csa.store.transcript import read_events
+from csa.structs import replace
+from tests.store.support import IDS, PLAIN, publish
+from tests.support import Place, wait_for
+
+PASSWORD = "hunter-two-8-words"
+
+
+@pytest.fixture
+def url(postgres_server: str, place: Place) -> str:
+    """Return the URL of a new database, with a password; csa has it in COPY."""
+    name = f"t{random.SystemRandom().getrandbits(64):x}"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    place.env["COPY"] = f"{postgres_server}/{name}".replace("csa@", f"csa:{PASSWORD}@")
+    return place.env["COPY"]
+
+
+@pytest.fixture
+def redis_url(redis_server: str, place: Place) -> str:
+    place.env["COPY"] = f"{redis_server}/{random.SystemRandom().randrange(256)}"
+    with redis.Redis.from_url(place.env["COPY"]) as client:
+        client.flushdb()
+    return place.env["COPY"]
+
+
+def configure(place: Place, text: str) -> None:
+    """Give the user a configuration."""
+    file = place.project.parent / "own.toml"
+    file.write_text(text)
+    place.env["CSA_CONFIG"] = str(file)
+
+
+def mirror(place: Place, *words: str, code: int = 0) -> str:
+    done = place.run("mirror", "--to", "env:COPY", *words)
+    assert done.code == code, done
+    assert PASSWORD not in done.out + done.err
+    return done.out
+
+
+def rows(url: str, words: str, *values: object) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url) as connection:
+        return connection.execute(words.encode(), values).fetchall()
+
+
+def expected(root: Path) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Return what a copy has to have of sessions and messages: from the files, in the plain way."""
+    sessions: list[tuple[Any, ...]] = []
+    messages: list[tuple[Any, ...]] = []
+    here = os.uname().nodename
+    for store in stores_everywhere(root):
+        for session_id in [*store.ids(), *store.retired_ids()]:
+            info = store.record(session_id).examine()
+            assert info.state, info.record.fault
+            key = (store.host or here, store.project_pathname, session_id)
+            sessions.append((*key, info.state.owner, info.status, info.state.turns, info.record.is_retired))
+            for message in read_conversation(read_events(store.find(session_id).transcript)):
+                kind = "thought" if message.role == "thought" else "chat"
+                sender = {"user": "user", "system": "system"}.get(message.role, "agent")
+                if message.content or not message.calls:
+                    text = message.content.replace("\0", "\ufffd").replace("\ud800", "?")  # what no database takes
+                    messages.append((*key, message.seq, kind, sender, text, None, _seconds(message.timestamp)))
+                for call in message.calls:
+                    shown = [call.title, call.content]
+                    messages.append((*key, call.seq, "chat", "agent", "", shown, _seconds(call.timestamp)))
+    return sorted(sessions), sorted(messages, key=lambda row: row[:4])
+
+
+def _seconds(stamp: str) -> int:
+    at = parse_time(stamp)
+    assert at
+    return int(at.timestamp())
+
+
+def assert_equal(url: str, root: Path) -> tuple[int, int]:
+    """Check that the database is row for row what the files are; return how many rows that are."""
+    sessions = rows(url, "SELECT host, project, id, owner, status, turns, is_deleted FROM csa.session ORDER BY 1, 2, 3")
+    messages = rows(
+        url,
+        "SELECT s.host, s.project, m.session_id, m.seq, m.message_type, m.sender, m.content ->> 'content',"
+        " m.content -> 'tool_result', m.timestamp FROM csa.message m JOIN csa.session s ON s.key = m.session",
+    )
+    wanted = expected(root)
+    assert sorted(sessions) == wanted[0]
+    assert sorted(messages, key=lambda row: row[:4]) == wanted[1]
+    return len(sessions), len(messages)
+
+
+def test_where_a_copy_goes_is_checked_before_anything_is_done() -> None:
+    """A password in an argument is refused, a missing variable named; a project's file has no say."""
+    for to, said in (
+        (f"postgresql://me:{PASSWORD}@db/x", "can be seen by every user"),
+        (f"redis://db/0?password={PASSWORD}", "can be seen by every user"),
+        (f"postgresql://me:{PASSWORD}@db:port/x", "not valid"),
+        ("env:NOWHERE", "The variable NOWHERE is not set"),
+        ("mysql://db/x", "not mysql://"),
+        ("nonsense", "goes to a URL"),
+        (None, "Where is the copy to be?"),
+    ):
+        with pytest.raises(UsageError, match=said) as raised:
+            find_address(combine_layers([]), {}, to)
+        assert PASSWORD not in f"{raised.value.message} {raised.value.hint}"
+    own = Layer("own", {"copies": {"team": {"to": "env:URL"}}})
+    secret = f"postgresql://me:{PASSWORD}@db/x?sslmode=require"
+    assert find_address(combine_layers([own]), {"URL": secret}, None).label == "postgresql://db/x"
+    with pytest.raises(ConfigError, match="a project file may not set 'copies'"):
+        combine_layers([replace(own, is_project=True)])
+
+
+@pytest.mark.thorough
+def test_a_store_in_a_database_is_refused_with_the_reason(place: Place) -> None:
+    """`[store] type = "redis"` of another program names what there is in its place."""
+    configure(place, '[store]\ntype = "redis"\n')
+    done = place.run("config", "validate")
+    assert done.code == 6
+    assert "sessions are files" in done.err
+    assert "csa mirror --to redis://" in done.err
+    configure(place, f'[copies.team]\nto = "postgresql://me:{PASSWORD}@db/x"\n')
+    done = place.run("config", "show")
+    assert (done.code, "[copies.team]" in done.out, PASSWORD in done.out) == (0, True, False), done.out
+
+
+@pytest.mark.thorough
+def test_a_database_that_is_away_hinders_nothing(place: Place) -> None:
+    """csa mirror says so, and exits 7, without its password; nothing else of csa is different."""
+    for url in (f"postgresql://me:{PASSWORD}@127.0.0.1:1/x", f"redis://:{PASSWORD}@127.0.0.1:1/0"):
+        place.env["COPY"] = url
+        done = place.run("mirror", "--to", "env:COPY")
+        assert (done.code, PASSWORD in done.err, "cannot be reached" in done.err) == (7, False, True), done
+    configure(place, '[copies.team]\nto = "env:COPY"\n')
+    assert place.run("mirror").code == 7
+    assert place.codex("go on").code == 0
+
+
+@pytest.mark.thorough
+def test_postgres_has_what_was_said(place: Place, url: str) -> None:
+    """Rows are those of the files, again after each turn, a deletion, a purge, and a restore; nothing is sent twice."""
+    first = place.codex("fix it").session_id
+
+    def copied() -> tuple[int, int]:
+        mirror(place)
+        return assert_equal(url, place.state_root)
+
+    assert copied()[0] == 1
+    assert "nothing new" in mirror(place)
+    place.run("run", "-s", first, "--tool", "codex", "and now?")
+    second = place.codex("another").session_id
+    assert copied()[0] == 2
+    place.run("rm", first)
+    copied()
+    assert rows(url, "SELECT is_deleted, deleted_at IS NULL FROM csa.session WHERE id = %s", first) == [(True, False)]
+    place.run("restore", first)
+    copied()
+    place.run("rm", "--purge", second)
+    assert copied()[0] == 1
+    assert rows(url, "SELECT DISTINCT session_id FROM csa.message") == [(first,)]
+    place.run("rm", "--purge", first)
+    assert copied() == (0, 0)
+    assert rows(url, "SELECT count(*) FROM csa.message, csa.progress") == [(0,)]
+
+
+@pytest.mark.thorough
+def test_whoever_is_killed_loses_nothing(place: Place, url: str) -> None:
+    """Killed at 100 random instants, while turns are added, the next run makes the database what the files are."""
+    store = Store(place.state_root, "/p")
+    written = [Session(store, each) for each in IDS[:6]]
+    began = time.monotonic()
+    mirror(place)
+    longest_s = time.monotonic() - began
+    chance = random.Random(7)
+    for _ in range(100):
+        for each in chance.sample(written, 3):
+            each.say(chance)
+        running = place.start("mirror", "--to", "env:COPY")
+        time.sleep(chance.uniform(0.1 * longest_s, 1.2 * longest_s))
+        running.signal(signal.SIGKILL)
+        running.wait()
+    mirror(place)
+    sessions, messages = assert_equal(url, place.state_root)
+    assert (sessions, messages > 1000) == (6, True)
+    assert "nothing new" in mirror(place)
+
+
+class Session:
+    """A session that is written as turns do, with all kinds of events."""
+
+    def __init__(self, store: Store, session_id: str, **known: str) -> None:
+        with publish(store, session_id, **known) as held:
+            self._transcript = held.paths.transcript
+        self._turn = 1
+
+    def say(self, chance: random.Random) -> None:
+        """Add some events, at times a new turn, at times of one that is lost again, as after a power cut."""
+        size = self._transcript.stat().st_size
+        if chance.random() < 0.3:
+            self._turn += 1
+            self._add("run_started", tool="codex", prompt="h\u00e9llo\\ \t\0 \ud800")
+        for at in range(chance.randrange(40)):
+            self._add("agent_message", text=f"part {at}\n", chunk=chance.random() < 0.5)
+            self._add("tool_call", id=f"c{self._turn}-{at}", title="ls -l", status="in_progress")
+            self._add("tool_call_update", id=f"c{self._turn}-{chance.randint(0, at)}", content=f"line {at}\n")
+        if chance.random() < 0.3:
+            self._add("run_finished", status=chance.choice(["succeeded", "failed"]), tool="codex")
+        if chance.random() < 0.1:
+            os.truncate(self._transcript, chance.randint(size, self._transcript.stat().st_size))
+
+    def _add(self, kind: Any, **data: object) -> None:
+        journal = Journal(self._transcript, PLAIN, turn=self._turn)
+        journal.append(kind, data)
+        journal.close()
+
+
+@pytest.mark.thorough
+def test_an_owner_reads_her_own_rows(place: Place, url: str, postgres_server: str) -> None:
+    """By no way does a role see what belongs to another: not by a table, a view, a join, a setting or a function."""
+    for owner in ("alice", "bob"):
+        place.codex(f"I am {owner}", env={"USER": owner})
+    mirror(place)
+    roles = {"alice": f"alice_{os.getpid()}", "bob": f"bob_{os.getpid()}"}
+    with psycopg.connect(url, autocommit=True) as admin:
+        for owner, role in roles.items():
+            admin.execute(f"CREATE ROLE {role} LOGIN".encode())
+            admin.execute(f"GRANT USAGE ON SCHEMA csa TO {role}".encode())
+            admin.execute(
+                f"GRANT SELECT ON csa.session, csa.message, csa.conversation, csa.progress TO {role}".encode()
+            )
+            admin.execute("UPDATE csa.session SET owner = %s || '@n1' WHERE owner LIKE %s", (role, f"{owner}@%"))
+    try:
+        for owner, role in roles.items():
+            assert_only_own(url.replace(f"csa:{PASSWORD}", role), owner, role)
+    finally:
+        with psycopg.connect(url, autocommit=True) as admin:
+            for role in roles.values():
+                admin.execute(f"DROP OWNED BY {role}".encode())
+                admin.execute(f"DROP ROLE {role}".encode())
+
+
+def assert_only_own(url: str, owner: str, role: str) -> None:
+    other = {"alice": "bob", "bob": "alice"}[owner]
+    assert rows(url, "SELECT owner FROM csa.session") == [(f"{role}@n1",)]
+    assert rows(url, "SELECT count(*) > 0 FROM csa.message") == [(True,)]
+    assert rows(url, "SELECT count(*) FROM csa.progress") == [(0,)]
+    for words in (
+        "SELECT row_to_json(t)::text FROM csa.session t",
+        "SELECT row_to_json(t)::text FROM csa.message t",
+        "SELECT row_to_json(t)::text FROM csa.conversation t",
+        "SELECT row_to_json(t)::text FROM csa.message t LEFT JOIN csa.session s ON true",
+        "SELECT set_config('csa.owner', 'alice', false), (SELECT string_agg(m::text, '') FROM csa.message m)",
+        "SELECT most_common_vals::text FROM pg_stats WHERE schemaname = 'csa'",
+    ):
+        found = str(rows(url, words))
+        assert f"I am {other}" not in found, words
+        assert f"{other}_" not in found, words
+    assert "I am " + owner in str(rows(url, "SELECT text FROM csa.conversation"))
+    for words in ("DELETE FROM csa.message", "SET ROLE csa", "UPDATE csa.session SET owner = current_user"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            rows(url, words)
+
+
+@pytest.mark.thorough
+def test_tables_are_brought_up_to_date(place: Place, url: str) -> None:
+    """A database of an older csa gets what is new; one of a newer csa is left alone."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        migrate(connection, Address(url).failure, up_to=1)
+    place.codex()
+    mirror(place)
+    assert_equal(url, place.state_root)
+    last = migrations()[-1][0]
+    assert rows(url, "SELECT max(version) FROM csa.migration") == [(last,)]
+    assert rows(url, "SELECT count(*) FROM pg_policies WHERE schemaname = 'csa'") == [(2,)]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("INSERT INTO csa.migration (version) VALUES (99)")
+    done = place.run("mirror", "--to", "env:COPY")
+    assert (done.code, "a newer csa" in done.err) == (7, True), done
+
+
+def assert_equal_in_redis(url: str, root: Path) -> int:
+    """Check that hashes, streams and the set are what the files are; return how many events that are."""
+    here, names, count = os.uname().nodename, set(), 0
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        for store in stores_everywhere(root):
+            for session_id in [*store.ids(), *store.retired_ids()]:
+                record = store.record(session_id)
+                assert record.state, record.fault
+                name = f"{store.host or here}:{store.project_pathname}:{session_id}"
+                names.add(name)
+                found: Any = client.hgetall(f"csa:session:{name}")
+                assert (found["owner"], found["status"]) == (record.state.owner or found["owner"], record.status)
+                assert found["is_deleted"] == str(int(record.is_retired))
+                entries: Any = client.xrange(f"csa:events:{name}")
+                events = list(read_events(record.paths.transcript))
+                assert [json.loads(fields["event"]) for _, fields in entries] == [event.to_dict() for event in events]
+                assert [number for number, _ in entries] == [f"{event.seq}-1" for event in events]
+                count += len(events)
+        assert set(client.zrange("csa:sessions", 0, -1)) == names
+        assert len(list(client.scan_iter("csa:session:*"))) == len(names)
+    return count
+
+
+@pytest.mark.thorough
+def test_redis_has_what_happened(place: Place, redis_url: str) -> None:
+    """Streams have the events, in order, each once; killed 30 times, the next run brings the rest."""
+    first = place.codex("fix it").session_id
+    mirror(place)
+    assert_equal_in_redis(redis_url, place.state_root)
+    place.run("rm", first)
+    second = place.codex("another").session_id
+    mirror(place)
+    assert_equal_in_redis(redis_url, place.state_root)
+    assert "nothing new" in mirror(place)
+    place.run("rm", "--purge", second)
+    written = [Session(Store(place.state_root, "/p"), each, owner="me") for each in IDS[:6]]
+    chance = random.Random(8)
+    for _ in range(30):
+        for each in chance.sample(written, 3):
+            each.say(chance)
+        running = place.start("mirror", "--to", "env:COPY")
+        time.sleep(chance.uniform(0.05, 0.6))
+        running.signal(signal.SIGKILL)
+        running.wait()
+    mirror(place)
+    assert assert_equal_in_redis(redis_url, place.state_root) > 300
+    with redis.Redis.from_url(redis_url) as client:
+        assert not client.exists(f"csa:session:{os.uname().nodename}:{place.project}:{second}")
+
+
+@pytest.mark.thorough
+def test_a_password_is_hidden_when_it_is_wrong(place: Place, redis_url: str) -> None:
+    """What a server says of a failed login is passed on, and the password is not; nor is it in the process list."""
+    place.env["COPY"] = redis_url.replace("hidden-word", PASSWORD)
+    done = place.run("mirror", "--to", "env:COPY")
+    assert (done.code, PASSWORD in done.err) == (7, False), done
+    assert "invalid username-password pair" in done.err
+
+
+@pytest.mark.thorough
+def test_watching_goes_on_as_things_happen(place: Place, url: str) -> None:
+    """A running turn is seen growing, also after the connection was lost; a second copier is refused; TERM ends it."""
+    running = place.start("mirror", "--to", "env:COPY", "--watch")
+    wait_for(lambda: "watching" in running.err, "it watches")
+    place.play(*place.hold())
+    turn = place.start("run", "--tool", "codex", "slow work")
+    place.wait_ready()
+
+    def in_database() -> list[tuple[Any, ...]]:
+        return rows(url, "SELECT status FROM csa.session")
+
+    wait_for(lambda: in_database() == [("running",)], "it is seen")
+    wait_for(lambda: rows(url, "SELECT count(*) FROM csa.message")[0][0], "its prompt is seen")
+    place.release()
+    assert turn.wait().code == 0
+    wait_for(lambda: in_database() == [("succeeded",)], "its end is seen")
+    with psycopg.connect(url, autocommit=True) as admin:  # the connection is lost
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'csa mirror'")
+    place.play()
+    place.codex("and another")
+    wait_for(lambda: len(in_database()) == 2, "it is there again")
+    other = place.start("mirror", "--to", "env:COPY")
+    assert other.wait().code == 4, other.err
+    assert "Another csa mirror" in other.err
+    running.signal(signal.SIGTERM)
+    assert running.wait().code == 0
+    assert PASSWORD not in running.err
+    assert_equal(url, place.state_root)
+
+
+@pytest.mark.thorough
+def test_what_may_still_be_there_is_not_removed(place: Place, url: str) -> None:
+    """Sessions of other projects, of a state root whose disk is not mounted, and of a host not looked at stay."""
+    mine = publish(Store(place.state_root, "/p"), IDS[0])
+    theirs = publish(Store(f"{place.state_root}/.mirrors/n1", "/srv/app"), IDS[1])
+    for held in (mine, theirs):
+        held.close()
+    Path(f"{place.state_root}/.mirrors/n1/.mirror").mkdir()
+    assert "2 sessions" in mirror(place)
+    assert {host for (host,) in rows(url, "SELECT host FROM csa.session")} == {os.uname().nodename, "n1"}
+    assert "nothing new" in mirror(place, "--project", "/srv/other")
+    place.state_root.rename(f"{place.state_root}.away")
+    assert "nothing new" in mirror(place)
+    Path(f"{place.state_root}.away").rename(place.state_root)
+    assert_equal(url, place.state_root)
+    Path(f"{place.state_root}/.mirrors/n1").rename(place.tmp / "n1")  # the user forgets the host
+    assert "1 removed" in mirror(place)
+    assert_equal(url, place.state_root)
