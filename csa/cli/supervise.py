@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
+
+from csa.cli.selecting import open_client
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,4 +17,5 @@ def execute(arguments: argparse.Namespace) -> int:
     """Run a turn for another host: its order comes on stdin, and ends with it. csa run --on calls it."""
     from csa.runner.hosts.supervising import hold, supervise  # noqa: PLC0415  # `csa completion` loads every command
 
-    return supervise(os.environ) if arguments.hold is None else hold(os.environ, arguments.hold)
+    context = open_client().context
+    return supervise(context) if arguments.hold is None else hold(context, arguments.hold)
