@@ -23,7 +23,7 @@ def three(hosts: Hosts) -> list[Host]:
         host.project = hosts.same
         config = host.home / ".config" / "csa" / "config.toml"
         config.parent.mkdir(parents=True)
-        config.write_text("".join(f"[engines.{each.name}]\nleash_s = {LEASH_S}\n" for each in found))
+        config.write_text("".join(f"[engines.{each.name}]\nleash_s = {LEASH_S}\ncode = 'shared'\n" for each in found))
     return found
 
 

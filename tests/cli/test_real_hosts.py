@@ -98,7 +98,7 @@ def test_a_host_dies_and_another_one_is_cut_off(hosts: Hosts) -> None:
         host.project = hosts.same
     config = a.home / ".config" / "csa" / "config.toml"
     config.parent.mkdir(parents=True)
-    config.write_text("[engines.n1]\nleash_s = 150\n[engines.n2]\nleash_s = 150\n")
+    config.write_text("".join(f"[engines.{each.name}]\nleash_s = 150\ncode = 'shared'\n" for each in named))
     dead, early, late = place_held(a, n1, "dead"), place_held(a, n2, "early"), place_held(a, n2, "late")
     wait_for(lambda: statuses(a, n1, n2) == ["running"] * 3, "they are seen")
     n1.kill()
