@@ -441,6 +441,7 @@ class _Watch:
             failure = CsaError(f"{what} is away: {why}", hint=hint)
             failure.exit_code = 128 + signal.Signals[self._stops[-1]] if self._stops else _EXIT_AWAY
         elif ended.get("lost"):
+            self._sync.catch_up()  # then csa status says so, too
             failure = CsaError(f"{what} was lost: its supervisor there was killed.", hint=hint)
         else:
             why = f": {self._sync.failure.message}" if self._sync.failure else "."
