@@ -5,8 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from csa.ids import new_session_id
+from csa.model.limits import Budget
+from csa.model.placement import Placement
+from csa.model.state import format_time
+from csa.store.placements import save_placement
 from tests.support import CSA, Place, wait_for
 
 DESIGN, CHECK, REVIEW = "Design the rate limiter", "Check the bucket's arithmetic", "Review the limiter"
@@ -100,6 +107,7 @@ class _Tour:
         self.place.run("serve", "token", "phone", "--read")
         self.show("serve token", "serve", "token", "--json")
         self.show("run --dry-run", "run", "--tool", "codex", "--dry-run", "--json", DESIGN)
+        self.show("run --dry-run --on", "run", "--dry-run", "--on", "build1", "--json", DESIGN)
         self.show("run", "run", "--tool", "codex", "--name", "api", "--budget-tokens", "50000", "--json", DESIGN)
         self.show("error", "show", "apj", "--json", code=3)
         self.show("run --detach", "run", "--tool", "claude-code", "--name", "review", "--detach", "--json", REVIEW)
@@ -141,6 +149,18 @@ class _Tour:
         have = place.run("intake", "n1", "--have").out
         place.run("intake", "n1", stdin=place.run("outlet", stdin=have.encode()).out.encode())
         self.show("hosts", "hosts", "--json")
+        placement_id, session_id = (new_session_id(time.time_ns() // 1_000_000, os.urandom(10)) for _ in range(2))
+        placed = Placement(
+            id=placement_id,
+            session_id=session_id,
+            host="n1",
+            project=str(place.project),
+            at=format_time(datetime.now(UTC)),
+            held=Budget(tokens=20000),
+        )
+        save_placement(place.state_root, placed)
+        self.show("hosts --placed", "hosts", "--placed", "--json")
+        self.show("hosts --release", "hosts", "--release", session_id, "--json")
         shutil.rmtree(place.state_root / ".mirrors")
 
     def _fetch(self, name: str) -> None:

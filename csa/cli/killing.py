@@ -14,9 +14,10 @@ from csa.cli.views.naming import head_of_line
 from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
 from csa.runner.caller import find_caller
-from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, note_kills, who_asks
+from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, kill_sessions, note_kills, who_asks
 from csa.store.liveness import probe
 from csa.store.sessions import Target
+from csa.store.shown import SHOWN_LENGTH
 from csa.store.stores import find_stores
 
 
@@ -62,11 +63,13 @@ def execute_kill(arguments: argparse.Namespace) -> int:
 
 
 def _kill_named(arguments: argparse.Namespace) -> int:
-    from csa.runner.hosts.ending import kill_everywhere  # noqa: PLC0415  # `csa completion` loads every command
+    unlistable, sessions = Unlistable(), find_all(arguments, acts=True, mirrored=True)
+    end = kill_sessions
+    if arguments.tree or any(session.store.host for session in sessions):
+        from csa.runner.hosts.ending import kill_everywhere as end  # noqa: PLC0415  # few trees are on several hosts
 
-    unlistable = Unlistable()
-    found = kill_everywhere(
-        find_all(arguments, acts=True, mirrored=True),
+    found = end(
+        sessions,
         tree=arguments.tree,
         grace_s=arguments.timeout,
         force=arguments.force,
@@ -99,9 +102,10 @@ def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, un
 
 def _kill_in_words(ended: KillResult) -> str:
     head, name = head_of_line(ended.session_id)
-    name = name or one_line(ended.name or "") if ended.host else name
-    there = f"on {ended.host}, " if ended.host else ""
-    named = (f"{name}, " if name else "") + there
+    name = name or (one_line(ended.name or "") if ended.host else "")
+    if ended.host and not name.startswith(f"{ended.host}:"):
+        name = f"{ended.host}:{name or ended.session_id[:SHOWN_LENGTH]}"
+    named = f"{name}, " if name else ""
     held = f"; {count_of(ended.queued, 'queued prompt')} held" if ended.queued else ""
     if ended.outcome == "not_running":
         heard = f" when last seen, {ended.heard}; {ended.host} cannot be reached" if ended.heard else ""

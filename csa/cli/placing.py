@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import NoReturn
 
-import anyio
-
-from csa.cli.output import has_room, lossy, print_json, tell, to_json, warn
-from csa.cli.run import follow_up, heeded_signals, noted_signals, print_outcome, refuse_output, run_follow_up
-from csa.cli.views.progress import Progress, Subject, make_progress, room_on
+from csa.cli.fetching import next_steps
+from csa.cli.output import lossy, print_json, tell, to_json, warn
+from csa.cli.run import (
+    follow_up,
+    heeded_signals,
+    noted_signals,
+    print_outcome,
+    refuse_output,
+    room_for,
+    run_follow_up,
+    write_text,
+)
+from csa.cli.run_request import unread_stdin_told
+from csa.cli.views.progress import Progress, Subject, make_progress
 from csa.cli.views.signs import Signs, about_sessions, signs_of_life
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, UsageError
-from csa.model.config import Engine
+from csa.model.config import SHARED, Engine
 from csa.model.events import Event
+from csa.model.limits import Budget
 from csa.runner.client import Csa
+from csa.runner.context import Context
 from csa.runner.detach import AppearedError
-from csa.runner.hosts.engines import reach_of
+from csa.runner.environment import outer_sandbox
+from csa.runner.hosts.code import Outgoing, bring_back, outgoing
+from csa.runner.hosts.engines import HostError, reach_of
+from csa.runner.hosts.escrow import Escrow, reserve, settle_heard
 from csa.runner.hosts.placing import Begun, StoppedError, Tether, directory_there, order_of, refuse_elsewhere
 from csa.runner.hosts.syncing import Sync
+from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_session
 from csa.runner.turns.checks import asked_id, check_request
@@ -51,6 +66,8 @@ class _Where(Struct):
     session_id: str
     directory: str
     is_new: bool
+    code: Outgoing | None = None  # what goes along
+    after: FollowUp | None = None  # what is run here at its end
 
 
 def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, host: str | None) -> int:
@@ -63,17 +80,18 @@ def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, h
         refuse_output(arguments, "--detach")
         if arguments.on_finish:
             raise UsageError("--on-finish runs here when a turn has ended; with --detach nobody waits for that.")
-    where = _find(client, request, host)
+    after = None if arguments.detach else follow_up(client, arguments)
+    where = replace(_find(client, request, host, arguments.cd), after=after)
     if arguments.dry_run:
         _print_plan(where, as_json=arguments.json)
         return 0
-    with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
+    with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:
         signs.about(lambda: f"waiting for {where.engine.name}")
         with noted_signals() as noted:
             return _place(client, where, arguments, signs=signs, noted=noted)
 
 
-def _find(client: Csa, request: RunRequest, host: str | None) -> _Where:
+def _find(client: Csa, request: RunRequest, host: str | None, directory: str | None) -> _Where:
     named, _, typed = (request.session or "").rpartition(":")
     host = host or named
     if not is_host_name(host):
@@ -83,7 +101,9 @@ def _find(client: Csa, request: RunRequest, host: str | None) -> _Where:
     engine = client.context.config.engine(host)
     if not typed:
         session_id = asked_id(request) or new_id_now()
-        return _Where(engine, request, session_id, directory_there(client.context, engine), is_new=True)
+        there = directory_there(client.context, engine, directory)
+        code = outgoing(client.context, engine)
+        return _Where(engine, request, session_id, there, is_new=True, code=code)
     session = _find_there(client, engine, typed)
     request = replace(request, session=session.session_id)
     return _Where(engine, request, session.session_id, session.store.project_pathname, is_new=False)
@@ -113,65 +133,148 @@ def _find_here(client: Csa, typed: str) -> Session | None:
 
 
 def _print_plan(where: _Where, *, as_json: bool) -> None:
-    engine, request = where.engine, where.request
+    engine, code = where.engine, "bundle" if where.code else where.engine.code
+    goes = code if where.is_new and (where.code or code == SHARED) else None
     facts = {
-        "host": engine.name,
         "session_id": None if where.is_new else where.session_id,
+        "mirror": engine.name,
         "reach": [*reach_of(engine), *engine.csa],
-        "directory": where.directory,
-        "tool": request.tool,
+        "code": goes,
+        "directory": None if where.code else where.directory or "~",
+        "tool": where.request.tool,
         "leash_s": engine.leash_s,
     }
     if as_json:
         print_json(facts)
         return
-    for name, value in {**facts, "session": where.session_id if not where.is_new else "new"}.items():
-        if value is not None and name != "session_id":
+    words = {"session": where.session_id if not where.is_new else "new", "host": engine.name, **facts}
+    for name, value in words.items():
+        if value is not None and name not in {"session_id", "mirror"}:
             print(f"{name:<11} {' '.join(value) if isinstance(value, list) else value}")
 
 
 def _place(client: Csa, where: _Where, arguments: argparse.Namespace, *, signs: Signs, noted: list[int]) -> int:
-    tether = _tether(where.engine, arguments)
+    warn(where.code.warnings if where.code else ())
     sync = None if arguments.detach else _Watching(client, where.engine)
     try:
-        try:
-            begun = _begin(client, where, arguments, tether)
-        except AppearedError as appeared:  # its name means a session that was not seen here
-            tether.close()
-            tether = _tether(where.engine, arguments)
-            begun = _begin(client, replace(where, session_id=appeared.session_id), arguments, tether)
-        if sync is None:
-            return _tell_detached(client, where, begun, arguments)
-        watch = _Watch(client, begun, where=where, tether=tether, sync=sync, arguments=arguments)
-        signs.about(about_sessions([watch.target]))
-        return watch.run(noted)
+        while True:
+            try:
+                with _reserved(client, where, arguments) as escrow:
+                    code = _place_once(client, where, escrow, arguments, sync=sync, signs=signs, noted=noted)
+            except AppearedError as appeared:  # its name means a session that was not seen here
+                if not where.is_new or where.session_id == appeared.session_id:
+                    raise
+                where = replace(where, session_id=appeared.session_id)
+                continue
+            if sync:
+                settle_heard(client.store.root, where.engine.name)  # if it was not the connection that said so
+            return code
     except StoppedError as stopped:
         return 128 + signal.Signals[stopped.name]
     finally:
-        tether.close()
         if sync:
             sync.end()
 
 
-def _tether(engine: Engine, arguments: argparse.Namespace) -> Tether:
+def _reserved(client: Csa, where: _Where, arguments: argparse.Namespace) -> Escrow:
+    """Book what the session takes along; what it took the last time is settled if it has ended meanwhile."""
+    allowance = Budget(
+        tokens=arguments.allow_tokens or 0, usd=arguments.allow_usd or 0.0, time_s=arguments.allow_time or 0.0
+    )
+    try:
+        return reserve(client.context, where.engine, where.session_id, allowance)
+    except BusyError:
+        with suppress(BusyError):  # it is being brought up to date
+            Sync(client.store.root_pathname, where.engine).once()
+        settle_heard(client.store.root, where.engine.name)
+        return reserve(client.context, where.engine, where.session_id, allowance)
+    except OSError as error:
+        raise _is_unrecorded(error) from error
+
+
+def _is_unrecorded(error: OSError) -> CsaError:
+    """Return the error for what cannot be booked, and so is not sent."""
+    words = f"What is to be sent cannot be recorded here: {error.strerror}."
+    return CsaError(words, hint="free space on the disk; nothing was sent")
+
+
+def _place_once(
+    client: Csa,
+    where: _Where,
+    escrow: Escrow,
+    arguments: argparse.Namespace,
+    *,
+    sync: _Watching | None,
+    signs: Signs,
+    noted: list[int],
+) -> int:
+    """Send the order, and see to what has begun."""
+
     def announce(words: str) -> None:
         if not arguments.quiet:
             tell("csa", words)
 
-    return Tether(engine, new_id_now(), is_detached=arguments.detach, tell=announce)
+    tether = Tether(where.engine, escrow.id, is_detached=arguments.detach, tell=announce)
+    try:
+        begun = _begin(client, where, escrow, arguments, tether=tether, noted=noted)
+        with _recording(begun.host):
+            escrow.placed(begun.to_json(), awaits_code=where.code is not None)
+        if sync is None:
+            return _tell_detached(client, where, begun, arguments)
+        watch = _Watch(client, begun, where=where, tether=tether, sync=sync, arguments=arguments)
+        signs.about(about_sessions([watch.target]))
+        return watch.run(noted, escrow)
+    finally:
+        tether.close()
 
 
-def _begin(client: Csa, where: _Where, arguments: argparse.Namespace, tether: Tether) -> Begun:
-    order = order_of(
-        client.context,
-        where.request,
-        order_id=tether.order_id,
-        session_id=where.session_id,
-        directory=where.directory,
-        wait_s=arguments.wait,
-    )
-    with _stopping_signals():
-        return tether.begin(order, by=os.uname().nodename)
+def _begin(
+    client: Csa, where: _Where, escrow: Escrow, arguments: argparse.Namespace, *, tether: Tether, noted: list[int]
+) -> Begun:
+    try:
+        order = order_of(
+            client.context,
+            where.request,
+            escrow,
+            session_id=where.session_id,
+            directory=where.directory,
+            wait_s=arguments.wait,
+        )
+        with _stopping_signals():
+            _heed(noted)
+            return tether.begin(
+                order, passport=escrow.passport, code=where.code, before_sending=escrow.sent, meanwhile=_load
+            )
+    except BaseException as error:
+        if not tether.is_sent or (isinstance(error, CsaError) and not isinstance(error, HostError)):
+            with _recording(where.engine.name):
+                escrow.give_back()  # nothing has begun
+        if isinstance(error, OSError) and not tether.is_sent:
+            raise _is_unrecorded(error) from error
+        if isinstance(error, HostError) and (sandbox := outer_sandbox()):
+            error.hint = f"the {sandbox} sandbox that csa was called in has no network: --permission full has"
+        raise
+
+
+def _heed(noted: list[int]) -> None:
+    """Raise StoppedError for a signal that came before anything was sent."""
+    if noted:
+        raise StoppedError(signal.Signals(noted[0]).name)
+
+
+@contextmanager
+def _recording(host: str) -> Iterator[None]:
+    """Warn if what has become of a turn cannot be recorded here: it goes on all the same."""
+    try:
+        yield
+    except OSError as error:
+        warn([f"what became of the turn could not be recorded: {error.strerror}; csa sync {host} tries again"])
+
+
+def _load() -> None:
+    """Load what shows the turn."""
+    for name in ("anyio", "anyio._backends._asyncio", "csa.cli.views.naming"):
+        import_module(name)
 
 
 @contextmanager
@@ -194,23 +297,23 @@ class _Watching:
 
     def __init__(self, client: Csa, engine: Engine) -> None:
         self._root, self._engine = client.store.root_pathname, engine
+        self.failure: CsaError | None = None  # to catch up
         self._sync = Sync(self._root, engine)
         self._thread = threading.Thread(target=self._sync.watch, daemon=True)
         self._thread.start()
 
-    def catch_up(self) -> CsaError | None:
-        """Bring it up to date over a connection of its own; return why that fails."""
+    def catch_up(self) -> None:
+        """Bring it up to date over a connection of its own."""
         self.end()
-        failure: CsaError | None = None
         for _ in range(_TRIES):
             try:
                 Sync(self._root, self._engine).once()
             except CsaError as error:
-                failure = error
+                self.failure = error
                 time.sleep(1)
             else:
-                return None
-        return failure
+                self.failure = None
+                return
 
     def end(self) -> None:
         """End it; harmless when repeated."""
@@ -259,15 +362,21 @@ class _Watch:
         self._finished = 0  # the last turn whose end was seen
         self._ended_at = self._looked_at = 0.0
         self._faults: list[OSError] = []  # of stdout
-        self._stops: list[str] = []
+        self._stops = [tether.cancelled] if tether.cancelled else []  # the names of signals
         self._is_left = False
+
+    @property
+    def has_ended(self) -> bool:
+        return self._tether.ended is not None or self._tether.failure is not None
 
     @property
     def target(self) -> Target:
         return self._store, self._begun.session_id
 
-    def run(self, noted: list[int]) -> int:
+    def run(self, noted: list[int], escrow: Escrow) -> int:
         """Show the turn to its end, and print its answer; return its exit code. `noted` are signals from before."""
+        import anyio  # noqa: PLC0415  # loaded while the host is reached
+
         arguments, begun = self._arguments, self._begun
         self._tether.attend()
         plain = arguments.stream_json and sys.stdout.isatty()
@@ -279,9 +388,12 @@ class _Watch:
         finally:
             if self._follower:
                 self._follower.close()
-        return self._conclude()
+        if self._tether.ended:
+            with _recording(self._begun.host):
+                escrow.ended(self._tether.ended)
+        return self._conclude(escrow)
 
-    def _conclude(self) -> int:
+    def _conclude(self, escrow: Escrow) -> int:
         ended = self._tether.ended or {}
         turn = max(self._finished, int(ended.get("turn") or 0))
         if turn < self._begun.turn or turn > self._finished:
@@ -289,8 +401,9 @@ class _Watch:
         context = self._client.context.in_store(self._store)
         result = Session(context, self._begun.session_id).result(turn=turn)
         unprinted = print_outcome(result, self._arguments, [])
-        if after := follow_up(self._client, self._arguments):
-            run_follow_up(after, self._client, result, context.redactor)
+        self._fetch(escrow, context)
+        if self._where.after:
+            run_follow_up(self._where.after, self._client, result, context.redactor)
         if self._faults and not isinstance(self._faults[0], BrokenPipeError):
             raise self._faults[0]
         if unprinted:
@@ -298,6 +411,25 @@ class _Watch:
         if self._stops and result.status == "cancelled":
             return 128 + signal.Signals[self._stops[0]]
         return result.exit_code
+
+    def _fetch(self, escrow: Escrow, context: Context) -> None:
+        """Have the commits of the session here, and say what to do with them."""
+        state = context.store.record(self._begun.session_id).state
+        if self._where.code is None and (state is None or state.worktree is None):
+            return
+        try:
+            brought = bring_back(self._client.context, self._where.engine, self._begun.session_id)
+        except (CsaError, OSError) as error:
+            if self._where.code is not None:
+                warn([f"the commits on {self._begun.host} are not here yet: {error}"])
+                tell("hint", f"csa fetch {self._begun.session_id}")
+            return
+        with _recording(self._begun.host):
+            escrow.fetched()
+        warn(brought.problems)
+        if not self._arguments.quiet:
+            for step in next_steps(brought):
+                tell("hint", step)
 
     def _raise_unseen(self) -> NoReturn:
         """Say what is known of a turn whose end was not seen."""
@@ -309,13 +441,17 @@ class _Watch:
             failure = CsaError(f"{what} is away: {why}", hint=hint)
             failure.exit_code = 128 + signal.Signals[self._stops[-1]] if self._stops else _EXIT_AWAY
         elif ended.get("lost"):
+            self._sync.catch_up()  # then csa status says so, too
             failure = CsaError(f"{what} was lost: its supervisor there was killed.", hint=hint)
         else:
-            failure = CsaError(f"{what} has ended with {ended['ended']}, but its answer has not come.", hint=hint)
+            why = f": {self._sync.failure.message}" if self._sync.failure else "."
+            failure = CsaError(f"{what} has ended with {ended['ended']}, but its answer has not come{why}", hint=hint)
             failure.exit_code = int(ended["ended"]) or CsaError.exit_code
         raise failure
 
     async def _show(self, progress: Progress, noted: list[int]) -> None:
+        import anyio  # noqa: PLC0415  # as above
+
         with anyio.open_signal_receiver(*heeded_signals()) as signals:
             async with anyio.create_task_group() as tasks:
 
@@ -353,6 +489,8 @@ class _Watch:
 
     async def _await_record(self) -> None:
         """Wait until the session is in the mirror, where everything finds it; but not for long."""
+        import anyio  # noqa: PLC0415  # as above
+
         with anyio.move_on_after(_SEEN_WITHIN_S):
             while not self._paths.transcript.exists() and self._tether.ended is None and not self._is_left:  # noqa: ASYNC110  # files set no event
                 await anyio.sleep(_LOOK_S)
@@ -393,12 +531,12 @@ class _Watch:
             if event.type == "run_finished":
                 self._finished = event.turn
             if self._arguments.stream_json:
-                await self._print(to_json(event.to_dict()) + "\n")
+                await write_text(self, sys.stdout, to_json(event.to_dict()) + "\n", self._faults)
             if progress.speaks:
-                await self._room_on_stderr()
+                await room_for(self, sys.stderr)
             with lossy(sys.stderr):
                 progress.show(event)
-                sys.stderr.write(progress.text(event))
+            await write_text(self, sys.stderr, progress.text(event))
 
     def _new(self) -> Iterator[Event]:
         if self._follower is None:
@@ -406,13 +544,3 @@ class _Watch:
                 return iter(())
             self._follower = Follower(self._paths.transcript)
         return (event for event in self._follower.read() if event.turn >= self._begun.turn)
-
-    async def _print(self, text: str) -> None:
-        await room_on(sys.stdout)
-        with lossy(sys.stdout, self._faults):
-            sys.stdout.write(text)
-            sys.stdout.flush()
-
-    async def _room_on_stderr(self) -> None:
-        if not has_room(sys.stderr):
-            await room_on(sys.stderr)

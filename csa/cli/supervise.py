@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import time
+
+from csa import __version__
+from csa.cli.selecting import open_client
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--hold", metavar="ID", help="stay in touch with the turn of this order, whose connection broke"
-    )
+    parser.add_argument("--hold", metavar="ID", help="attend to the turn of this order, whose connection broke")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Run a turn for another host: its order comes on stdin, and ends with it. csa run --on calls it."""
-    from csa.runner.hosts.supervising import hold, supervise  # noqa: PLC0415  # `csa completion` loads every command
+    from csa.runner.hosts.frames import PROTOCOL, write_line  # noqa: PLC0415  # `csa completion` loads every command
 
-    return supervise(os.environ) if arguments.hold is None else hold(os.environ, arguments.hold)
+    out, node = sys.stdout.buffer, os.uname().nodename
+    write_line(
+        out, {"csa": "supervise", "protocol": PROTOCOL, "version": __version__, "node": node, "time": time.time()}
+    )
+    out.flush()  # first of all: the other side goes on meanwhile
+    from csa.runner.hosts.supervising import hold, supervise  # noqa: PLC0415  # as above
+
+    context = open_client().context
+    return supervise(context) if arguments.hold is None else hold(context, arguments.hold)

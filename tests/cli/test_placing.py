@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -91,8 +93,8 @@ def test_what_is_printed_is_what_any_run_prints(place: Place, remote: Place) -> 
     started = place.run(*words(remote, "--detach", "--json", "hello")).json
     assert place.run("show", started["session_id"]).code == 0
     assert remote.run("wait", started["session_id"]).code == 0
-    plan = place.run(*words(remote, "--dry-run", "hello"))
-    assert "n1" in plan.out
+    plan = place.run("run", "--dry-run", "--on", "n1", "--cd", str(remote.project), "--json", "x").json
+    assert (plan["mirror"], plan["directory"], plan["code"]) == ("n1", str(remote.project), None)
     assert len(remote.published()) == 6
 
 
@@ -107,7 +109,7 @@ def test_what_makes_no_sense_there_is_refused(place: Place, remote: Place) -> No
     nowhere = place.run("run", "--on", "n1", "--tool", "codex", "x", cwd=place.tmp)
     assert nowhere.code == 0, nowhere.err  # the directory is there, too
     for host, word in (("nowhere", "resolve"), ("strange", "Host key"), ("bare", "no csa on bare")):
-        done = place.run("run", "--on", host, "x")
+        done = place.run("run", "--on", host, "--cd", str(remote.project), "x")
         assert (done.code, word in done.err) == (7, True), done
     assert place.run("run", "--on", "user@host", "x").code == 2
 
@@ -134,6 +136,55 @@ def test_a_turn_ends_when_nobody_holds_its_leash(place: Place, remote: Place) ->
     assert remote.status(session_id) == "running"
     wait_for(lambda: remote.status(session_id) == "cancelled", "the leash has run out")
     assert f"was not heard of for {LEASH_S} s" in json.dumps(remote.last_event(session_id))
+
+
+@pytest.mark.thorough
+def test_code_goes_there_and_its_commits_come_back(hosts: Hosts) -> None:
+    """With what is not committed, into a worktree there; its commits are refs here; the next turn goes on with them."""
+    a, n1 = hosts.up("a", "n1")
+    a.git("init", "-q")
+    (a.project / "f").write_text("one\n")
+    a.git("add", "f")
+    a.git("commit", "-qm", "first")
+    (a.project / "f").write_text("two\n")
+    n1.play(["run", "cat f > seen; pwd >> where"], ["say", "done"])
+    done = a.run("run", "--on", "n1", "--tool", "codex", "--name", "w", "look")
+    assert (done.code, done.out) == (0, "done\n"), done.err
+    session_id = done.session_id
+    refs = a.git("for-each-ref", "--format=%(refname)").split()
+    (ref,) = [each for each in refs if each.startswith(f"refs/csa/{session_id}/1")]
+    assert a.git("show", f"{ref}:seen") == "two"
+    assert "git apply" in done.err
+    assert a.run("run", "-s", "n1:w", "again").code == 0
+    assert a.git("show", f"refs/csa/{session_id}/2:where").count("\n") == 1
+    assert a.git("status", "--short") == "M f"
+
+
+@pytest.mark.thorough
+def test_what_an_agent_places_is_bound_as_its_children_are(place: Place, remote: Place) -> None:
+    """It counts in its tree, with what it has used; its budget says how much goes there; the host refuses more."""
+    root, env = place.agent("--budget-tokens", "10000", "--permission", "read-only")
+    place.play(["usage", 990, 10], ["say", "done"])
+    place.env["CSA_CONF_MAX_CHILDREN"] = "2"
+    unsaid = place.run(*words(remote, "x"), env=env)
+    assert (unsaid.code, "--allow-tokens" in unsaid.err) == (2, True), unsaid.err
+    assert place.run(*words(remote, "--allow-tokens", "20000", "x"), env=env).code == 5
+    assert remote.published() == []
+    full = place.run(*words(remote, "--allow-tokens", "1500", "--permission", "full", "x"), env=env)
+    assert full.code == 5, full.err
+    done = place.run(*words(remote, "--allow-tokens", "1500", "--json", "x"), env=env)
+    assert done.code == 0, done.err
+    child = done.json["session_id"]
+    state = remote.state(child)
+    above = state["genealogy"]
+    assert (above["parent_session_id"], above["root_session_id"], above["depth"]) == (root, root, 1)
+    assert (state["permission"], state["budget"]) == ("read-only", {"tokens": 1500})
+    assert not list((place.state_root / ".placed").glob("*.json"))  # it is settled
+    assert place.run("run", "-s", f"n1:{child}", "--budget-tokens", "99999", "more", env=env).code == 5
+    used = place.run("budget", root, "--json").json["used"]["tokens"]
+    again = place.run("run", "-s", f"n1:{child}", "--allow-tokens", "2500", "--json", "more", env=env)
+    assert again.code == 0, again.err
+    assert place.run("budget", root, "--json").json["used"]["tokens"] == used + 1000
 
 
 def waiting(a: Host, n1: Host) -> Running:
@@ -188,6 +239,36 @@ def test_the_leash_ends_a_turn_whose_host_is_gone(hosts: Hosts) -> None:
 
 
 @pytest.mark.thorough
+def test_many_at_once_share_a_mirror(place: Place, remote: Place) -> None:
+    """Five at once, of which one keeps the mirror up to date; and while csa sync --watch does. None leaves anything."""
+    for watched in (False, True):
+        watch = place.start("sync", "n1", "--watch") if watched else None
+        wait_for(lambda: watch is None or "connected" in watch.err, "it is connected")  # noqa: B023
+        turns = [place.start(*words(remote, "-q", f"number {at}")) for at in range(5)]
+        answers = [running.wait() for running in turns]
+        assert [done.code for done in answers] == [0] * 5, answers
+        assert all(f"number {at}" in done.out for at, done in enumerate(answers))
+        if watch:
+            watch.signal(signal.SIGTERM)
+            watch.wait()
+    assert len(remote.published()) == 10
+
+
+@pytest.mark.thorough
+def test_nothing_of_this_host_is_in_the_environment_there(place: Place, remote: Place) -> None:
+    """Also where what reaches it passes on all variables: the agent there has the CSA_* of its own session alone."""
+    seen = place.tmp / "seen"
+    place.play(["write-env", str(seen)], ["say", "noted"])
+    place.env |= {"CSA_CONF_RETRIES": "0", "CSA_MINE": "x"}
+    done = place.run(*words(remote, "-q", "look"))
+    assert done.code == 0, done.err
+    found = {name: value for name, value in json.loads(seen.read_text()).items() if name.startswith("CSA_")}
+    assert found["CSA_SESSION_ID"] == remote.published()[0]
+    assert not {"CSA_CONF_RETRIES", "CSA_MINE"} & found.keys()
+    assert str(place.state_root) not in json.dumps(found)
+
+
+@pytest.mark.thorough
 def test_who_supervises_is_killed(place: Place, remote: Place) -> None:
     """SIGKILL of `csa supervise`: the turn ends as cancelled. Of the supervisor: it is lost, which the command says."""
     running = held(place, remote)
@@ -218,6 +299,51 @@ def test_an_order_is_carried_out_once(place: Place, remote: Place) -> None:
     cut = speak(remote, order[:-20])
     assert len(cut) == 1
     assert remote.published() == [ids[1]]
+
+
+RELAY = """#!{python} -IS
+# As the ssh beside it, but the first connection that supervises breaks after so many bytes each way.
+import os, select, subprocess, sys
+real = {real}
+cut = {cut}
+if "supervise" not in sys.argv or "--hold" in sys.argv or os.path.exists(cut + ".used"):
+    os.execv(real, [real, *sys.argv[1:]])
+open(cut + ".used", "w").close()
+left = [int(word) for word in open(cut).read().split()]
+there = subprocess.Popen([real, *sys.argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+ways = {{0: (there.stdin.fileno(), 0), there.stdout.fileno(): (1, 1)}}
+while min(left) > 0:
+    for fd in select.select(list(ways), [], [])[0]:
+        to, way = ways[fd]
+        block = os.read(fd, left[way])
+        if not block:
+            sys.exit(there.wait() if way else 0)
+        os.write(to, block)
+        left[way] -= len(block)
+os._exit(255)
+"""
+
+
+@pytest.mark.thorough
+def test_a_connection_that_breaks_anywhere_costs_no_second_turn(place: Place, remote: Place) -> None:
+    """Cut in the order or in an answer: the turn has begun once, and is seen to its end; or not at all, as is said."""
+    real, cut = shutil.which("ssh", path=place.env["PATH"]), place.tmp / "cut"
+    relay = place.tmp / "relay" / "ssh"
+    relay.parent.mkdir()
+    relay.write_text(RELAY.format(python=sys.executable, real=repr(real), cut=repr(str(cut))))
+    relay.chmod(0o700)
+    place.env["PATH"] = f"{relay.parent}:{place.env['PATH']}"
+    outcomes = set()
+    for sent, heard in ((5, 9999), (300, 9999), (9999, 1), (9999, 150), (9999, 250), (9999, 400)):
+        before = len(remote.published())
+        cut.write_text(f"{sent} {heard}")
+        (place.tmp / "cut.used").unlink(missing_ok=True)
+        done = place.run(*words(remote, f"cut after {sent} and {heard}"))
+        begun = len(remote.published()) - before
+        assert (done.code, begun) in {(0, 1), (7, 0)}, (sent, heard, done)
+        assert not list((place.state_root / ".placed").glob("*.json"))
+        outcomes.add(done.code)
+    assert outcomes == {0, 7}
 
 
 def order_for(remote: Place, order_id: str, *, session_id: str) -> bytes:

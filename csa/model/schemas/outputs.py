@@ -103,6 +103,17 @@ PLAN = record(
         "origins": mapping({"type": "string"}, "where each of these settings comes from"),
     },
 )
+PLAN_THERE = record(
+    {
+        "session_id": maybe(text("the session that would be continued; null for a new one")),
+        "mirror": text("the host"),
+        "reach": texts("what would call csa there"),
+        "code": maybe(one_of("how the code would get there; null if none would go", "bundle", "shared")),
+        "directory": maybe(text("where the agent would work there; null if that depends on the code")),
+        "tool": maybe(text("the tool; null if the host's configuration says it")),
+        "leash_s": number("after how many seconds without csa run the turn would end"),
+    },
+)
 HIT = record(
     {
         **words("session_id name project turn tool"),
@@ -235,6 +246,7 @@ ALIVE = known(
 _BUDGET = {
     "budget": record(_AMOUNTS, "the limits; null: none"),
     "used": record({**_AMOUNTS, **_UNMEASURED}, "by the session and everything below it"),
+    "reserved": record(_AMOUNTS, "for sessions on other hosts, until what they have used is settled; null: none"),
     "left": record(_AMOUNTS, "what is left"),
 }
 BUDGET = known(
@@ -246,7 +258,10 @@ BUDGET = known(
             record(
                 {
                     **words("session_id project parent_session_id"),
-                    "state": one_of("what it is doing", "running", "at_rest", "gone"),
+                    "mirror": MIRROR,
+                    "state": one_of(
+                        "what it is doing; `reserved`: on another host", "running", "at_rest", "gone", "reserved"
+                    ),
                     "known": flag("its usage is known"),
                     **_AMOUNTS,
                     **_UNMEASURED,
@@ -294,6 +309,19 @@ REMOTE = record(
         "heard_s": maybe(number("how many seconds ago that was")),
         "skew_s": maybe(number("how many seconds its clock is ahead")),
         "error": maybe(text("why it was not reached")),
+    }
+)
+PLACEMENT = record(
+    {
+        **words("session_id parent_session_id"),
+        "id": text("of the placement: a session can be placed for several turns"),
+        "mirror": text("the host"),
+        "state": one_of("how far it has come", "reserved", "sent", "placed", "settled"),
+        "project": text("its parent's, or where it was placed"),
+        "held": record(_AMOUNTS, "what it holds of the budgets here; null: none"),
+        "used": maybe(record({**_AMOUNTS, **_UNMEASURED}, "before, and when it was settled")),
+        "at": moment("when it was reserved"),
+        "awaits_code": flag("its commits are still to be fetched"),
     }
 )
 BROUGHT = known(

@@ -4,10 +4,10 @@ Each side says one line of JSON at a time:
 
     {"csa": "supervise", "protocol": 1, "version", "time"}   we greet
     {"code": {"key"} | null}                                 what is to travel along; then we say {"have": [commits]}
-    {"order": {...}, "leash_s": S, "code": {"bytes": N, ...} | null, ...}    what is to be done; N bytes follow
+    {"order": {...}, "leash_s": S, "code": {...} | null, ...}    what is to be done; its code follows
     {"session_id", "turn", "tool", "project"}                we have begun, or {"error": {...}}
     {"beat": true}, {"cancel": "SIGINT"}                     as often as the leash needs; or the turn is to end
-    {"ended": CODE, "turn": N}                               the turn has ended, and so do we
+    {"ended": CODE, "turn": N, "spent": {...}, ...}          the turn has ended, and so do we
 
 The supervisor's lifeline is a pipe that this process alone has: should it be killed, the turn ends as cancelled. It
 survives the loss of its connection, for as long as the leash is: then, unless somebody has called `csa supervise
@@ -24,17 +24,15 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from importlib import import_module
+from typing import IO, Any, cast
 
-from csa import __version__
 from csa.errors import CsaError, NotFoundError, StateError
 from csa.ids import is_session_id
 from csa.model.events import Event
-from csa.paths import make_path, state_root
+from csa.runner.context import Context
 from csa.runner.detach import error_from_json, error_to_json, order_line, spawn_supervisor, supervisors_environment
-from csa.runner.hosts.frames import PROTOCOL, ProtocolError, require_protocol
-from csa.runner.sessions.ending import end_sessions
+from csa.runner.hosts.frames import ProtocolError, require_protocol
 from csa.store.liveness import probe
 from csa.store.orders import Order
 from csa.store.project import find_project
@@ -119,20 +117,21 @@ def say(**said: Any) -> None:
             line = line[os.write(1, line) :]
 
 
-def supervise(environ: Mapping[str, str]) -> int:
-    """Take an order, and see it through; return the exit code of its turn."""
+def supervise(context: Context) -> int:
+    """Take an order, after the greeting, and see it through; return the exit code of its turn."""
     _outlive_connection()
-    _greet()
     incoming = Incoming(0)
-    root = make_path(state_root(environ))
     try:
-        given = _hear_order(incoming)
+        given = _hear_order(incoming, context)
         if given is None:  # cut off before it was whole: nothing begins
             return CsaError.exit_code
-        return _carry_out(given, incoming, environ, root)
+        return _carry_out(given, incoming, context)
     except CsaError as error:
-        say(error=error_to_json(error))
-        return error.exit_code
+        failure = error
+    except OSError as error:  # the disk is full, say
+        failure = CsaError(f"{os.uname().nodename}: {error.filename or 'a file'}: {error.strerror}.")
+    say(error=error_to_json(failure))
+    return failure.exit_code
 
 
 def _outlive_connection() -> None:
@@ -142,34 +141,49 @@ def _outlive_connection() -> None:
         os.setsid()
 
 
-def _greet() -> None:
-    say(csa=SUPERVISE, protocol=PROTOCOL, version=__version__, node=os.uname().nodename, time=time.time())
-
-
-def _hear_order(incoming: Incoming) -> Mapping[str, Any] | None:
+def _hear_order(incoming: Incoming, context: Context) -> Mapping[str, Any] | None:
     asked = incoming.await_line()
     if asked is None:
         return None
     require_protocol(dict(asked))
+    if code := asked.get("code"):
+        from csa.runner.hosts.code import haves  # noqa: PLC0415  # a turn waits until this is loaded, and few need it
+
+        say(have=haves(context, code.get("key")))
     return incoming.await_line()
 
 
-def _carry_out(given: Mapping[str, Any], incoming: Incoming, environ: Mapping[str, str], root: Path) -> int:
+def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -> int:
     asked = given["order"]
     if not is_session_id(str(asked["id"])) or not is_session_id(str(asked["session_id"])):
         raise ProtocolError(f"An order is called {asked['id']!r}.")
-    order = Order(root, asked["id"])
+    order = Order(context.store.root, asked["id"])
     if not order.take(session_id=asked["session_id"]):
         error = CsaError(f"{os.uname().nodename} has had order {asked['id']} already.")
         error.code = PLACED_ALREADY
         raise error
     try:
-        return _Keeper(order, given, incoming).keep(_start(asked, given, environ, root))
+        started = _start(_with_code(asked, given.get("code"), incoming, context), given, context)
+        return _Keeper(order, given, incoming).keep(started)
     except CsaError as error:
         order.note(error=error_to_json(error))
         raise
     finally:
         order.close()
+
+
+def _with_code(
+    asked: Mapping[str, Any], said: Mapping[str, Any] | None, incoming: Incoming, context: Context
+) -> Mapping[str, Any]:
+    """Return the order for the place where the code that comes with it is, in a worktree of its own."""
+    if said is None:
+        return asked
+    from csa.runner.hosts.code import receive  # noqa: PLC0415  # as above
+
+    place, request = receive(context, said, cast("IO[bytes]", incoming)), asked["request"]
+    tree = {"worktree": request.get("worktree") or "", "with_changes": False}
+    based = {"directory": place.directory, "worktree_base": place.base, "worktree_target": place.target}
+    return {**asked, "directory": place.directory, "request": {**request, **tree, **based}}
 
 
 class _Started(Struct):
@@ -180,12 +194,13 @@ class _Started(Struct):
     session_id: str
 
 
-def _start(asked: Mapping[str, Any], given: Mapping[str, Any], environ: Mapping[str, str], root: Path) -> _Started:
-    directory = os.path.realpath(asked["directory"])
+def _start(asked: Mapping[str, Any], given: Mapping[str, Any], context: Context) -> _Started:
+    environ = context.environ
+    directory = os.path.realpath(os.path.expanduser(asked["directory"] or environ["HOME"]))
     if not os.path.isdir(directory):
         node = os.uname().nodename
         raise NotFoundError(f"There is no directory {directory} on {node}.", hint="csa run --cd DIR --on ... names one")
-    store = Store(root, find_project(directory))
+    store = Store(context.store.root, find_project(directory))
     process = spawn_supervisor(supervisors_environment(environ, store, asked["session_id"]), subprocess.PIPE)
     told = {**asked, "directory": directory, "placed": {"by": given.get("by"), "passport": given.get("passport")}}
     leash_s = float(given["leash_s"])
@@ -266,6 +281,7 @@ class _Keeper:
         begun = {**said, "project": started.store.project_pathname, "pid": started.process.pid}
         self._order.note(begun=begun)
         say(**begun)
+        import_module("csa.runner.hosts.escrow")  # csa may be upgraded while the turn runs
         self._answer = begun
 
     def _end(self, started: _Started) -> int:
@@ -287,12 +303,17 @@ def signal_of(name: object) -> signal.Signals:
 
 def ending_of(store: Store, session_id: str, code: int | None = None) -> dict[str, Any]:
     """Say how a turn has ended: with the exit code of its supervisor, or as its transcript has it."""
+    from csa.runner.hosts.escrow import spent_there  # noqa: PLC0415  # as above
+
     last = _last_turn(store, session_id)
-    turn = last.turn if last else 0
+    used: Mapping[str, Any] = {}
+    with suppress(StateError, NotFoundError):  # then what was used is not known, and the other host goes on holding it
+        used = spent_there(store.root, store.project_pathname, session_id)
+    known = {"turn": last.turn if last else 0, **used}
     if last is None or last.type != "run_finished":  # the supervisor was killed
-        return {"ended": _LOST, "turn": turn, "lost": True}
+        return {"ended": _LOST, **known, "lost": True}
     found = last.data.get("exit_code")
-    return {"ended": code if code is not None and code >= 0 else found if isinstance(found, int) else 1, "turn": turn}
+    return {"ended": code if code is not None and code >= 0 else found if isinstance(found, int) else 1, **known}
 
 
 def _last_turn(store: Store, session_id: str) -> Event | None:
@@ -302,22 +323,21 @@ def _last_turn(store: Store, session_id: str) -> Event | None:
         return None
 
 
-def hold(environ: Mapping[str, str], order_id: str) -> int:
+def hold(context: Context, order_id: str) -> int:
     """Beat for an order whose connection broke, and say how its turn ends. One that never came cannot come any more."""
     _outlive_connection()
-    if not is_session_id(order_id):
-        raise ProtocolError(f"An order is called {order_id!r}.")
-    _greet()
     incoming = Incoming(0)
-    order = Order(make_path(state_root(environ)), order_id)
+    order = Order(context.store.root, order_id)
     try:
+        if not is_session_id(order_id):
+            raise ProtocolError(f"An order is called {order_id!r}.")
         if order.take(refused=True) or order.known().get("refused"):
             raise _not_placed(order_id)
         begun = _await_begun(order, incoming)
         if begun is None:
             return CsaError.exit_code
         say(**begun)
-        return _hold(order, begun, incoming, Store(make_path(state_root(environ)), begun["project"]))
+        return _hold(order, begun, incoming, Store(context.store.root, begun["project"]))
     except CsaError as error:
         say(error=error_to_json(error))
         return error.exit_code
@@ -355,7 +375,7 @@ def _hold(order: Order, begun: Mapping[str, Any], incoming: Incoming, store: Sto
     while True:
         is_attended = order.is_attended()
         if "ended" in (known := order.known()):
-            ended = {name: known[name] for name in ("ended", "turn", "lost", "spent") if name in known}
+            ended = {name: known[name] for name in ("ended", "turn", "lost", "spent", "running") if name in known}
             break
         if not is_attended and not _runs(store, session_id, turn):
             ended = ending_of(store, session_id)
@@ -378,5 +398,7 @@ def _obey_held(order: Order, incoming: Incoming, store: Store, session_id: str) 
     while (said := incoming.line()) is not None:
         order.touch()
         if said.get("cancel"):
+            from csa.runner.sessions.ending import end_sessions  # noqa: PLC0415  # as above
+
             for _ in end_sessions([(store, session_id)], words="the host that placed it"):
                 pass
