@@ -1,11 +1,18 @@
 """What mirrors cost: python bench/hosts.py [EVENTS]; by default 200,000, of about 250 bytes.
 
+With --on [HOST], what a turn on another host costs: one that does nothing, by a fake codex, after the same turn here;
+over a stand-in for ssh, and over ssh HOST, if that is given and has csa and a codex.
+
 Prints how many events a second go through an outlet and an intake, beside `cat` of the same transcript into a file in
 the same round, and how long it takes until an event of a running turn can be read in the mirror.
+
+python bench/hosts.py --many SESSIONS [HOSTS] prints what finding some costs where mirrors of so many hosts (10) have
+so many sessions: one by its id, the newest 50, and those below a session here that has placed one.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -16,16 +23,21 @@ from pathlib import Path
 
 from csa.model.redaction import Redactor
 from csa.model.state import SessionState
+from csa.runner.client import Csa
 from csa.runner.hosts.intake import Intake
 from csa.runner.hosts.outlet import write_having
+from csa.runner.session import find_session
+from csa.runner.sessions.listing import select_sessions
+from csa.store.family import family_of
 from csa.store.held import build_session
 from csa.store.journal import Journal
-from csa.store.mirrors import Mirror, mirror_for
+from csa.store.mirrors import Mirror, find_mirrors, mirror_for
 from csa.store.sessions import Store
+from csa.structs import replace
 
 CSA = str(Path(sys.executable).with_name("csa"))
 SESSION = "01JH4QWERT0000000000000000"
-ROUNDS, SINGLE = 5, 100
+ROUNDS, SINGLE, TURNS = 5, 100, 15
 PAUSE_S = 0.03  # between two events, which come at any moment of a look
 
 
@@ -52,6 +64,33 @@ def main() -> None:
         print(f"an event in the mirror after {middle * 1e3:.0f} ms (p50), {worst * 1e3:.0f} ms (p95)")
         journal.close()
         held.close()
+
+
+def _place(hosts: list[str]) -> None:
+    """Print how long a turn takes on each host, as a ratio to one here in the same round."""
+    with tempfile.TemporaryDirectory() as base:
+        place = Path(base)
+        for name in ("home", "there", "project"):
+            (place / name).mkdir()
+        reach = ["env", f"HOME={place}/there", f"CSA_STATE_DIR={place}/there/state"]
+        config = place / "config.toml"
+        config.write_text(f"[engines.stand-in]\nreach = {json.dumps(reach)}\ncsa = {json.dumps([CSA])}\n")
+        fakes = Path(__file__).parents[1] / "adapters" / "csa_fakes" / "bin"
+        path = os.pathsep.join([str(fakes), str(Path(CSA).parent), os.environ["PATH"]])
+        own = {"HOME": f"{place}/home", "CSA_STATE_DIR": f"{place}/state", "CSA_CONFIG": str(config), "PATH": path}
+        environ = {**os.environ, **own}
+        for host in ("stand-in", *hosts):
+            rounds = [[_turn(environ, place, *words) for words in ((), ("--on", host))] for _ in range(TURNS + 1)][1:]
+            here_s, there_s = (statistics.median(each) for each in zip(*rounds, strict=True))
+            ratio = statistics.median(there / here for here, there in rounds)
+            print(f"a turn: here {here_s * 1e3:.0f} ms, on {host} {there_s * 1e3:.0f} ms, {ratio:.1f}x")
+
+
+def _turn(environ: dict[str, str], place: Path, *words: str) -> float:
+    began = time.perf_counter()
+    argv = [CSA, "run", "-q", "--tool", "codex", "--cd", str(place / "project"), *words, "hello"]
+    subprocess.run(argv, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
 
 
 def _state() -> SessionState:
@@ -120,8 +159,64 @@ def _take(pathname: str) -> None:
         intake.take(sys.stdin.buffer)
 
 
+def _many(count: int, hosts: int) -> None:
+    """Print how long it takes to find sessions among many mirrored ones."""
+    with tempfile.TemporaryDirectory() as base:
+        root = Path(base) / "state"
+        here = Store(root, "/here")
+        text = _many_states(root, hosts, count)
+        top = build_session(here, replace(_state(), project_path="/here"), Redactor(), tool="codex")
+        top.publish()
+        top.close()
+        wanted = _ulid(count // 2)
+        place = mirror_for(str(root), f"h{count // 2 % hosts}").pathname
+        state = Store(place, "/srv/app").paths(wanted).state
+        state.write_text(text + f'[genealogy]\nparent_session_id = "{SESSION}"\ndepth = 1\n')
+        with here.paths(SESSION).tree_lock.open("a") as roll:
+            roll.write(f'{{"v":1}}\n{{"id":"{wanted}","project":"/srv/app","parent":"{SESSION}","host":"h0"}}\n')
+        context = Csa("/", root=root).context
+        stores = [store for mirror in find_mirrors(str(root)) for store in mirror.stores()]
+        for what, call in (
+            ("the id", lambda: find_session(context, wanted, retired=True)),
+            ("a prefix of 14", lambda: find_session(context, wanted[:14], retired=True)),
+            ("newest 50", lambda: select_sessions(stores, limit=50, by_use=True)),
+            ("newest 50 by id", lambda: select_sessions(stores, limit=50)),
+            ("all below one", lambda: family_of([(here, SESSION)]).look()),
+        ):
+            seconds = []
+            for _ in range(3):
+                began = time.perf_counter()
+                call()
+                seconds.append(time.perf_counter() - began)
+            print(f"{count:,} sessions of {hosts} hosts: {what:<16} {min(seconds) * 1e3:8.1f} ms")
+
+
+def _ulid(number: int) -> str:
+    return f"01JH{number:010d}{0:012d}"
+
+
+def _many_states(root: Path, hosts: int, count: int) -> str:
+    """Make so many sessions in the mirrors of so many hosts; return the text of their records."""
+    then = "2026-01-01T00:00:00Z"
+    text = f'schema = 1\nproject_path = "/srv/app"\ncreated_at = {then}\nlast_accessed = {then}\n'
+    for host in range(hosts):
+        mirror = mirror_for(str(root), f"h{host}")
+        Path(mirror.pathname, ".mirror").mkdir(parents=True)
+        sessions = Store(mirror.pathname, "/srv/app").sessions_dir
+        os.makedirs(sessions)
+        for number in range(host, count, hosts):
+            os.mkdir(f"{sessions}/{_ulid(number)}")
+            with open(f"{sessions}/{_ulid(number)}/state.toml", "w") as file:
+                file.write(f'meta_session_id = "{_ulid(number)}"\n{text}')
+    return f'meta_session_id = "{_ulid(count // 2)}"\n{text}'
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--intake"]:
+    if sys.argv[1:2] == ["--many"]:
+        _many(int(sys.argv[2]), int((sys.argv[3:] or ["10"])[0]))
+    elif sys.argv[1:2] == ["--on"]:
+        _place(sys.argv[2:])
+    elif sys.argv[1:2] == ["--intake"]:
         _take(sys.argv[2])
     else:
         main()
