@@ -116,6 +116,28 @@ def has(pathname: str, content: bytes) -> bool:
         return False
 
 
+def test_a_tree_over_three_hosts_is_seen_and_ended_from_one(three: list[Host]) -> None:
+    """What was placed on a host, and from there on a third one, is in one tree; killed from here, nothing is left."""
+    a, n1, n2 = three
+    a.script(rule("outer", ["run", on(n1, "middle", "--name middle")]))
+    n1.script(rule("middle", ["run", on(n2, "far", "--name far")]))
+    n2.script(rule("far", *n2.hold()))
+    running = a.start("run", "--tool", "codex", "--name", "outer", "outer")
+    n2.wait_ready()
+    assert a.run("sync", "n2").code == 0
+    wait_for(lambda: len(a.run("ls", "--tree", "-q").out.split()) == 3, "all of it is seen")
+    rows = a.run("ls", "--tree", "--json", "outer").json
+    assert [(row["name"], row["mirror"]) for row in rows] == [("outer", None), ("middle", "n1"), ("far", "n2")]
+    assert {row["status"] for row in rows} == {"running"}
+    assert {row["name"] for row in a.run("top", "--json").json} == {"outer", "middle", "far"}
+    killed = a.run("kill", "--tree", "outer")
+    assert killed.code == 0, killed
+    assert running.wait().code != 0
+    for host in (n1, n2):
+        assert host.run("ps", "--json").json == []
+        assert [each["status"] for each in host.run("ls", "--json").json] == ["cancelled"]
+
+
 def test_no_secret_travels(three: list[Host]) -> None:
     """Not one of ours to the other host, in no file, environment or command line; nor one of that host's to ours."""
     a, n1, _ = three
