@@ -151,6 +151,28 @@ def has(pathname: str, content: bytes) -> bool:
         return False
 
 
+def test_a_tree_over_three_hosts_is_seen_and_ended_from_one(three: list[Host]) -> None:
+    """What was placed on a host, and from there on a third one, is in one tree; killed from here, nothing is left."""
+    a, n1, n2 = three
+    a.script(rule("outer", ["run", on(n1, "middle", "--name middle")]))
+    n1.script(rule("middle", ["run", on(n2, "far", "--name far")]))
+    n2.script(rule("far", *n2.hold()))
+    running = a.start("run", "--tool", "codex", "--name", "outer", "outer")
+    n2.wait_ready()
+    assert a.run("sync", "n2").code == 0
+    wait_for(lambda: len(a.run("ls", "--tree", "-q").out.split()) == 3, "all of it is seen")
+    rows = a.run("ls", "--tree", "--json", "outer").json
+    assert [(row["name"], row["mirror"]) for row in rows] == [("outer", None), ("middle", "n1"), ("far", "n2")]
+    assert {row["status"] for row in rows} == {"running"}
+    assert {row["name"] for row in a.run("top", "--json").json} == {"outer", "middle", "far"}
+    killed = a.run("kill", "--tree", "outer")
+    assert killed.code == 0, killed
+    assert running.wait().code != 0
+    for host in (n1, n2):
+        assert host.run("ps", "--json").json == []
+        assert [each["status"] for each in host.run("ls", "--json").json] == ["cancelled"]
+
+
 def test_no_secret_travels(three: list[Host]) -> None:
     """Not one of ours to the other host, in no file, environment or command line; nor one of that host's to ours."""
     a, n1, _ = three
@@ -170,3 +192,44 @@ def test_no_secret_travels(three: list[Host]) -> None:
     assert (done.code, theirs in done.out) == (0, False), done
     assert places_of(n1, ours) == []
     assert places_of(a, theirs) == []
+
+
+def test_a_budget_reaches_over_three_hosts(three: list[Host]) -> None:
+    """Each takes a part along, refuses what is beyond it, and says what was used; of a host that is gone it is held."""
+    a, n1, n2 = three
+    uses: list[object] = ["usage", 990, 10]
+    a.script(rule("top", ["run", on(n1, "middle", "--name", "middle", "--allow-tokens", "9000")], uses))
+    n1.script(
+        rule(
+            "middle",
+            ["run", f"{on(n2, 'leaf')}; test $? = 2"],  # its budget has to say how much
+            ["run", f"{on(n2, 'leaf', '--allow-tokens', '9500')}; test $? = 5"],
+            ["run", on(n2, "leaf", "--name", "leaf", "--allow-tokens", "3000")],
+            uses,
+        ),
+        rule("", ["run", "exit 1"]),
+    )
+    n2.play(uses, ["say", "done"])
+    a.run("run", "--tool", "codex", "--name", "top", "--budget-tokens", "20000", "top")
+    for host, name, used in ((a, "top", 3000), (n1, "middle", 2000), (n2, "leaf", 1000)):
+        report = host.run("budget", name, "--json").json
+        assert (report["used"]["tokens"], report["reserved"]["tokens"]) == (used, None), name
+        assert host.run("hosts", "--placed", "--json").json == []
+    leaf = n2.state(n2.ids()[0])["genealogy"]
+    assert (leaf["depth"], leaf["parent_host"]) == (2, "n1")
+    assert leaf["root_session_id"] == a.ids()[0]
+    n1.play(*n1.hold(), uses, ["say", "done"])
+    (middle,) = n1.ids()
+    a.run("run", "-s", f"n1:{middle}", "--detach", "again")
+    n1.wait_ready()
+    assert a.run("budget", "top", "--json").json["reserved"]["tokens"] == 9000
+    assert a.run("hosts", "--release", middle).code == 4
+    n1.cut()
+    assert a.run("hosts", "--release", middle).code == 7
+    assert a.run("hosts", "--release", middle, "--force").code == 0
+    assert a.run("budget", "top", "--json").json["used"]["tokens"] == 3000
+    n1.heal()
+    n1.release()
+    wait_for(lambda: card(n1, "middle")["status"] == "succeeded", "it has ended")
+    a.run("sync", "n1")
+    assert a.run("budget", "top", "--json").json["used"]["tokens"] == 4000
