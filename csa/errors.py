@@ -8,7 +8,8 @@
     ├── ChangedError          4  the session has another turn than the caller knew
     ├── SettledError          4  what is answered was answered already, or its turn has ended
     ├── RefusedError          5  refused by a limit or a budget, for the caller's own session, or for one that is closed
-    │   └── FullError         5  a limit on running turns is reached; waiting may help
+    │   ├── FullError         5  a limit on running turns is reached; waiting may help
+    │   └── MirroredError     5  the session is another host's
     ├── StateError            6  a stored record is damaged (path, and line where known)
     │   └── DeniedError       6  a file of another user, which may be undamaged
     ├── ArchiveError          6  the archive to import is not one of csa's, or damaged
@@ -125,6 +126,17 @@ class FullError(RefusedError):
     def __init__(self, message: str, *, hint: str | None = None, obstacle: Obstacle | None = None) -> None:
         super().__init__(message, hint=hint)
         self.obstacle = obstacle
+
+
+class MirroredError(RefusedError):
+    """The session is on another host, and here it can only be read."""
+
+    def __init__(self, host: str, session_id: str) -> None:
+        super().__init__(
+            f"Session {session_id} is on {host}; here it can only be read.",
+            hint=f"act there: ssh {host} csa ... -s {session_id}",
+        )
+        self.host, self.session_id = host, session_id
 
 
 class StateError(CsaError):

@@ -7,7 +7,7 @@ import os
 import shutil
 from typing import Any, NamedTuple
 
-from tests.support import Place, wait_for
+from tests.support import CSA, Place, wait_for
 
 DESIGN, CHECK, REVIEW = "Design the rate limiter", "Check the bucket's arithmetic", "Review the limiter"
 FILES = (
@@ -143,9 +143,21 @@ class _Tour:
         self.show("hosts", "hosts", "--json")
         shutil.rmtree(place.state_root / ".mirrors")
 
+    def _fetch(self, name: str) -> None:
+        """Have a session's work back from another host, which is this one."""
+        place = self.place
+        have = place.run("intake", "n1", "--have").out
+        place.run("intake", "n1", stdin=place.run("outlet", stdin=have.encode()).out.encode())
+        (place.tmp / "hosts.toml").write_text(f'[engines.n1]\nreach = ["env"]\ncsa = ["{CSA}"]\n')
+        place.env["CSA_CONFIG"] = str(place.tmp / "hosts.toml")
+        self.show("fetch", "fetch", f"n1:{name}", "--json")
+        del place.env["CSA_CONFIG"]
+        shutil.rmtree(place.state_root / ".mirrors")
+
     def _land(self) -> None:
         """Have an agent work in a worktree."""
         self.place.run("run", "--tool", "codex", "--worktree", "--name", "notes", "Write notes")
+        self._fetch("notes")
         self.show("land", "land", "notes", "--json")
         self.show("stats --landed", "stats", "--landed", "--json")
         self.place.run("rm", "notes", "--purge")

@@ -124,6 +124,7 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         "other hosts",
         (
             Command("sync", "hosts.sync", "bring the mirrors of other hosts' sessions up to date"),
+            Command("session fetch", "fetching", "bring a session's commits from another host, as refs here"),
             Command("hosts", "hosts.list", "list other hosts: reachable, version, what runs, last heard"),
             Command("mirror", "copies", "copy sessions into PostgreSQL or Redis, for other programs"),
         ),
@@ -197,7 +198,9 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
 COMMANDS = tuple(command for _, commands in PURPOSES for command in commands)
 HIDDEN = (  # what hosts call on each other
     Command("outlet", "hosts.outlet", "send what is in the state root, for a mirror of it elsewhere"),
+    Command("outcome", "fetching.outcome", "send the commits of a session's work, for csa fetch elsewhere"),
     Command("intake", "hosts.intake", "write the mirror of a host from what its outlet sends"),
+    Command("supervise", "supervise", "run a turn for another host"),
 )
 ALIASES = {"ls": "list", "rm": "delete", "cur": "current", "switch": "current", "use": "current"}
 # What `csa help` shows, by the names that are typed.

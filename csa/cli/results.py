@@ -69,7 +69,8 @@ def print_failure(result: RunResult) -> None:
     """Print to stderr how an unsuccessful turn ended."""
     if result.status != "succeeded":
         kind = kind_in_words(result.status, result.error_kind)
-        words = f"{result.tool} {_STATUS_WORDS.get(result.status, result.status)}{kind}: {result.error_message}"
+        why = result.error_message or result.summary
+        words = f"{result.tool} {_STATUS_WORDS.get(result.status, result.status)}{kind}: {why}"
         if result.retry_at:
             words = f"{words.rstrip('.')}. The provider can be used again at {local_clock(result.retry_at)}."
         print_problem(words, hint=failure_hint(result))

@@ -42,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     session = find_to_show(arguments)
-    given = {**vars(arguments), "session": session.session_id, "is_literal": True, "way_to_stdin": _WAY_TO_STDIN}
+    named = f"{session.store.host}:{session.session_id}" if session.store.host else session.session_id
+    given = {**vars(arguments), "session": named, "is_literal": True, "way_to_stdin": _WAY_TO_STDIN}
     words = argparse.Namespace(**{**defaults_of_run(), **given})
     started = last_started(session.files.transcript)
     if started:
@@ -58,8 +59,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.edit:
         from csa.cli.editor import composed  # noqa: PLC0415  # most prompts are sent as they are
 
-        named = None if selectors_given(arguments) else session.session_id
-        with composed(prompt, is_kept=arguments.dry_run, session_id=named) as words.prompt:
+        unnamed = None if selectors_given(arguments) else session.session_id
+        with composed(prompt, is_kept=arguments.dry_run, session_id=unnamed) as words.prompt:
             _refuse_redacted(session.session_id, turn, words.prompt)
             return run_turn(words)
     _refuse_redacted(session.session_id, turn, prompt)

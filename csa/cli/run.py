@@ -16,7 +16,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from csa.cli.run_options import add_options
 from csa.cli.run_request import is_prompt_given, request_from, unread_stdin_told, wants_editor
 from csa.cli.selecting import announce, open_client
 from csa.cli.views.signs import about_sessions, signs_of_life
-from csa.errors import UsageError
+from csa.errors import MirroredError, UsageError
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
 from csa.process.wakeup import heeded
@@ -51,9 +51,11 @@ if TYPE_CHECKING:
 
     from csa.cli.views.progress import Progress
     from csa.cli.views.signs import Signs
+    from csa.model.redaction import Redactor
     from csa.model.worktree import Worktree
     from csa.runner.turns.turn import Turn
 
+_HERE = "here"  # as a value of --on
 _STALLED_S = 1.0  # without room on stderr
 _PIECE = 1 << 10  # characters, so that they are no more than PIPE_BUF bytes
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -96,6 +98,23 @@ def run_turn(arguments: argparse.Namespace) -> int:
     if arguments.wait is not None and not arguments.wait >= 0:
         raise UsageError("--wait takes a number of seconds, 0 or more.")
     warn(client.context.config.warnings)
+    if arguments.on not in {None, _HERE} or (arguments.on is None and ":" in (request.session or "")):
+        return _run_there(client, request, arguments, arguments.on)
+    try:
+        return _run_here(client, request, arguments)
+    except MirroredError as error:
+        if arguments.on is not None or request.session is None:
+            raise
+        return _run_there(client, replace(request, session=error.session_id), arguments, error.host)
+
+
+def _run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, host: str | None) -> int:
+    from csa.cli.placing import run_there  # noqa: PLC0415  # most turns run here
+
+    return run_there(client, request, arguments, host)
+
+
+def _run_here(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         if arguments.detach:
             refuse_ephemeral(request)
@@ -204,13 +223,13 @@ def _run_turn(
         if view:
             turn.hand_over = lambda: None
         anyio.run(_drive_turn, turn, progress, faults if arguments.stream_json else None, noted)
-    unprinted = _print_outcome(turn, turn.result, arguments, was_cancelled_here=bool(view))
+    unprinted = print_outcome(turn.result, arguments, turn.losses, was_cancelled_here=bool(view))
     if not (arguments.quiet or view) and (turn.is_handed_over or count_queued(turn.paths)):
         _tell_queue(turn)
     if after:
         name = plan.state.name or plan.state.session_id
         signs.about(lambda: f"{name} has ended; --on-finish is running")
-        _run_follow_up(after, client, turn)
+        run_follow_up(after, client, turn.result, turn.plan.context.redactor)
     if faults and not isinstance(faults[0], BrokenPipeError):
         raise faults[0]
     if unprinted:
@@ -246,7 +265,7 @@ def _queue(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> i
     """Add the prompt to its session's queue; print the session's id."""
     from csa.cli.queueing import queue_and_tell  # noqa: PLC0415  # few prompts wait
 
-    _refuse_output(arguments, "--queue")
+    refuse_output(arguments, "--queue")
     if arguments.wait is not None or arguments.steal:
         raise UsageError("--queue cannot be combined with --wait or --steal: the prompt waits in any case.")
     if not (request.session or request.last or request.session_id):
@@ -258,7 +277,7 @@ def _queue(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> i
     return queue_and_tell(queued, arguments, project=str(client.store.project))
 
 
-def _refuse_output(arguments: argparse.Namespace, option: str) -> None:
+def refuse_output(arguments: argparse.Namespace, option: str) -> None:
     """Refuse what shows a turn that runs, where none runs here."""
     if arguments.verbose:
         raise UsageError(f"{option} and --verbose exclude each other.", hint="csa show -f")
@@ -270,7 +289,7 @@ def _refuse_output(arguments: argparse.Namespace, option: str) -> None:
 
 def _detach(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:
     """Start the turn by itself; print its session's id, which any process can resolve from then on."""
-    _refuse_output(arguments, "--detach")
+    refuse_output(arguments, "--detach")
     import csa.cli.views.naming  # noqa: F401, PLC0415  # csa may be upgraded while it waits
 
     started = client.start(request, wait_s=arguments.wait, on_finish=follow_up(client, arguments))
@@ -301,11 +320,12 @@ def follow_up(client: Csa, arguments: argparse.Namespace) -> FollowUp | None:
     return FollowUp(command, limit_s or None)
 
 
-def _run_follow_up(command: FollowUp, client: Csa, turn: Turn) -> None:
+def run_follow_up(command: FollowUp, client: Csa, result: RunResult, redactor: Redactor) -> None:
+    """Run the command that was asked for, and warn of what went wrong."""
     sys.stdout.flush()
     directory = str(client.context.directory)
-    problems = run_on_finish(command, turn.result, environ=client.context.environ, directory=directory)
-    warn([turn.plan.context.redactor.redact(problem) for problem in problems])
+    problems = run_on_finish(command, result, environ=client.context.environ, directory=directory)
+    warn([redactor.redact(problem) for problem in problems])
 
 
 @contextmanager
@@ -403,8 +423,8 @@ def heeded_signals() -> list[signal.Signals]:
     return heeded(_SIGNALS)
 
 
-def _print_outcome(
-    turn: Turn, result: RunResult, arguments: argparse.Namespace, *, was_cancelled_here: bool
+def print_outcome(
+    result: RunResult, arguments: argparse.Namespace, losses: Iterable[str], *, was_cancelled_here: bool = False
 ) -> OSError | None:
     """Print what was asked for; return why stdout has not got it, where it has not: the rest is done all the same."""
     faults: list[OSError] = []
@@ -416,7 +436,7 @@ def _print_outcome(
         elif not arguments.stream_json and result.text and not _was_shown(arguments):
             print(summary_of(result) if arguments.summary else answer_of(result))
         sys.stdout.flush()
-    warn(turn.losses)
+    warn(losses)
     if not (was_cancelled_here and result.status == "cancelled"):  # who did that knows
         print_failure(result)
     return faults[0] if faults else None

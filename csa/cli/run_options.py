@@ -98,11 +98,22 @@ def defaults_of_run() -> dict[str, object]:
 def add_turn_options(parser: argparse.ArgumentParser) -> None:
     """Add what says how a turn is run, whatever its prompt and its session, and what is printed of it."""
     how = add_agent_options(parser)
+    add_place_options(parser)
     add_outcome_options(parser, how)
 
 
+def add_place_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says on which host a turn runs."""
+    where = parser.add_argument_group("on which host (docs/hosts.md)")
+    where.add_argument(
+        "--on",
+        metavar="HOST",
+        help="run it on HOST, as in ssh HOST; a session HOST:S runs there without this (default: here)",
+    )
+
+
 def add_outcome_options(parser: argparse.ArgumentParser, how: argparse._ArgumentGroup) -> None:
-    """Add what says where a turn runs, when, and what is printed of it."""
+    """Add what says when a turn runs, and what is printed of it."""
     how.add_argument("--detach", action="store_true", help="run in the background: print the session's id and return")
     how.add_argument(
         "--wait",

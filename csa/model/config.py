@@ -111,6 +111,7 @@ ENGINE_KEYS: Mapping[str, Key] = {
     "kind": Key("engine", SSH, "what reaches the host: ssh"),
     "reach": Key("words", (), "what runs a command there, such as kubectl exec -i POD --; empty: ssh NAME"),
     "csa": Key("words", ("csa",), "how to start csa there, if it is not on the PATH of commands"),
+    "leash_s": Key("seconds", 60.0, "a turn there ends when csa run --on is not heard of for so many seconds"),
     "code": Key("code", BUNDLE, "how your code gets there: bundle (a copy of its commits), shared (it is there), none"),
     "directory": Key("text", "", "where agents work there if no code goes along; empty: in the home directory"),
 }
@@ -178,6 +179,7 @@ class Engine(Struct):
     csa: tuple[str, ...] = ("csa",)
     code: str = BUNDLE
     directory: str = ""  # empty: the home directory there; with `shared` the one here
+    leash_s: float = 60.0
 
 
 class _Value(Generic[_T]):
@@ -289,8 +291,15 @@ class Config(Struct):
         known = {
             key: self.values.get(f"engines.{name}.{key}", (ENGINE_KEYS[key].default, ""))[0] for key in ENGINE_KEYS
         }
-        reach, csa = tuple(known["reach"]), tuple(known["csa"])
-        return Engine(name, str(known["kind"]), reach, csa, str(known["code"]), str(known["directory"]))
+        return Engine(
+            name,
+            kind=str(known["kind"]),
+            reach=tuple(known["reach"]),
+            csa=tuple(known["csa"]),
+            code=str(known["code"]),
+            directory=str(known["directory"]),
+            leash_s=known["leash_s"],
+        )
 
     @property
     def copies(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 BRANCHES = "csa/"  # what the names of csa's branches begin with
 REFS = "refs/csa/"  # below it, `<session>/<turn>` for the work at the end of each turn
+FETCHED = f"{REFS}fetched/"  # on another host, below it, the same names for what was fetched from there
 SESSION_TRAILER, TURN_TRAILER = "Csa-Session", "Csa-Turn"
 
 

@@ -85,6 +85,10 @@ class Context:
         """Return the context with secrets for the tools that are run."""
         return self._changed(secrets=secrets, caller=lambda: self.caller) if secrets else self
 
+    def on_behalf_of(self, caller: Caller | None) -> Context:
+        """Return the same context for another caller, whatever the environment says."""
+        return self._changed(caller=lambda: caller)
+
     def as_then(self, ceiling: Mapping[str, Any] | None) -> Context:
         """Return the same context for who called at another time, with no more rights than then; None: no session did.
 

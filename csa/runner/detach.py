@@ -99,7 +99,7 @@ def give_order(
     order = order_for(context, request, plan, wait_s=wait_s, on_finish=on_finish)
     store = plan.context.store
     try:
-        return start(order, _environment(context.environ, store, session_id), str(store.project))
+        return start(order, supervisors_environment(context.environ, store, session_id), str(store.project))
     except AppearedError:  # its name has come to mean another session, whose supervisor has to be another
         if wait_s is None or time.monotonic() >= deadline:
             raise
@@ -144,7 +144,7 @@ def start_queue(context: Context, session_id: str, *, resumes: bool, holds: bool
     """
     refuse_sandbox()
     order = _queue_order(context, session_id, resumes=resumes, holds=holds)
-    environ = _environment(context.environ, context.store, session_id)
+    environ = supervisors_environment(context.environ, context.store, session_id)
     return _start(order, environ, project=str(context.store.project))
 
 
@@ -158,7 +158,7 @@ def hand_over_queue(context: Context, session_id: str, *, resumes: bool = False)
         return
     order = _queue_order(context, session_id, resumes=resumes, holds=True, waits=True)
     process = spawn_supervisor(
-        _environment(context.environ, context.store, session_id), subprocess.DEVNULL, subprocess.DEVNULL
+        supervisors_environment(context.environ, context.store, session_id), subprocess.DEVNULL, subprocess.DEVNULL
     )
     _send(process, order)
     threading.Thread(target=process.wait, daemon=True).start()
@@ -176,7 +176,7 @@ def parked_order(order: dict[str, Any], request: RunRequest) -> dict[str, Any]:
 def restart(order: dict[str, Any], environ: Mapping[str, str], store: Store, session_id: str) -> Detached:
     """Carry out an order whose supervisor has died; raises as `start_detached`."""
     refuse_later(order["request"].get("secrets"), is_agents=any(order["caller"].values()))
-    return _require(_start(order, _environment(environ, store, session_id), project=str(store.project)))
+    return _require(_start(order, supervisors_environment(environ, store, session_id), project=str(store.project)))
 
 
 def _require(started: Detached | None) -> Detached:
@@ -184,7 +184,7 @@ def _require(started: Detached | None) -> Detached:
     return started
 
 
-def _environment(environ: Mapping[str, str], store: Store, session_id: str) -> dict[str, str]:
+def supervisors_environment(environ: Mapping[str, str], store: Store, session_id: str) -> dict[str, str]:
     """Return a supervisor's environment: its own session, and nothing meant for its caller's own work."""
     own = {"CSA_SESSION_ID": session_id, "CSA_SESSION_DIR": str(store.paths(session_id).root)}
     return {**without_repository(without_descriptors(environ)), **own}
@@ -227,7 +227,7 @@ def read_answer(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     if "session_id" not in said:
         process.wait(START_LIMIT_S)
         if "error" in said:
-            raise _error_from(said["error"])
+            raise error_from_json(said["error"])
     return said
 
 
@@ -298,8 +298,8 @@ def error_to_json(error: CsaError) -> dict[str, Any]:
     return {**said, "session_id": error.session_id} if isinstance(error, AppearedError) else said
 
 
-def _error_from(said: dict[str, Any]) -> CsaError:
-    """Return the error as the caller would have raised it."""
+def error_from_json(said: dict[str, Any]) -> CsaError:
+    """Return the error that `error_to_json` was given, as the caller would have raised it."""
     if said["code"] == AppearedError.code:
         return AppearedError(said["session_id"])
     kinds = (

@@ -22,6 +22,8 @@ def client_for(order: Mapping[str, Any], environ: Mapping[str, str], *, is_detac
         owns_process=True,
         is_detached=is_detached,
     )
+    if "placed" in order:  # by another host, where its caller is
+        client.context = client.context.on_behalf_of(None)
     if "ceiling" in order:  # it was queued
         client.context = client.context.as_then(order["ceiling"])
     return client

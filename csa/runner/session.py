@@ -10,7 +10,15 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from csa.errors import AmbiguousError, NotFoundError, RefusedError, RetiredError, StateError, UsageError
+from csa.errors import (
+    AmbiguousError,
+    MirroredError,
+    NotFoundError,
+    RefusedError,
+    RetiredError,
+    StateError,
+    UsageError,
+)
 from csa.ids import may_be_id
 from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target, format_age
 from csa.structs import replace
@@ -113,7 +121,7 @@ def find_session(context: Context, selector: str, *, retired: bool = False) -> S
         UsageError: the selector is empty, or an unknown @word.
         NotFoundError: nothing matches.
         RetiredError: the match is a deleted session, and `retired` is not set.
-        RefusedError: the match is another host's, and `retired` is not set.
+        MirroredError: the match is another host's, and `retired` is not set.
         AmbiguousError: several sessions match, or one id is in several other projects.
     """
     if selector.startswith("@"):
@@ -152,11 +160,9 @@ def _find_on_host(context: Context, selector: str, *, retired: bool) -> Session:
 
 
 def _readable(session: Session, *, retired: bool) -> Session:
-    """Return a session; RefusedError if it is another host's, and whoever asks does more than read."""
+    """Return a session; MirroredError if it is another host's, and whoever asks does more than read."""
     if (host := session.store.host) and not retired:
-        from csa.store.mirrors import is_read_only  # noqa: PLC0415  # as above
-
-        raise is_read_only(host, session.session_id)
+        raise MirroredError(host, session.session_id)
     return session
 
 

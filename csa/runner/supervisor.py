@@ -127,7 +127,8 @@ class _Ordered:
         if lifeline is None:
             self.turn.on_parked = partial(_keep_order, client, order)
         self.next: _Ordered | None = None
-        if not order.get("on_finish"):  # which has to run first, without the lock
+        is_placed_here = "placed" in order and lifeline is not None  # then whoever placed it waits for this turn alone
+        if not order.get("on_finish") and not is_placed_here:  # it has to run first, without the lock
             self.turn.pass_on = self._pass_on
 
     def _pass_on(self, recorder: TurnRecorder) -> Turn | None:
@@ -139,7 +140,7 @@ class _Ordered:
             return plan_entry(entry, os.environ, is_detached=self.lifeline is None)
 
         if self.lifeline is not None and _has_ended(self.lifeline):
-            hold(self.turn.paths, _CALLER_ENDED)
+            hold(self.turn.paths, _why_ended(self.order))
             return None
         if _code() != _CODE:  # csa was upgraded meanwhile: another process goes on
             return None
@@ -223,7 +224,7 @@ async def _supervise(ordered: _Ordered) -> _Ordered:
             async with turn, anyio.create_task_group() as tasks:
                 tasks.start_soon(_obey, turn, signals)
                 if ordered.lifeline is not None:
-                    tasks.start_soon(_end_with_caller, turn, ordered.lifeline)
+                    tasks.start_soon(_end_with_caller, turn, ordered.lifeline, _why_ended(ordered.order))
                 if is_heard:
                     _say({"session_id": turn.session_id, "turn": turn.turn, "tool": turn.plan.adapter.name})
                     is_heard = False
@@ -245,9 +246,14 @@ async def _obey(turn: Turn, signals: AsyncIterator[signal.Signals]) -> None:
         turn.cancel(signal_name=signal.Signals(number).name)
 
 
-async def _end_with_caller(turn: Turn, lifeline: int) -> None:
+async def _end_with_caller(turn: Turn, lifeline: int, why: str) -> None:
     await anyio.wait_readable(lifeline)
-    turn.cancel(detail=_CALLER_ENDED)
+    turn.cancel(detail=why)
+
+
+def _why_ended(order: dict[str, Any]) -> str:
+    """Return what it means that stdin has ended."""
+    return str(order.get("caller_ended") or _CALLER_ENDED)
 
 
 def _has_ended(lifeline: int) -> bool:

@@ -16,6 +16,10 @@ from csa.store.gitplumbing import Git, GitError, open_project, version_of
 from csa.store.sessions import Store, is_directory
 from csa.structs import Struct, replace
 
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
 OLDEST_GIT = (2, 31)  # that worktrees work with
 MERGE_TREE_GIT = (2, 38)  # the first one that merges without a work tree
 UNDERWAY = {  # what git keeps of an operation that is not finished
@@ -75,7 +79,7 @@ def require_commit(top: str, commit: str, environ: Mapping[str, str]) -> None:
         raise WorktreeError(f"The repository in {top} has no commit {commit}.")
 
 
-def is_object_id(text: object) -> bool:
+def is_object_id(text: object) -> TypeGuard[str]:
     """Say whether this is the full id of an object."""
     return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", text, re.ASCII) is not None
 

@@ -18,7 +18,7 @@ from csa.errors import StateError
 from csa.ids import is_session_id
 from csa.model.clock import from_timestamp
 from csa.model.state import format_time, parse_time
-from csa.model.worktree import REFS
+from csa.model.worktree import FETCHED, REFS
 from csa.ownership import make_directory
 from csa.paths import GONE_PREFIX, NEW_PREFIX, WORKTREES
 from csa.store.atomic import read_regular, write_atomically
@@ -177,7 +177,8 @@ def forget_work(store: Store, gone: Gone, environ: Mapping[str, str]) -> None:
 def _delete_refs(repository: str, session_id: str, environ: Mapping[str, str]) -> None:
     git = open_project(repository, environ, commits=False)
     git = replace(git, place=(*git.place, "--git-dir", repository))
-    said = git.run("for-each-ref", "--format=delete %(refname) %(objectname)", f"{REFS}{session_id}/")
+    places = (f"{REFS}{session_id}/", f"{FETCHED}{session_id}/")
+    said = git.run("for-each-ref", "--format=delete %(refname) %(objectname)", *places)
     if said:
         git.run("update-ref", "--stdin", stdin=said)
 

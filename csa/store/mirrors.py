@@ -13,7 +13,7 @@ import os
 import re
 import time
 
-from csa.errors import NotFoundError, RefusedError
+from csa.errors import MirroredError, NotFoundError, RefusedError
 from csa.paths import MIRRORS, SessionPaths
 from csa.store.liveness import HEARTBEAT_FRESH_S, Liveness, is_done
 from csa.store.owner import Owner, parse_owner
@@ -135,9 +135,9 @@ def mirror_with(pathname: str) -> Mirror | None:
 
 
 def refuse_mirrored(pathname: str, session_id: str) -> None:
-    """Raise RefusedError for a session in a mirror: whoever acts on one does so on its host."""
+    """Raise MirroredError for a session in a mirror: whoever acts on one does so on its host."""
     if f"/{MIRRORS}/" in pathname and (mirror := mirror_with(pathname)):
-        raise is_read_only(mirror.host, session_id)
+        raise MirroredError(mirror.host, session_id)
 
 
 def refuse_unseen(host: str | None, session_id: str, what: str) -> None:
@@ -145,14 +145,6 @@ def refuse_unseen(host: str | None, session_id: str, what: str) -> None:
     if host:
         way = f"ssh {host} csa ... -s {session_id}"
         raise RefusedError(f"{what} of session {session_id} stay on {host}.", hint=way)
-
-
-def is_read_only(host: str, session_id: str) -> RefusedError:
-    """Make that error."""
-    return RefusedError(
-        f"Session {session_id} is on {host}; here it can only be read.",
-        hint=f"act there: ssh {host} csa ... -s {session_id}",
-    )
 
 
 def probe_mirrored(paths: SessionPaths, mirror: Mirror) -> Liveness:

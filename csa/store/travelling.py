@@ -19,6 +19,7 @@ from typing import IO
 from csa.errors import CsaError, ToolUnavailableError, UsageError
 from csa.model.text import some_names
 from csa.ownership import give_to_owner, make_directory
+from csa.paths import CODE
 from csa.store.atomic import make_private_directory, replace_private
 from csa.store.capture import add_what_can, index_aside, leave_out_repositories, submodules
 from csa.store.gitplumbing import Git, GitError, open_project, version_of
@@ -92,7 +93,7 @@ def read_code(directory: str, environ: Mapping[str, str]) -> Code | None:
         return None
     git = open_project(directory, environ)
     require_git(git)
-    git = replace(git, place=(*git.place, *_BOUNDED), environ={**git.environ, "GIT_NO_REPLACE_OBJECTS": "1"})
+    git = bounded(git)
     try:
         top, below = git.path("rev-parse", "--show-toplevel"), git.path("rev-parse", "--show-prefix").rstrip("/")
     except GitError as error:
@@ -105,6 +106,11 @@ def read_code(directory: str, environ: Mapping[str, str]) -> Code | None:
     key, cut = _place_in_history(git, commit, head)
     form = git.line("rev-parse", "--show-object-format")
     return Code(git, commit, key, cut, form, below, branch_of(git), tuple(left))
+
+
+def bounded(git: Git) -> Git:
+    """Return git that holds no large file in memory, and sees objects as they are."""
+    return replace(git, place=(*git.place, *_BOUNDED), environ={**git.environ, "GIT_NO_REPLACE_OBJECTS": "1"})
 
 
 def require_git(git: Git) -> None:
@@ -297,8 +303,7 @@ def _require_whole(git: Git, commits: Sequence[str]) -> None:
 def open_received(place: str, environ: Mapping[str, str]) -> Git:
     """Return git in a repository for code of other hosts."""
     git = open_project(place, environ, commits=False)
-    known = {**git.environ, "GIT_NO_REPLACE_OBJECTS": "1"}
-    return replace(git, environ=known, place=(*git.place, *_BOUNDED, "--git-dir", f"{place}/.git"))
+    return bounded(replace(git, place=(*git.place, "--git-dir", f"{place}/.git")))
 
 
 def ensure_received(place: str, environ: Mapping[str, str], *, form: str) -> Git:
@@ -326,6 +331,11 @@ def ensure_received(place: str, environ: Mapping[str, str], *, form: str) -> Git
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return open_received(place, environ)
+
+
+def is_received(place: str) -> bool:
+    """Say whether a repository is one for code of other hosts."""
+    return f"/{CODE}/" in place
 
 
 def list_haves(git: Git) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from csa.model.worktree import Worktree
 from csa.store.capture import changed_inside
+from csa.store.comingback import has_fetched
 from csa.store.gitplumbing import Git, GitError
 from csa.store.gitwork import (
     WorktreeError,
@@ -22,6 +23,7 @@ from csa.store.gitwork import (
 )
 from csa.store.keeping import Kept, find_obstacle
 from csa.store.sessions import is_directory
+from csa.store.travelling import is_received
 from csa.structs import Struct, replace
 
 _NAMED = 3
@@ -37,8 +39,8 @@ class Work(Struct):
 def examine_work(tree: Worktree, environ: Mapping[str, str], *, session_id: str, kept: Kept | None = None) -> Work:
     """Return what is known of a session's work. It has landed if the branch that it was made from has all of it.
 
-    What cannot be known has not landed. Work that was given up (`dropped`) counts as landed. `kept`: what is in the
-    worktree was kept just now.
+    So it has if the host that its code came from has fetched all of it. What cannot be known has not landed. Work that
+    was given up (`dropped`) counts as landed. `kept`: what is in the worktree was kept just now.
     """
     try:
         git = open_repository(tree, environ)
@@ -56,6 +58,8 @@ def _unlanded(git: Git, tree: Worktree, *, tip: str | None, session_id: str) -> 
         return
     refs = refs_of(git, session_id)
     if tip == tree.dropped and tree.dropped_at:
+        return
+    if is_received(tree.checkout) and has_fetched(git, session_id, tip):
         return
     turn = max((order[0] for ref in refs if (order := order_of(ref))), default=0)
     yield from (f"{ref} is not on its branch" for ref in refs if _turn_apart(ref) >= turn)

@@ -67,7 +67,7 @@ def test_who_acts_is_told_where(place: Place, remote: Place) -> None:
     sync(place)
     before = {path: path.read_bytes() for path in place.state_root.rglob("*") if path.is_file()}
     for words in (
-        ["run", "-s", session_id, "go on"],
+        ["run", "--on", "here", "-s", session_id, "go on"],
         ["kill", "n1:auth"],
         ["rm", session_id],
         ["rename", "n1:auth", "x"],

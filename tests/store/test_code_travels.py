@@ -13,12 +13,22 @@ from typing import Any
 import pytest
 
 from csa.model.config import Engine, combine_layers
+from csa.model.worktree import Worktree
 from csa.runner.context import Context
-from csa.runner.hosts.code import CodePlace, Outgoing, haves, outgoing, receive
+from csa.runner.hosts.code import Brought, CodePlace, Outgoing, bring_back, haves, outgoing, receive
 from csa.runner.request import RunRequest
 from csa.runner.turns.planning import plan_turn
+from csa.store.gitwork import worktree_path
+from csa.store.keeping import keep_work
+from csa.store.project import find_project
 from csa.store.sessions import Store
-from tests.support import snapshot
+from csa.store.unlanded import examine_work
+from csa.store.worktrees import add_worktree
+from csa.structs import replace
+from tests.store.support import IDS, finish, publish
+from tests.support import CSA, snapshot
+
+SESSION = IDS[0]
 
 Run = Callable[..., str]
 
@@ -38,13 +48,14 @@ class Hosts:
             "GIT_COMMITTER_EMAIL": "u@example.org",
         }
 
-    def git(self, *words: str | bytes, at: Path | str | None = None, **more: str) -> str:
+    def git(self, *words: str | bytes, at: Path | str | None = None, raw: bool = False, **more: str) -> str:
         """Run git here, or in another directory."""
         done = subprocess.run(
             ["git", *words], cwd=at or self.repo, env={**self.environ, **more}, capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        return os.fsdecode(done.stdout).strip()
+        said = os.fsdecode(done.stdout)
+        return said if raw else said.strip()
 
     def here(self, directory: Path | None = None) -> Context:
         return self._context(self.top / "state", directory or self.repo)
@@ -92,10 +103,37 @@ class Hosts:
         )
         return plan_turn(context, wanted)
 
+    def session(self, place: CodePlace, host: str = "n1") -> Worktree:
+        """Return the worktree of a session there that has begun with what was sent."""
+        context = replace_store(self.there(host), place)
+        path = worktree_path(context.store, SESSION)
+        tree = Worktree(
+            path=path,
+            git_dir="",
+            branch="csa/work",
+            base=place.base,
+            checkout=place.directory,
+            target=place.target,
+            number=1,
+        )
+        with publish(context.store, SESSION, worktree=tree) as held:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            tree = add_worktree(tree, self.environ)
+            held.save(replace(held.state, worktree=tree))
+            finish(held)
+        return tree
+
+    def keep(self, tree: Worktree, turn: int = 1) -> str:
+        """Keep what is in it at the end of a turn; return its last commit."""
+        return keep_work(tree, self.environ, session_id=SESSION, turn=turn, subject="what is left").tip
+
+    def fetch(self, directory: Path | None = None, *, host: str = "n1") -> Brought:
+        """Have its work here, by a process that serves it there."""
+        reach = ("env", f"HOME={self.top}", f"CSA_STATE_DIR={self.top / host / 'state'}")
+        return bring_back(self.here(directory), Engine(host, reach=reach, csa=(CSA,)), SESSION)
+
 
 def replace_store(context: Context, place: CodePlace) -> Context:
-    from csa.store.project import find_project  # noqa: PLC0415
-
     return context.in_project(find_project(place.directory))
 
 
@@ -145,10 +183,51 @@ def test_a_dirty_work_tree_there(hosts: Hosts) -> None:
     assert hosts.git("status", "--porcelain", at=again.directory) == ""
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("is_dirty", [False, True])
+def test_the_work_comes_back(hosts: Hosts, *, is_dirty: bool) -> None:
+    """Commits and what is left come as refs; a second time nothing; nothing else here changes, and it fits here."""
+    if is_dirty:
+        (hosts.repo / "a.txt").write_text("mine\n")
+        (hosts.repo / "new").write_text("mine, too\n")
+    place = hosts.send()
+    tree = hosts.session(place)
+    (Path(tree.path) / "b").write_text("b\n")
+    hosts.git("add", "b", at=tree.path)
+    hosts.git("commit", "-qm", "add b", at=tree.path)
+    (Path(tree.path) / "a.txt").write_text("theirs\n")
+    tip = hosts.keep(tree)
+    before = snapshot_of(hosts)
+    brought = hosts.fetch()
+    ref = f"refs/csa/{SESSION}/1"
+    assert [each.to_json() for each in brought.refs] == [{"ref": ref, "commit": tip, "status": "new"}]
+    assert (brought.base, brought.tip, brought.target, brought.is_clean) == (place.base, tip, "main", not is_dirty)
+    assert hosts.git("rev-parse", ref) == tip
+    assert snapshot_of(hosts) == before
+    hosts.fetch()
+    (Path(tree.path) / "c").write_text("c\n")
+    later = hosts.keep(tree, turn=2)
+    brought = hosts.fetch()
+    assert [each.status for each in brought.refs] == ["same", "new"]
+    assert examine_work(tree, hosts.environ, session_id=SESSION).unlanded == ()
+    if is_dirty:
+        patch = hosts.git("diff", "--binary", brought.base, later, raw=True)
+        subprocess.run(["git", "apply"], input=patch, text=True, cwd=hosts.repo, env=hosts.environ, check=True)
+    else:
+        hosts.git("merge", "-q", later)
+    files = {name: (hosts.repo / name).read_text() for name in ("a.txt", "b", "c")}
+    assert files == {"a.txt": "theirs\n", "b": "b\n", "c": "c\n"}
+    hosts.git("commit", "-q", "--allow-empty", "-m", "theirs", at=tree.path)
+    hosts.keep(tree, turn=3)
+    assert examine_work(tree, hosts.environ, session_id=SESSION).unlanded
+
+
 def snapshot_of(hosts: Hosts) -> dict[str, Any]:
-    """Return all that is in the repository but for objects, and what git says of it."""
-    files = {name: facts for name, facts in snapshot(hosts.repo).items() if "/.git/objects" not in name}
-    return {**files, "status": hosts.git("status", "--porcelain", GIT_OPTIONAL_LOCKS="0")}
+    """Return all that is in the repository but for objects and csa's refs, and what git says of it."""
+    ours = ("/.git/objects", "/.git/refs")
+    files = {name: facts for name, facts in snapshot(hosts.repo).items() if not any(each in name for each in ours)}
+    refs = [line for line in hosts.git("for-each-ref").splitlines() if "refs/csa/" not in line]
+    return {**files, "refs": refs, "status": hosts.git("status", "--porcelain", GIT_OPTIONAL_LOCKS="0")}
 
 
 def test_a_turn_begins_there(hosts: Hosts) -> None:

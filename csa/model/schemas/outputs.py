@@ -295,6 +295,33 @@ REMOTE = record(
         "error": maybe(text("why it was not reached")),
     }
 )
+BROUGHT = known(
+    "session_id",
+    {
+        "mirror": MIRROR,
+        "base": text("the commit that its work begins with: your work tree as it was sent"),
+        "target": maybe(text("the branch that you were on; null if none")),
+        "tip": maybe(text("the last commit of its work; null if there is none yet")),
+        "refs": each(
+            record(
+                {
+                    "ref": text("the ref here"),
+                    "commit": text("its commit"),
+                    "status": one_of(
+                        "it was not here, was moved forward, was here, or is beside another that had its name",
+                        "new",
+                        "moved",
+                        "same",
+                        "aside",
+                    ),
+                }
+            ),
+            "what keeps its work",
+        ),
+        "is_clean": flag("`base` is in what you have checked out: `git merge` takes the work"),
+        "problems": texts("what did not come"),
+    },
+)
 _LANDED = {
     "commits": integer("how many commits are in the history"),
     "added": maybe(integer("lines that they add; null if others' work is in all of them")),

@@ -78,6 +78,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "adopt": ("the sessions that were adopted", upkeep.ADOPTED),
     "validate": ("what is wrong", each(ref("problem"), "")),
     "repair": ("what was repaired", upkeep.REPAIRED),
+    "fetch": ("what has come of the session's work", outputs.BROUGHT),
     "hosts": ("the other hosts", each(outputs.REMOTE, "")),
     "tools": ("the tools that csa can run", each(upkeep.TOOL, "")),
     "doctor": ("the checks", upkeep.DIAGNOSIS),

@@ -10,17 +10,26 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import IO, Any
 
+from csa.errors import RefusedError
 from csa.model.config import BUNDLE, Engine
 from csa.paths import CODE
 from csa.runner.context import Context
-from csa.store.gitplumbing import open_project
-from csa.store.gitwork import is_object_id
+from csa.runner.detach import error_from_json
+from csa.runner.hosts.engines import Link
+from csa.runner.hosts.frames import ProtocolError, read_line, write_line
+from csa.runner.session import Session
+from csa.store.comingback import BroughtRef, is_name, keep_refs, note_fetched
+from csa.store.gitplumbing import Git, open_project
+from csa.store.gitwork import find_commit, is_ancestor, is_object_id, kept_last, open_repository, refs_of
+from csa.store.project import git_top
 from csa.store.travelling import (
     CUT,
     Code,
     CodeError,
+    bounded,
     ensure_received,
     keep_base,
     lay_out,
@@ -35,8 +44,10 @@ from csa.store.travelling import (
 )
 from csa.structs import Struct
 
+OUTCOME = "outcome"  # the hidden command, and what it calls itself
 _FORMS = {"sha1": 40, "sha256": 64}
 _MOST_NAME, _MOST_CUT = 4096, 100_000
+_MOST_REFS, _MOST_PROBLEMS, _SHOWN = 100_000, 5, 60
 _CONTROL = re.compile(r"[\0-\x1f\x7f]")
 
 
@@ -162,3 +173,159 @@ def _is_inside(below: str) -> bool:
     names = below.split("/") if below else []
     odd = {"", ".", "..", ".git", ".csa"}
     return len(below) <= _MOST_NAME and not any(name.lower() in odd or "\0" in name for name in names)
+
+
+class Brought(Struct):
+    """What has come back of a session's work, or was here by now.
+
+    Attributes:
+        session_id: the session's id.
+        host: where it is.
+        base: the commit that its work begins with.
+        target: the branch that it is for.
+        refs: the refs here that keep it.
+        tip: the last commit of it; None if there is none yet.
+        is_clean: whether the base is in what is checked out here: nothing was sent that was not committed.
+        problems: what did not come, in words.
+    """
+
+    session_id: str
+    host: str
+    base: str
+    target: str | None
+    refs: tuple[BroughtRef, ...]
+    tip: str | None
+    is_clean: bool
+    problems: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `fetch --json` prints."""
+        facts = {"session_id": self.session_id, "mirror": self.host, "base": self.base, "target": self.target}
+        refs = [each.to_json() for each in self.refs]
+        return {**facts, "tip": self.tip, "refs": refs, "is_clean": self.is_clean, "problems": list(self.problems)}
+
+
+def bring_back(context: Context, engine: Engine, session_id: str) -> Brought:
+    """Have the work of a session on a host in the repository around the context's directory, by refs of the session.
+
+    Raises:
+        HostError, ProtocolError: the host cannot be reached, or what it says makes no sense.
+        RefusedError: the directory is in no repository, or in another one.
+        CodeError: what came is not complete, or odd.
+        CsaError: what the host says, as that it knows no such session.
+    """
+    link = Link(engine, OUTCOME, session_id)
+    try:
+        link.greeting()
+        return _take_back(context, engine, session_id, link)
+    finally:
+        link.close()
+
+
+def _take_back(context: Context, engine: Engine, session_id: str, link: Link) -> Brought:
+    said = _heard(link)
+    _refuse_error(said)
+    if not is_object_id(base := said.get("base")):
+        raise ProtocolError(f"{engine.name} does not say where the work begins.")
+    git = _repository_around(context)
+    found, problems = _read_refs(link)
+    begins = [each for each in (base, *_words(said, "parents")) if is_object_id(each)]
+    head = find_commit(git, "HEAD")
+    own = refs_of(git, session_id)
+    if not which_are_here(git, [*begins, *own.values()]):
+        raise RefusedError(
+            f"The work of session {session_id} is not of the repository around {context.directory_pathname}.",
+            hint="csa fetch in that repository",
+        )
+    known = which_are_here(git, list(dict.fromkeys([base, *filter(None, [head]), *own.values(), *list_haves(git)])))
+    with suppress(BrokenPipeError):  # it has ended, and says why
+        write_line(link.stdin, {"have": known})
+        link.stdin.flush()
+    take_pack(git, read_blocks(link.stdout), list(found.values()), is_checked=True)
+    refs = keep_refs(git, session_id, found)
+    with suppress(OSError):  # then it keeps the session until it is fetched again
+        write_line(link.stdin, {"kept": True})
+        link.stdin.flush()
+        link.stdout.read(1)
+    target = said.get("target")
+    return Brought(
+        session_id=session_id,
+        host=engine.name,
+        base=base,
+        target=target if _is_name(target) else None,
+        refs=tuple(refs),
+        tip=kept_last({each.ref: each.commit for each in refs}),
+        is_clean=head is not None and find_commit(git, base) is not None and is_ancestor(git, base, head),
+        problems=tuple(problems),
+    )
+
+
+def _refuse_error(said: Mapping[str, Any]) -> None:
+    """Raise the error that a host has answered with, if it has."""
+    if isinstance(error := said.get("error"), dict):
+        raise error_from_json(error)
+
+
+def _heard(link: Link) -> dict[str, Any]:
+    said = read_line(link.stdout)
+    if said is None:
+        raise link.failure()
+    return said
+
+
+def _read_refs(link: Link) -> tuple[dict[str, str], list[str]]:
+    """Return the refs of a session there, by the ends of their names, and what is wrong with others."""
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    while "ref" in (said := _heard(link)):
+        name, commit = said["ref"], said.get("commit")
+        if is_name(name) and is_object_id(commit) and len(found) < _MOST_REFS:
+            found[name] = commit
+        elif len(problems) < _MOST_PROBLEMS:
+            problems.append(f"the ref {str(name)[:_SHOWN]!r} there is not one of csa's: it was not fetched")
+    _refuse_error(said)
+    return found, problems
+
+
+def _repository_around(context: Context) -> Git:
+    directory = context.directory_pathname
+    if git_top(os.path.realpath(directory)) is None:
+        raise RefusedError(f"{directory} is in no git repository.", hint="csa fetch in that which the code came from")
+    return bounded(open_project(directory, context.environ, commits=False))
+
+
+def _words(said: Mapping[str, Any], key: str) -> list[Any]:
+    return found if isinstance(found := said.get(key), list) else []
+
+
+def send_outcome(session: Session, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+    """Send what keeps a session's work to where its code came from: what it has not, as it says on stdin.
+
+    Raises:
+        RefusedError: the session has no worktree.
+        WorktreeError, GitError: its repository is gone, or git refuses.
+    """
+    session_id, environ = session.session_id, session.context.environ
+    state = session.load()
+    if (tree := state.worktree) is None or not tree.git_dir:
+        raise RefusedError(
+            f"Session {session_id} has no worktree of its own: what it has done is where it worked.",
+            hint=f"git fetch, or csa artifacts -s {session_id} there",
+        )
+    git = bounded(open_repository(tree, environ))
+    found = {
+        name: commit for ref, commit in refs_of(git, session_id).items() if is_name(name := ref.rpartition("/")[2])
+    }
+    parents = git.line("show", "--no-patch", "--format=%P", tree.base).split()
+    write_line(stdout, {"base": tree.base, "parents": parents, "target": tree.target})
+    for name, commit in found.items():
+        write_line(stdout, {"ref": name, "commit": commit})
+    write_line(stdout, {})
+    stdout.flush()
+    if (said := read_line(stdin)) is None:
+        return
+    known = which_are_here(git, [each for each in _words(said, "have") if is_object_id(each)])
+    write_pack(git, stdout, list(dict.fromkeys(found.values())), haves=known)
+    stdout.flush()
+    if (read_line(stdin) or {}).get("kept") is True:
+        note_fetched(git, session_id, found)

@@ -5,6 +5,7 @@ The process that reaches a host ends when its stdin does, and so does what it ru
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from collections import deque
@@ -49,7 +50,7 @@ class Link:
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
-                argv, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=1 << 16, process_group=0
+                argv, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=1 << 16, process_group=0, env=_environment()
             )
         except OSError as error:
             why = f"{argv[0]}: {error.strerror}"
@@ -111,6 +112,11 @@ class Link:
         with self._process.stderr as stream:
             while line := stream.readline(4096):
                 self._said.append(line)
+
+
+def _environment() -> dict[str, str]:
+    """Return ours without what is about csa on this host: a reach may pass on all that it has."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CSA_")}
 
 
 def reach_of(engine: Engine) -> tuple[str, ...]:

@@ -1,0 +1,418 @@
+"""`csa run --on HOST`: a turn on another host, shown here as one of this host's, from the mirror that it is seen in."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+import anyio
+
+from csa.cli.output import has_room, lossy, print_json, tell, to_json, warn
+from csa.cli.run import follow_up, heeded_signals, noted_signals, print_outcome, refuse_output, run_follow_up
+from csa.cli.views.progress import Progress, Subject, make_progress, room_on
+from csa.cli.views.signs import Signs, about_sessions, signs_of_life
+from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, UsageError
+from csa.model.config import Engine
+from csa.model.events import Event
+from csa.runner.client import Csa
+from csa.runner.detach import AppearedError
+from csa.runner.hosts.engines import reach_of
+from csa.runner.hosts.placing import Begun, StoppedError, Tether, directory_there, order_of, refuse_elsewhere
+from csa.runner.hosts.syncing import Sync
+from csa.runner.request import RunRequest
+from csa.runner.session import Session, find_session
+from csa.runner.turns.checks import asked_id, check_request
+from csa.runner.turns.planning import new_id_now
+from csa.store.following import Follower
+from csa.store.liveness import probe
+from csa.store.mirrors import is_host_name, mirror_for
+from csa.store.sessions import Store, Target
+from csa.structs import Struct, replace
+
+_LOOK_S = 0.02
+_LOOK_AT_END_S = 0.5
+_SEEN_WITHIN_S = 5.0  # of the end, over the connection that keeps the mirror up to date
+_TRIES = 3  # to bring it up to date after that
+_EXIT_AWAY = 4
+
+
+class _Where(Struct):
+    """What is to be run where: in a new session of the host, or in one of its own."""
+
+    engine: Engine
+    request: RunRequest
+    session_id: str
+    directory: str
+    is_new: bool
+
+
+def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, host: str | None) -> int:
+    """Run the turn on the host that is named, or that a session's name names; return its exit code."""
+    refuse_elsewhere(request)
+    check_request(request, may_lack_prompt=False)
+    if arguments.queue or arguments.steal:
+        raise UsageError("--queue and --steal are for sessions of this host.", hint=f"ssh {host} csa run --queue ...")
+    if arguments.detach:
+        refuse_output(arguments, "--detach")
+        if arguments.on_finish:
+            raise UsageError("--on-finish runs here when a turn has ended; with --detach nobody waits for that.")
+    where = _find(client, request, host)
+    if arguments.dry_run:
+        _print_plan(where, as_json=arguments.json)
+        return 0
+    with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
+        signs.about(lambda: f"waiting for {where.engine.name}")
+        with noted_signals() as noted:
+            return _place(client, where, arguments, signs=signs, noted=noted)
+
+
+def _find(client: Csa, request: RunRequest, host: str | None) -> _Where:
+    named, _, typed = (request.session or "").rpartition(":")
+    host = host or named
+    if not is_host_name(host):
+        raise UsageError(f"'{host}' cannot name a host here.", hint=f'[engines.NAME] reach = ["ssh", "{host}"] does')
+    if named and named != host:
+        raise UsageError(f"Session {typed} is on {named}, and stays there.", hint=f"leave --on {host} out")
+    engine = client.context.config.engine(host)
+    if not typed:
+        session_id = asked_id(request) or new_id_now()
+        return _Where(engine, request, session_id, directory_there(client.context, engine), is_new=True)
+    session = _find_there(client, engine, typed)
+    request = replace(request, session=session.session_id)
+    return _Where(engine, request, session.session_id, session.store.project_pathname, is_new=False)
+
+
+def _find_there(client: Csa, engine: Engine, typed: str) -> Session:
+    """Return a session of the host; if its mirror does not have it, as the host has it now."""
+    selector = f"{engine.name}:{typed}"
+    with suppress(NotFoundError):
+        return find_session(client.context, selector, retired=True)
+    Sync(client.store.root_pathname, engine).once()
+    try:
+        return find_session(client.context, selector, retired=True)
+    except NotFoundError as error:
+        here = _find_here(client, typed)
+        if here is None:
+            raise
+        words = f"Session {here.session_id} is on this host, and stays here."
+        raise RefusedError(words, hint=f"leave --on {engine.name} out") from error
+
+
+def _find_here(client: Csa, typed: str) -> Session | None:
+    try:
+        return find_session(client.context, typed)
+    except CsaError:
+        return None
+
+
+def _print_plan(where: _Where, *, as_json: bool) -> None:
+    engine, request = where.engine, where.request
+    facts = {
+        "host": engine.name,
+        "session_id": None if where.is_new else where.session_id,
+        "reach": [*reach_of(engine), *engine.csa],
+        "directory": where.directory,
+        "tool": request.tool,
+        "leash_s": engine.leash_s,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    for name, value in {**facts, "session": where.session_id if not where.is_new else "new"}.items():
+        if value is not None and name != "session_id":
+            print(f"{name:<11} {' '.join(value) if isinstance(value, list) else value}")
+
+
+def _place(client: Csa, where: _Where, arguments: argparse.Namespace, *, signs: Signs, noted: list[int]) -> int:
+    tether = _tether(where.engine, arguments)
+    sync = None if arguments.detach else _Watching(client, where.engine)
+    try:
+        try:
+            begun = _begin(client, where, arguments, tether)
+        except AppearedError as appeared:  # its name means a session that was not seen here
+            tether.close()
+            tether = _tether(where.engine, arguments)
+            begun = _begin(client, replace(where, session_id=appeared.session_id), arguments, tether)
+        if sync is None:
+            return _tell_detached(client, where, begun, arguments)
+        watch = _Watch(client, begun, where=where, tether=tether, sync=sync, arguments=arguments)
+        signs.about(about_sessions([watch.target]))
+        return watch.run(noted)
+    except StoppedError as stopped:
+        return 128 + signal.Signals[stopped.name]
+    finally:
+        tether.close()
+        if sync:
+            sync.end()
+
+
+def _tether(engine: Engine, arguments: argparse.Namespace) -> Tether:
+    def announce(words: str) -> None:
+        if not arguments.quiet:
+            tell("csa", words)
+
+    return Tether(engine, new_id_now(), is_detached=arguments.detach, tell=announce)
+
+
+def _begin(client: Csa, where: _Where, arguments: argparse.Namespace, tether: Tether) -> Begun:
+    order = order_of(
+        client.context,
+        where.request,
+        order_id=tether.order_id,
+        session_id=where.session_id,
+        directory=where.directory,
+        wait_s=arguments.wait,
+    )
+    with _stopping_signals():
+        return tether.begin(order, by=os.uname().nodename)
+
+
+@contextmanager
+def _stopping_signals() -> Iterator[None]:
+    """Have a signal end what is waited for, by StoppedError."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise StoppedError(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in heeded_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Watching:
+    """Keeps the mirror of a host up to date, in a thread, for as long as a turn is watched."""
+
+    def __init__(self, client: Csa, engine: Engine) -> None:
+        self._root, self._engine = client.store.root_pathname, engine
+        self._sync = Sync(self._root, engine)
+        self._thread = threading.Thread(target=self._sync.watch, daemon=True)
+        self._thread.start()
+
+    def catch_up(self) -> CsaError | None:
+        """Bring it up to date over a connection of its own; return why that fails."""
+        self.end()
+        failure: CsaError | None = None
+        for _ in range(_TRIES):
+            try:
+                Sync(self._root, self._engine).once()
+            except CsaError as error:
+                failure = error
+                time.sleep(1)
+            else:
+                return None
+        return failure
+
+    def end(self) -> None:
+        """End it; harmless when repeated."""
+        self._sync.end()
+        self._thread.join()
+
+
+def _tell_detached(client: Csa, where: _Where, begun: Begun, arguments: argparse.Namespace) -> int:
+    """Print the id of a turn that runs there by itself, which is then found here, too."""
+    try:
+        Sync(client.store.root_pathname, where.engine).once()
+    except BusyError:  # whoever keeps the mirror up to date will have it in a moment
+        pass
+    except CsaError as error:
+        warn([f"{error.message} csa sync {begun.host} will find the session"])
+    if arguments.json:
+        print_json(begun.to_json())
+    else:
+        print(begun.session_id)
+    if not arguments.quiet:
+        what = f"{begun.tool}, turn {begun.turn}, PID {begun.pid} there"
+        tell("csa", f"session {begun.session_id} is running on {begun.host} ({what})")
+        tell("hint", f"csa sync {begun.host}; csa status {begun.session_id}")
+    return 0
+
+
+class _Watch:
+    """A turn on another host, as it is seen here."""
+
+    def __init__(
+        self,
+        client: Csa,
+        begun: Begun,
+        *,
+        where: _Where,
+        tether: Tether,
+        sync: _Watching,
+        arguments: argparse.Namespace,
+    ) -> None:
+        self._client, self._begun, self._where = client, begun, where
+        self._tether, self._sync, self._arguments = tether, sync, arguments
+        mirror = mirror_for(client.store.root_pathname, begun.host)
+        self._store = Store(mirror.pathname, begun.project)
+        self._paths = self._store.paths(begun.session_id)
+        self._follower: Follower | None = None
+        self._finished = 0  # the last turn whose end was seen
+        self._ended_at = self._looked_at = 0.0
+        self._faults: list[OSError] = []  # of stdout
+        self._stops: list[str] = []
+        self._is_left = False
+
+    @property
+    def target(self) -> Target:
+        return self._store, self._begun.session_id
+
+    def run(self, noted: list[int]) -> int:
+        """Show the turn to its end, and print its answer; return its exit code. `noted` are signals from before."""
+        arguments, begun = self._arguments, self._begun
+        self._tether.attend()
+        plain = arguments.stream_json and sys.stdout.isatty()
+        there = Csa(begun.project, root=self._store.root_pathname)
+        there.context = self._client.context.in_store(self._store)
+        progress = make_progress(there, quiet=arguments.quiet, plain=plain, verbose=arguments.verbose)
+        try:
+            anyio.run(self._show, progress, noted)
+        finally:
+            if self._follower:
+                self._follower.close()
+        return self._conclude()
+
+    def _conclude(self) -> int:
+        ended = self._tether.ended or {}
+        turn = max(self._finished, int(ended.get("turn") or 0))
+        if turn < self._begun.turn or turn > self._finished:
+            self._raise_unseen()
+        context = self._client.context.in_store(self._store)
+        result = Session(context, self._begun.session_id).result(turn=turn)
+        unprinted = print_outcome(result, self._arguments, [])
+        if after := follow_up(self._client, self._arguments):
+            run_follow_up(after, self._client, result, context.redactor)
+        if self._faults and not isinstance(self._faults[0], BrokenPipeError):
+            raise self._faults[0]
+        if unprinted:
+            raise unprinted
+        if self._stops and result.status == "cancelled":
+            return 128 + signal.Signals[self._stops[0]]
+        return result.exit_code
+
+    def _raise_unseen(self) -> NoReturn:
+        """Say what is known of a turn whose end was not seen."""
+        begun, ended = self._begun, self._tether.ended
+        what = f"Turn {begun.turn} of {begun.session_id} on {begun.host}"
+        hint = f"csa sync {begun.host}; csa status {begun.session_id}"
+        if ended is None:
+            why = self._tether.failure.message if self._tether.failure else f"{begun.host} cannot be reached."
+            failure = CsaError(f"{what} is away: {why}", hint=hint)
+            failure.exit_code = 128 + signal.Signals[self._stops[-1]] if self._stops else _EXIT_AWAY
+        elif ended.get("lost"):
+            failure = CsaError(f"{what} was lost: its supervisor there was killed.", hint=hint)
+        else:
+            failure = CsaError(f"{what} has ended with {ended['ended']}, but its answer has not come.", hint=hint)
+            failure.exit_code = int(ended["ended"]) or CsaError.exit_code
+        raise failure
+
+    async def _show(self, progress: Progress, noted: list[int]) -> None:
+        with anyio.open_signal_receiver(*heeded_signals()) as signals:
+            async with anyio.create_task_group() as tasks:
+
+                async def obey() -> None:
+                    for number in noted:
+                        self._stop(signal.Signals(number).name)
+                    async for number in signals:
+                        self._stop(signal.Signals(number).name)
+
+                tasks.start_soon(obey)
+                await self._await_record()
+                with lossy(sys.stderr):
+                    progress.begin(self._subject())
+                try:
+                    tasks.start_soon(progress.keep_fresh)
+                    while not self._is_over():
+                        await self._show_new(progress)
+                        await anyio.sleep(_LOOK_S)
+                        if self._lags():
+                            await anyio.to_thread.run_sync(self._sync.catch_up)
+                            await self._show_new(progress)
+                            break
+                    await self._show_new(progress)
+                finally:
+                    with lossy(sys.stderr):
+                        progress.end()
+                tasks.cancel_scope.cancel()
+
+    def _stop(self, name: str) -> None:
+        """Have the turn end; the second time, do not wait for a host that is not there."""
+        if self._stops and self._tether.is_lost:
+            self._is_left = True
+        self._stops.append(name)
+        self._tether.cancel(name)
+
+    async def _await_record(self) -> None:
+        """Wait until the session is in the mirror, where everything finds it; but not for long."""
+        with anyio.move_on_after(_SEEN_WITHIN_S):
+            while not self._paths.transcript.exists() and self._tether.ended is None and not self._is_left:  # noqa: ASYNC110  # files set no event
+                await anyio.sleep(_LOOK_S)
+
+    def _subject(self) -> Subject:
+        begun = self._begun
+        return Subject(
+            record=self._store.record(begun.session_id),
+            turn=begun.turn,
+            verb="session" if self._where.is_new else "continuing session",
+            facts=f"{begun.tool} on {begun.host}",
+            tool=begun.tool,
+            is_new=self._where.is_new,
+            started_at=time.time(),
+        )
+
+    def _is_over(self) -> bool:
+        """Say whether all has been seen, or no more will be."""
+        if self._is_left or self._tether.failure is not None:
+            return True
+        if (ended := self._tether.ended) is not None:
+            return bool(ended.get("lost")) or self._finished >= max(int(ended["turn"]), self._begun.turn)
+        now = time.monotonic()
+        if self._finished < self._begun.turn or now - self._looked_at < _LOOK_AT_END_S:
+            return False
+        self._looked_at = now  # nothing is heard of the supervisor: perhaps its connection stands still
+        return probe(self._paths).state == "not_alive"
+
+    def _lags(self) -> bool:
+        """Say whether the end was told, and is not seen in the mirror for long."""
+        if self._tether.ended is None:
+            return False
+        self._ended_at = self._ended_at or time.monotonic()
+        return time.monotonic() - self._ended_at > _SEEN_WITHIN_S
+
+    async def _show_new(self, progress: Progress) -> None:
+        for event in self._new():
+            if event.type == "run_finished":
+                self._finished = event.turn
+            if self._arguments.stream_json:
+                await self._print(to_json(event.to_dict()) + "\n")
+            if progress.speaks:
+                await self._room_on_stderr()
+            with lossy(sys.stderr):
+                progress.show(event)
+                sys.stderr.write(progress.text(event))
+
+    def _new(self) -> Iterator[Event]:
+        if self._follower is None:
+            if not self._paths.transcript.exists():
+                return iter(())
+            self._follower = Follower(self._paths.transcript)
+        return (event for event in self._follower.read() if event.turn >= self._begun.turn)
+
+    async def _print(self, text: str) -> None:
+        await room_on(sys.stdout)
+        with lossy(sys.stdout, self._faults):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    async def _room_on_stderr(self) -> None:
+        if not has_room(sys.stderr):
+            await room_on(sys.stderr)

@@ -1,0 +1,19 @@
+"""The hidden commands that `csa run --on` calls on another host."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hold", metavar="ID", help="stay in touch with the turn of this order, whose connection broke"
+    )
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run a turn for another host: its order comes on stdin, and ends with it. csa run --on calls it."""
+    from csa.runner.hosts.supervising import hold, supervise  # noqa: PLC0415  # `csa completion` loads every command
+
+    return supervise(os.environ) if arguments.hold is None else hold(os.environ, arguments.hold)

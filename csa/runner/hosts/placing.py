@@ -1,0 +1,275 @@
+"""This host's side of `csa run --on`: gives an order to `csa supervise` elsewhere, and stays in touch until its end.
+
+See `supervising.py` for what is said. An order is sent once. If the connection breaks after that, it is made again with
+`csa supervise --hold`, which tells what became of the order. Until the turn has ended, this side beats: however this
+process ends, the turn there ends when its leash has run out.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from csa import __version__
+from csa.errors import CsaError, UsageError
+from csa.model.config import Engine
+from csa.runner.ancestry import IDENTITY_VARIABLES
+from csa.runner.caller import owner_name
+from csa.runner.context import Context
+from csa.runner.detach import error_from_json, request_to_json
+from csa.runner.hosts.engines import HostError, Link
+from csa.runner.hosts.frames import PROTOCOL, ProtocolError, read_line, write_line
+from csa.runner.hosts.supervising import NOT_PLACED, SUPERVISE
+from csa.runner.request import RunRequest
+from csa.structs import Struct, replace
+
+LEAST_LEASH_S = 5.0
+_BEATS_A_LEASH, _LONGEST_BEAT_S = 3, 10.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+_LEASHES_TO_WAIT = 10  # for a host that is not reached any more
+_NOT_ELSEWHERE = {
+    "secrets": "--secret: no secret leaves this host; give it to the tool there",
+    "ephemeral": "--ephemeral: the answer is read from the session's record",
+    "fork_from": "--fork-from: the conversation is here",
+    "last": "--last: that is of this host; name the session: -s HOST:NAME",
+    "plan": "a plan: its scheduler runs here",
+    "repair": "--repair: the work is here",
+}
+
+
+class Begun(Struct):
+    """A turn that runs on another host."""
+
+    host: str
+    session_id: str
+    turn: int
+    tool: str
+    pid: int  # of its supervisor there
+    project: str  # there
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `run --on HOST --detach --json` prints."""
+        return {name: getattr(self, name) for name in ("session_id", "turn", "tool", "pid", "project")}
+
+
+class StoppedError(Exception):
+    """A signal came before it was known that the turn had begun."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def refuse_elsewhere(request: RunRequest) -> None:
+    """Raise UsageError for what cannot be asked of another host."""
+    for field, words in _NOT_ELSEWHERE.items():
+        if getattr(request, field):
+            raise UsageError(f"Another host cannot be given {words}.", hint="leave it out, or leave --on out")
+
+
+def order_of(
+    context: Context,
+    request: RunRequest,
+    *,
+    order_id: str,
+    session_id: str,
+    directory: str,
+    wait_s: float | None,
+) -> dict[str, Any]:
+    """Return what a supervisor on another host is to do; `request` has what it names with its contents."""
+    if request.session is None and request.session_id is None:
+        request = replace(request, owner=request.owner or owner_name(context.environ))
+    return {
+        "id": order_id,
+        "request": request_to_json(replace(request, directory=None)),
+        "session_id": session_id,
+        "directory": directory,
+        "command": "csa",
+        "caller": dict.fromkeys(IDENTITY_VARIABLES),
+        "variables": None,
+        "wait_s": wait_s,
+        "on_finish": None,
+    }
+
+
+class Tether:
+    """The connection to a turn on another host, from its order on. `ended` is what the host has said of its end.
+
+    Attributes:
+        ended: `{"ended": exit code, "turn": number of the last}`, when it has.
+        is_lost: the connection is broken, and is being made again.
+        failure: why the end of the turn will not be known.
+    """
+
+    def __init__(self, engine: Engine, order_id: str, *, is_detached: bool, tell: Callable[[str], None]) -> None:
+        self.engine, self.order_id, self._tell = engine, order_id, tell
+        self._leash_s = max(LEAST_LEASH_S, engine.leash_s)
+        self._is_detached = is_detached
+        self._over = threading.Event()
+        self._writing = threading.Lock()
+        self._link: Link | None = None
+        self._cancel = ""
+        self._threads: list[threading.Thread] = []
+        self.ended: Mapping[str, Any] | None = None
+        self.is_lost = False
+        self.is_sent = False
+        self.failure: CsaError | None = None
+
+    def begin(self, order: Mapping[str, Any], *, by: str, passport: Mapping[str, Any] | None = None) -> Begun:
+        """Send the order, and return the turn that has begun.
+
+        Raises:
+            HostError: the host cannot be reached; nothing was placed, or so it says. With `is_sent`, that is not known.
+            CsaError: the host refuses, as `start_detached` does.
+            StoppedError: as a handler of signals raises it; the turn was cancelled, or nothing was placed.
+        """
+        link = self._link = Link(self.engine, SUPERVISE)
+        link.greeting()
+        leash_s = 0 if self._is_detached else self._leash_s
+        given = {"order": order, "leash_s": leash_s, "by": by, "passport": passport, "code": None}
+        try:
+            write_line(link.stdin, {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": None})
+            link.stdin.write(json.dumps(given).encode())
+            link.stdin.flush()
+            self.is_sent = True  # it is whole with its line's end, which may arrive or not
+            link.stdin.write(b"\n")
+            link.stdin.flush()
+        except OSError:
+            if not self.is_sent:
+                raise link.failure() from None
+        self._start(self._beat)
+        while True:
+            try:
+                return self._await_begun(link)
+            except StoppedError as stopped:
+                if self._cancel:
+                    raise
+                self.cancel(stopped.name)
+
+    def attend(self) -> None:
+        """Keep in touch with the turn that has begun, in threads, until it has ended, or `close`."""
+        self._start(self._listen)
+
+    def cancel(self, name: str) -> None:
+        """Have the turn end, by the name of a signal; if the connection is broken, as soon as it is there again."""
+        self._cancel = name
+        self._write({"cancel": name})
+
+    def close(self) -> None:
+        """Leave; a turn that runs will end when its leash has run out."""
+        self._over.set()
+        if self._link:
+            self._link.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _await_begun(self, link: Link) -> Begun:
+        if (said := _read(link.stdout)) is None:  # the answer was lost, or there will be none
+            said = self._ask_again(_failure_of(link))
+        return self._begun(said)
+
+    def _begun(self, said: Mapping[str, Any]) -> Begun:
+        if "error" in said:
+            raise error_from_json(dict(said["error"]))
+        names = ("session_id", "turn", "tool", "pid", "project")
+        return Begun(self.engine.name, **{name: said[name] for name in names})
+
+    def _ask_again(self, failure: CsaError) -> Mapping[str, Any]:
+        """Reach the host again, and ask what became of the order; HostError when it was not reached for long."""
+        pause_s, deadline = _FIRST_PAUSE_S, time.monotonic() + _LEASHES_TO_WAIT * self._leash_s
+        while not self._over.wait(pause_s) and time.monotonic() < deadline:
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            with suppress(HostError):
+                if (said := self._ask(failure)) is not None:
+                    return said
+        host = self.engine.name
+        hint = f"csa sync {host}; csa ls --host {host}"
+        raise HostError(f"What becomes of the turn on {host} is not known: {failure.message}", hint=hint)
+
+    def _ask(self, failure: CsaError) -> Mapping[str, Any] | None:
+        """Ask once, on a new connection; None if it broke, too."""
+        link = Link(self.engine, SUPERVISE, "--hold", self.order_id)
+        with self._writing:
+            self._link = link
+        try:
+            link.greeting()
+            said = _read(link.stdout)
+        except BaseException:
+            link.close()
+            raise
+        if said is None:
+            link.close()
+            return None
+        if "error" in said and said["error"].get("code") == NOT_PLACED:
+            self.is_sent = False
+            raise CsaError(f"Nothing has begun on {self.engine.name}: {failure.message}", hint="run it again")
+        if self._cancel:
+            self._write({"cancel": self._cancel})
+        return said
+
+    def _listen(self) -> None:
+        """Hear the end of the turn, over as many connections as it takes."""
+        while not self._over.is_set() and self.ended is None and self.failure is None:
+            link = self._link
+            assert link is not None
+            said = _read(link.stdout)
+            if said is not None and "ended" in said:
+                self.ended = said
+            elif said is None and not self._over.is_set():
+                self._reconnect(_failure_of(link))
+
+    def _reconnect(self, failure: CsaError) -> None:
+        if self._over.is_set():
+            return
+        self.is_lost = True
+        host, leash = self.engine.name, f"{self._leash_s:.0f} s"
+        self._tell(f"the connection to {host} is lost; the turn there goes on for {leash}, and csa connects again")
+        try:
+            self._begun(self._ask_again(failure))
+        except CsaError as error:
+            self.failure = error
+            return
+        self.is_lost = False
+        self._tell(f"connected to {host} again")
+
+    def _beat(self) -> None:
+        pause_s = min(self._leash_s / _BEATS_A_LEASH, _LONGEST_BEAT_S)
+        while not self._over.wait(pause_s) and self.ended is None:
+            self._write({"beat": True})
+
+    def _write(self, said: Mapping[str, Any]) -> None:
+        with self._writing, suppress(OSError, ValueError):  # it is lost, as its reader finds too
+            assert self._link is not None
+            write_line(self._link.stdin, said)
+            self._link.stdin.flush()
+
+
+def _failure_of(link: Link) -> CsaError:
+    """End a connection that broke, and say why it did."""
+    failure = link.failure()
+    link.close()
+    return failure
+
+
+def _read(stream: IO[bytes]) -> Mapping[str, Any] | None:
+    """Read what the other side says; None at its end, or when it makes no sense any more."""
+    try:
+        return read_line(stream)
+    except (ProtocolError, OSError, ValueError):
+        return None
+
+
+def directory_there(context: Context, engine: Engine) -> str:
+    """Return where a new session starts on a host: for now, in the directory of the same name."""
+    del engine
+    return str(Path(context.directory_pathname))

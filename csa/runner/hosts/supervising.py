@@ -1,0 +1,382 @@
+"""The host's side of `csa run --on`: takes an order on stdin, has a supervisor carry it out, and says how that ends.
+
+Each side says one line of JSON at a time:
+
+    {"csa": "supervise", "protocol": 1, "version", "time"}   we greet
+    {"code": {"key"} | null}                                 what is to travel along; then we say {"have": [commits]}
+    {"order": {...}, "leash_s": S, "code": {"bytes": N, ...} | null, ...}    what is to be done; N bytes follow
+    {"session_id", "turn", "tool", "project"}                we have begun, or {"error": {...}}
+    {"beat": true}, {"cancel": "SIGINT"}                     as often as the leash needs; or the turn is to end
+    {"ended": CODE, "turn": N}                               the turn has ended, and so do we
+
+The supervisor's lifeline is a pipe that this process alone has: should it be killed, the turn ends as cancelled. It
+survives the loss of its connection, for as long as the leash is: then, unless somebody has called `csa supervise
+--hold ID` and beats there, the turn ends as cancelled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from csa import __version__
+from csa.errors import CsaError, NotFoundError, StateError
+from csa.ids import is_session_id
+from csa.model.events import Event
+from csa.paths import make_path, state_root
+from csa.runner.detach import error_from_json, error_to_json, order_line, spawn_supervisor, supervisors_environment
+from csa.runner.hosts.frames import PROTOCOL, ProtocolError, require_protocol
+from csa.runner.sessions.ending import end_sessions
+from csa.store.liveness import probe
+from csa.store.orders import Order
+from csa.store.project import find_project
+from csa.store.sessions import Store
+from csa.store.transcript import last_turn_event
+from csa.structs import Struct
+
+SUPERVISE = "supervise"
+PLACED_ALREADY, NOT_PLACED = "placed_already", "not_placed"
+_SILENCE_S = 60.0  # of the other side, before it has given its order
+_LOOK_S = 1.0
+_LOOK_AT_HELD_S = 0.1
+_BLOCK = 1 << 16
+_MOST_LINE = 1 << 28  # with the contents of images and files
+_LOST = 1  # the exit code for a turn whose supervisor was killed
+
+
+class Incoming:
+    """What the other side says: lines, and bytes that follow one. Its end and its faults are the same."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.is_over = False
+        self._buffer = bytearray()
+
+    def fill(self) -> None:
+        """Read what there is; blocks if there is nothing."""
+        try:
+            block = os.read(self.fd, _BLOCK)
+        except OSError:
+            block = b""
+        self._buffer += block
+        self.is_over = not block or len(self._buffer) > _MOST_LINE
+
+    def line(self) -> Mapping[str, Any] | None:
+        """Return the next whole line; None if there is none yet. ProtocolError for what is no object."""
+        end = self._buffer.find(b"\n")
+        if end < 0:
+            return None
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        try:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            raise ProtocolError(f"This is no line of an order: {line[:60]!r}.")
+        return said
+
+    def await_line(self) -> Mapping[str, Any] | None:
+        """Wait for a line; None if the other side has ended, or is silent."""
+        while (said := self.line()) is None and self._await():
+            pass
+        return said
+
+    def read(self, length: int) -> bytes:
+        """Wait for so many bytes; fewer at the end."""
+        while len(self._buffer) < length and self._await():
+            pass
+        block = bytes(self._buffer[:length])
+        del self._buffer[:length]
+        return block
+
+    def _await(self) -> bool:
+        if self.is_over or not _can_read(self.fd, _SILENCE_S):
+            return False
+        self.fill()
+        return not self.is_over
+
+
+def _can_read(fd: int, limit_s: float) -> bool:
+    found = select.poll()
+    found.register(fd, select.POLLIN)
+    return bool(found.poll(limit_s * 1000))
+
+
+def say(**said: Any) -> None:
+    """Say a line on stdout; when nobody hears any more, nothing."""
+    line = json.dumps(said, separators=(",", ":")).encode() + b"\n"
+    with suppress(OSError):
+        while line:
+            line = line[os.write(1, line) :]
+
+
+def supervise(environ: Mapping[str, str]) -> int:
+    """Take an order, and see it through; return the exit code of its turn."""
+    _outlive_connection()
+    _greet()
+    incoming = Incoming(0)
+    root = make_path(state_root(environ))
+    try:
+        given = _hear_order(incoming)
+        if given is None:  # cut off before it was whole: nothing begins
+            return CsaError.exit_code
+        return _carry_out(given, incoming, environ, root)
+    except CsaError as error:
+        say(error=error_to_json(error))
+        return error.exit_code
+
+
+def _outlive_connection() -> None:
+    """Stay when ssh goes: without a terminal it hangs up on nobody, but other ways to reach a host do."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with suppress(PermissionError):  # we lead a process session already
+        os.setsid()
+
+
+def _greet() -> None:
+    say(csa=SUPERVISE, protocol=PROTOCOL, version=__version__, node=os.uname().nodename, time=time.time())
+
+
+def _hear_order(incoming: Incoming) -> Mapping[str, Any] | None:
+    asked = incoming.await_line()
+    if asked is None:
+        return None
+    require_protocol(dict(asked))
+    return incoming.await_line()
+
+
+def _carry_out(given: Mapping[str, Any], incoming: Incoming, environ: Mapping[str, str], root: Path) -> int:
+    asked = given["order"]
+    if not is_session_id(str(asked["id"])) or not is_session_id(str(asked["session_id"])):
+        raise ProtocolError(f"An order is called {asked['id']!r}.")
+    order = Order(root, asked["id"])
+    if not order.take(session_id=asked["session_id"]):
+        error = CsaError(f"{os.uname().nodename} has had order {asked['id']} already.")
+        error.code = PLACED_ALREADY
+        raise error
+    try:
+        return _Keeper(order, given, incoming).keep(_start(asked, given, environ, root))
+    except CsaError as error:
+        order.note(error=error_to_json(error))
+        raise
+    finally:
+        order.close()
+
+
+class _Started(Struct):
+    """A supervisor that has its order, and where its session is, or will be."""
+
+    process: subprocess.Popen[bytes]
+    store: Store
+    session_id: str
+
+
+def _start(asked: Mapping[str, Any], given: Mapping[str, Any], environ: Mapping[str, str], root: Path) -> _Started:
+    directory = os.path.realpath(asked["directory"])
+    if not os.path.isdir(directory):
+        node = os.uname().nodename
+        raise NotFoundError(f"There is no directory {directory} on {node}.", hint="csa run --cd DIR --on ... names one")
+    store = Store(root, find_project(directory))
+    process = spawn_supervisor(supervisors_environment(environ, store, asked["session_id"]), subprocess.PIPE)
+    told = {**asked, "directory": directory, "placed": {"by": given.get("by"), "passport": given.get("passport")}}
+    leash_s = float(given["leash_s"])
+    if leash_s:
+        words = f"{given.get('by') or 'the host that placed it'} was not heard of for {leash_s:g} s"
+        told |= {"attached": True, "caller_ended": words}
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it died, and its answer will be missing
+        process.stdin.write(order_line(told))
+        process.stdin.flush()
+    if not leash_s:
+        process.stdin.close()
+    return _Started(process, store, asked["session_id"])
+
+
+class _Keeper:
+    """Attends to a supervisor: hears beats and its answer, and holds its lifeline until the leash has run out."""
+
+    def __init__(self, order: Order, given: Mapping[str, Any], incoming: Incoming) -> None:
+        self._order, self._incoming = order, incoming
+        self._leash_s = float(given["leash_s"])
+        self._heard, self._touched = time.monotonic(), order.touched_at()
+        self._answer: Mapping[str, Any] | None = None
+
+    def keep(self, started: _Started) -> int:
+        """Return the exit code of the turn; at once, if it is detached."""
+        process = started.process
+        assert process.stdin
+        assert process.stdout
+        answer = Incoming(process.stdout.fileno())
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            while True:
+                ready = self._await(answer, pidfd)
+                if self._incoming.fd in ready:
+                    self._obey(process)
+                if answer.fd in ready and not answer.is_over:
+                    answer.fill()
+                    if (said := answer.line()) is not None:
+                        self._pass_on(said, started)
+                if pidfd in ready:
+                    return self._end(started)
+                if self._answer and not self._leash_s:
+                    return 0
+                if self._is_leash_out():
+                    process.stdin.close()
+                    process.stdout.close()  # what waits for a slot, or for its session, ends too
+                    answer.is_over, self._leash_s = True, float("inf")
+        finally:
+            os.close(pidfd)
+
+    def _await(self, answer: Incoming, pidfd: int) -> set[int]:
+        found = select.poll()
+        for source in (self._incoming, answer):
+            if not source.is_over:
+                found.register(source.fd, select.POLLIN)
+        found.register(pidfd, select.POLLIN)
+        return {fd for fd, _ in found.poll(_LOOK_S * 1000)}
+
+    def _obey(self, process: subprocess.Popen[bytes]) -> None:
+        self._incoming.fill()
+        while (said := self._incoming.line()) is not None:
+            self._heard = time.monotonic()
+            if name := said.get("cancel"):
+                process.send_signal(signal_of(name) if self._answer else signal.SIGTERM)
+
+    def _is_leash_out(self) -> bool:
+        if (touched := self._order.touched_at()) != self._touched:
+            self._heard, self._touched = time.monotonic(), touched
+        return bool(self._leash_s) and time.monotonic() - self._heard > self._leash_s
+
+    def _pass_on(self, said: Mapping[str, Any], started: _Started) -> None:
+        if "session_id" not in said:
+            self._order.note(error=said["error"])
+            say(error=said["error"])
+            self._answer = said
+            return
+        begun = {**said, "project": started.store.project_pathname, "pid": started.process.pid}
+        self._order.note(begun=begun)
+        say(**begun)
+        self._answer = begun
+
+    def _end(self, started: _Started) -> int:
+        code = started.process.wait()
+        if self._answer is None:
+            words = "was ended before the turn had begun" if code < 0 else f"exited at once, with code {code}"
+            raise CsaError(f"The supervisor {words}.", hint=None if code < 0 else "csa doctor")
+        if "session_id" in self._answer:
+            ended = ending_of(started.store, started.session_id, code)
+            self._order.note(**ended)
+            say(**ended)
+        return code if code >= 0 else _LOST
+
+
+def signal_of(name: object) -> signal.Signals:
+    """Return the signal that ends a turn which somebody cancels; its supervisor heeds no other."""
+    return signal.SIGINT if name == "SIGINT" else signal.SIGTERM
+
+
+def ending_of(store: Store, session_id: str, code: int | None = None) -> dict[str, Any]:
+    """Say how a turn has ended: with the exit code of its supervisor, or as its transcript has it."""
+    last = _last_turn(store, session_id)
+    turn = last.turn if last else 0
+    if last is None or last.type != "run_finished":  # the supervisor was killed
+        return {"ended": _LOST, "turn": turn, "lost": True}
+    found = last.data.get("exit_code")
+    return {"ended": code if code is not None and code >= 0 else found if isinstance(found, int) else 1, "turn": turn}
+
+
+def _last_turn(store: Store, session_id: str) -> Event | None:
+    try:
+        return last_turn_event(store.paths(session_id).transcript)
+    except StateError:
+        return None
+
+
+def hold(environ: Mapping[str, str], order_id: str) -> int:
+    """Beat for an order whose connection broke, and say how its turn ends. One that never came cannot come any more."""
+    _outlive_connection()
+    if not is_session_id(order_id):
+        raise ProtocolError(f"An order is called {order_id!r}.")
+    _greet()
+    incoming = Incoming(0)
+    order = Order(make_path(state_root(environ)), order_id)
+    try:
+        if order.take(refused=True) or order.known().get("refused"):
+            raise _not_placed(order_id)
+        begun = _await_begun(order, incoming)
+        if begun is None:
+            return CsaError.exit_code
+        say(**begun)
+        return _hold(order, begun, incoming, Store(make_path(state_root(environ)), begun["project"]))
+    except CsaError as error:
+        say(error=error_to_json(error))
+        return error.exit_code
+    finally:
+        order.close()
+
+
+def _not_placed(order_id: str) -> CsaError:
+    error = NotFoundError(f"Order {order_id} has not come to {os.uname().nodename}, and will not be taken any more.")
+    error.code = NOT_PLACED
+    return error
+
+
+def _await_begun(order: Order, incoming: Incoming) -> dict[str, Any] | None:
+    """Wait for what the supervisor answers; None if we are not heard any more."""
+    while not incoming.is_over:
+        is_attended = order.is_attended()  # first, or the last line could be missed
+        known = order.known()
+        if "begun" in known:
+            return dict(known["begun"])
+        if "error" in known:
+            raise error_from_json(known["error"])
+        if not is_attended:
+            error = CsaError(f"csa supervise has ended on {os.uname().nodename} before the turn had begun.")
+            error.code = NOT_PLACED
+            raise error
+        order.touch()
+        if _can_read(incoming.fd, _LOOK_AT_HELD_S):
+            incoming.fill()
+    return None
+
+
+def _hold(order: Order, begun: Mapping[str, Any], incoming: Incoming, store: Store) -> int:
+    session_id, turn = str(begun["session_id"]), int(begun["turn"])
+    while True:
+        is_attended = order.is_attended()
+        if "ended" in (known := order.known()):
+            ended = {name: known[name] for name in ("ended", "turn", "lost", "spent") if name in known}
+            break
+        if not is_attended and not _runs(store, session_id, turn):
+            ended = ending_of(store, session_id)
+            break
+        if incoming.is_over:
+            return CsaError.exit_code
+        if _can_read(incoming.fd, _LOOK_AT_HELD_S):
+            incoming.fill()
+        _obey_held(order, incoming, store, session_id)
+    say(**ended)
+    return int(ended["ended"])
+
+
+def _runs(store: Store, session_id: str, turn: int) -> bool:
+    liveness = probe(store.paths(session_id))
+    return liveness.state == "alive" and (liveness.owner is None or liveness.owner.turn >= turn)
+
+
+def _obey_held(order: Order, incoming: Incoming, store: Store, session_id: str) -> None:
+    while (said := incoming.line()) is not None:
+        order.touch()
+        if said.get("cancel"):
+            for _ in end_sessions([(store, session_id)], words="the host that placed it"):
+                pass

@@ -1,0 +1,78 @@
+"""What comes back of a session's work on another host: the refs that keep it, in the repository here.
+
+A ref here only moves forward. What is kept by another's ref stays; then what has come is kept beside it. On the other
+host it is noted what was fetched, as the session there may then be cleaned up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from csa.model.worktree import FETCHED, REFS
+from csa.store.gitplumbing import ABSENT, Git, GitError
+from csa.store.gitwork import find_commit, is_ancestor, refs_of
+from csa.structs import Struct, asdict
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+_NAME = re.compile(r"[0-9][A-Za-z0-9-]{0,60}|[a-z][a-z0-9-]{0,60}", re.ASCII)
+_SHORT = 12
+
+
+class BroughtRef(Struct):
+    """A ref, its commit, and what has become of it: new, moved, same, or aside (another's has its name)."""
+
+    ref: str
+    commit: str
+    status: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return its object in `fetch --json`."""
+        return asdict(self)
+
+
+def is_name(name: object) -> TypeGuard[str]:
+    """Say whether csa gives a ref of a session such a name."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def keep_refs(git: Git, session_id: str, found: Mapping[str, str]) -> list[BroughtRef]:
+    """Keep commits that have come by refs of a session, by their names; GitError."""
+    return [_keep(git, session_id, name, commit) for name, commit in found.items()]
+
+
+def _keep(git: Git, session_id: str, name: str, commit: str) -> BroughtRef:
+    ref = f"{REFS}{session_id}/{name}"
+    before = find_commit(git, ref)
+    if before == commit:
+        return BroughtRef(ref, commit, "same")
+    if before is None or is_ancestor(git, before, commit):
+        try:
+            git.run("update-ref", "-m", "csa fetch", ref, commit, before or ABSENT)
+        except GitError:
+            if find_commit(git, ref) == before:
+                raise
+            return _keep(git, session_id, name, commit)  # another process was faster
+        return BroughtRef(ref, commit, "moved" if before else "new")
+    if is_ancestor(git, commit, before):  # what was sent is older
+        return BroughtRef(ref, before, "same")
+    aside = f"{ref}-at-{commit[:_SHORT]}"
+    git.run("update-ref", aside, commit)
+    return BroughtRef(aside, commit, "aside")
+
+
+def note_fetched(git: Git, session_id: str, found: Mapping[str, str]) -> None:
+    """Note on the other host what was fetched of a session; GitError."""
+    lines = "".join(f"update {FETCHED}{session_id}/{name} {commit}\n" for name, commit in found.items())
+    git.run("update-ref", "--stdin", stdin=lines.encode())
+
+
+def has_fetched(git: Git, session_id: str, tip: str) -> bool:
+    """Say whether the host that a session's code came from has all of its work: its tip, and all that is kept."""
+    said = git.run("for-each-ref", "--format=%(refname:lstrip=4) %(objectname)", f"{FETCHED}{session_id}/")
+    fetched = dict(line.split(" ", 1) for line in said.decode().splitlines())
+    kept = {ref.rpartition("/")[2]: commit for ref, commit in refs_of(git, session_id).items()}
+    return tip in fetched.values() and kept.items() <= fetched.items()

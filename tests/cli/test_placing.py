@@ -1,0 +1,257 @@
+"""Turns on other hosts: `csa run --on`, over an ssh that leads to another home and state root, or a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.realhosts import Host, Hosts
+from tests.support import CSA, Place, Running, children_of, wait_for
+
+LEASH_S = 5
+
+
+@pytest.fixture
+def leash(place: Place) -> None:
+    """Give n1 a short leash."""
+    config = place.tmp / "own.toml"
+    config.write_text(f"[engines.n1]\nleash_s = {LEASH_S}\n")
+    place.env["CSA_CONFIG"] = str(config)
+
+
+def words(remote: Place, *more: str) -> list[str]:
+    return ["run", "--on", "n1", "--tool", "codex", "--cd", str(remote.project), *more]
+
+
+def held(place: Place, remote: Place, *more: str) -> Running:
+    """Begin a turn on n1 whose tool is ready, and waits."""
+    remote.play(*remote.hold(), ["say", "done"])
+    place.env["FAKE_TOOL_SCRIPT"] = remote.env["FAKE_TOOL_SCRIPT"]
+    running = place.start(*words(remote, *more, "long"))
+    remote.wait_ready()
+    return running
+
+
+def links(running: Running, what: str) -> list[int]:
+    """Return the processes by which a command reaches a host for something."""
+    return [pid for pid in children_of(running.pid) if what.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_a_turn_on_another_host_is_seen_here(place: Place, remote: Place) -> None:
+    """`csa run --on n1` prints the answer, exits as the turn did, and leaves its session there, and in the mirror."""
+    done = place.run(*words(remote, "--name", "auth", "fix it"))
+    assert done.code == 0, done.err
+    (session_id,) = remote.published()
+    assert done.session_id == session_id
+    assert "codex on n1" in done.err
+    assert done.out == remote.run("result", "auth").out == place.run("result", "n1:auth").out
+    assert place.ids() == []
+
+
+@pytest.mark.thorough
+def test_it_goes_on_with_a_session_of_that_host(place: Place, remote: Place) -> None:
+    """By HOST:NAME, by a full id, with `--on` and a name, and by csa retry; one that is here stays here."""
+    place.codex("hello", "--name", "mine")
+    session_id = remote.codex("fix the parser", "--name", "auth").session_id
+    ways = [
+        ["run", "-s", "n1:auth"],
+        ["run", "-s", session_id],
+        ["run", "--on", "n1", "-s", "auth"],
+        ["retry", "n1:auth"],
+    ]
+    for number, way in enumerate(ways, 2):
+        done = place.run(*way, "--json", *(["go on"] if way[0] == "run" else []))
+        assert (done.code, done.json["turn"], done.json["session_id"]) == (0, number, session_id), done.err
+    assert place.run("run", "--on", "n2", "-s", "n1:auth", "x").code == 2
+    stays = place.run("run", "--on", "n1", "-s", "mine", "x")
+    assert (stays.code, "is on this host, and stays here" in stays.err) == (5, True)
+    assert place.run("run", "--on", "here", "-s", "n1:auth", "x").code == 5
+
+
+@pytest.mark.thorough
+def test_what_is_printed_is_what_any_run_prints(place: Place, remote: Place) -> None:
+    """With each option for the output; a reader that goes away is not an error; --detach returns at once."""
+    assert place.run(*words(remote, "-q", "hello")).err == ""
+    assert "hello" in place.run(*words(remote, "-v", "hello")).err
+    assert place.run(*words(remote, "--print-id", "hello")).out.strip() in remote.published()
+    streamed = place.run(*words(remote, "--stream-json", "hello")).events
+    assert [streamed[0]["type"], streamed[-1]["type"]] == ["run_started", "run_finished"]
+    assert (
+        place.shell(["sh", "-c", f"{CSA} {' '.join(words(remote))} --stream-json hello | head -1"]).out.count("\n") == 1
+    )
+    failed = place.run(*words(remote, "--tool", "gemini-cli", "--model", "no such", "--schema", "{", "x"))
+    assert failed.code == 2
+    started = place.run(*words(remote, "--detach", "--json", "hello")).json
+    assert place.run("show", started["session_id"]).code == 0
+    assert remote.run("wait", started["session_id"]).code == 0
+    plan = place.run(*words(remote, "--dry-run", "hello"))
+    assert "n1" in plan.out
+    assert len(remote.published()) == 6
+
+
+@pytest.mark.thorough
+def test_what_makes_no_sense_there_is_refused(place: Place, remote: Place) -> None:
+    """Before anything is sent; and what the host refuses is refused here with its code."""
+    for refused in (["--secret", "KEY"], ["--ephemeral"], ["--fork-from", "x"], ["-c"], ["--queue"], ["--steal"]):
+        done = place.run(*words(remote, *refused, "x"), env={"KEY": "value"})
+        assert done.code == 2, done
+    assert place.run("run", "--on", "n1", "--tool", "nothing", "--cd", str(remote.project), "x").code == 2
+    assert place.run(*words(remote, "--permission", "full", "--timeout", "-1", "x")).code == 2
+    nowhere = place.run("run", "--on", "n1", "--tool", "codex", "x", cwd=place.tmp)
+    assert nowhere.code == 0, nowhere.err  # the directory is there, too
+    for host, word in (("nowhere", "resolve"), ("strange", "Host key"), ("bare", "no csa on bare")):
+        done = place.run("run", "--on", host, "x")
+        assert (done.code, word in done.err) == (7, True), done
+    assert place.run("run", "--on", "user@host", "x").code == 2
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_cancels_the_turn_there(place: Place, remote: Place, number: int, code: int) -> None:
+    """The turn there ends as cancelled, by that signal, and nothing of it is left; then the command ends."""
+    running = held(place, remote)
+    running.signal(number)
+    done = running.wait()
+    assert done.code == code, done.err
+    (session_id,) = remote.published()
+    assert remote.status(session_id) == "cancelled"
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("leash")
+def test_a_turn_ends_when_nobody_holds_its_leash(place: Place, remote: Place) -> None:
+    """SIGKILL of csa run: when it was not heard of for as long as the leash, the turn ends, and says why."""
+    running = held(place, remote)
+    running.kill()
+    (session_id,) = remote.published()
+    assert remote.status(session_id) == "running"
+    wait_for(lambda: remote.status(session_id) == "cancelled", "the leash has run out")
+    assert f"was not heard of for {LEASH_S} s" in json.dumps(remote.last_event(session_id))
+
+
+def waiting(a: Host, n1: Host) -> Running:
+    """Begin a turn on a real host, with a short leash, whose tool is ready and waits."""
+    config = a.tmp / "own.toml"
+    config.write_text(f"[engines.n1]\nleash_s = {LEASH_S}\n")
+    a.env["CSA_CONFIG"] = str(config)
+    n1.play(*n1.hold(), ["say", "done"])
+    running = a.start("run", "--on", "n1", "--tool", "codex", "--cd", str(a.tmp.parent / "same"), "long")
+    n1.wait_ready()
+    return running
+
+
+@pytest.mark.thorough
+def test_a_connection_that_breaks_is_made_again(hosts: Hosts) -> None:
+    """Over a real ssh, more often than the leash is long, and the turn goes on; its end is the command's."""
+    a, n1 = hosts.up("a", "n1")
+    running = waiting(a, n1)
+    for count in range(1, 3):
+        wait_for(lambda: links(running, "supervise"), "it is connected")
+        for pid in links(running, "supervise"):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: running.err.count("connected to n1 again") == count, "it is connected again")  # noqa: B023
+        time.sleep(LEASH_S)
+    n1.release()
+    done = running.wait()
+    assert (done.code, done.out) == (0, "done\n"), done.err
+
+
+@pytest.mark.thorough
+def test_a_connection_that_stands_still_hides_no_end(hosts: Hosts) -> None:
+    """SIGSTOP of the ssh that supervises: the end is seen all the same, and nothing is left."""
+    a, n1 = hosts.up("a", "n1")
+    running = waiting(a, n1)
+    (ssh,) = links(running, "supervise")
+    os.kill(ssh, signal.SIGSTOP)
+    n1.release()
+    done = running.wait()
+    assert (done.code, done.out) == (0, "done\n"), done.err
+    wait_for(lambda: len(a.everyone()) == 2, "only its first process and sshd are left")
+
+
+@pytest.mark.thorough
+def test_the_leash_ends_a_turn_whose_host_is_gone(hosts: Hosts) -> None:
+    """The other host has a power cut: the turn ends when the leash has run out, and nothing of it is left."""
+    a, n1 = hosts.up("a", "n1")
+    waiting(a, n1)
+    a.kill()
+    wait_for(lambda: len(n1.everyone()) == 2, "only its first process and sshd are left")
+    (card,) = n1.run("ls", "--json", "--all-projects").json
+    assert card["status"] == "cancelled"
+
+
+@pytest.mark.thorough
+def test_who_supervises_is_killed(place: Place, remote: Place) -> None:
+    """SIGKILL of `csa supervise`: the turn ends as cancelled. Of the supervisor: it is lost, which the command says."""
+    running = held(place, remote)
+    (ssh,) = links(running, "supervise")  # the stand-in has become csa supervise
+    (supervisor,) = children_of(ssh)
+    os.kill(supervisor, signal.SIGKILL)
+    done = running.wait()
+    assert (done.code, "was lost" in done.err) == (1, True), done
+    (session_id,) = remote.published()
+    wait_for(lambda: remote.status(session_id) == "lost", "nothing of it is left")
+
+
+@pytest.mark.thorough
+def test_an_order_is_carried_out_once(place: Place, remote: Place) -> None:
+    """Sent again it is refused; and one that was asked about before it came never begins."""
+    del place
+    ids = [f"01JH4QWERT123456789000000{number}" for number in range(3)]
+    order = order_for(remote, ids[0], session_id=ids[1])
+    first, second = (speak(remote, order) for _ in range(2))
+    assert first[1]["session_id"] == ids[1]
+    assert first[2]["ended"] == 0
+    assert second[1]["error"]["code"] == "placed_already"
+    held = speak(remote, hold=ids[0])
+    assert (held[1]["session_id"], held[2]["ended"]) == (ids[1], 0)
+    assert speak(remote, hold=ids[2])[1]["error"]["code"] == "not_placed"
+    late = speak(remote, order_for(remote, ids[2], session_id=ids[2]))
+    assert late[1]["error"]["code"] == "placed_already"
+    cut = speak(remote, order[:-20])
+    assert len(cut) == 1
+    assert remote.published() == [ids[1]]
+
+
+def order_for(remote: Place, order_id: str, *, session_id: str) -> bytes:
+    """Return what `csa run --on` says to give an order."""
+    order = {
+        "id": order_id,
+        "request": {"prompt": "hello", "tool": "codex"},
+        "session_id": session_id,
+        "directory": str(remote.project),
+        "command": "csa",
+        "caller": {"CSA_SESSION_ID": None, "CSA_SESSION_DIR": None},
+        "variables": None,
+        "wait_s": None,
+        "on_finish": None,
+    }
+    lines = [{"csa": "supervise", "protocol": 1, "code": None}, {"order": order, "leash_s": 60, "by": "here"}]
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def speak(remote: Place, said: bytes = b"", *, hold: str | None = None) -> list[dict[str, Any]]:
+    """Say something to `csa supervise`, and return what it says; what it started has ended then."""
+    argv = [CSA, "supervise", *(["--hold", hold] if hold else [])]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, env=remote.environment(None), cwd="/", stdin=pipe, stdout=pipe) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(said)
+        process.stdin.flush()
+        if not said.endswith(b"\n"):
+            process.stdin.close()
+        return [json.loads(line) for line in process.stdout]
+
+
+def test_who_runs_here_pays_nothing(place: Place) -> None:
+    """A turn of this host imports nothing of placing."""
+    found = place.imports("run", "--tool", "codex", "hello")
+    assert not {each for each in found if each.startswith(("csa.runner.hosts", "csa.cli.placing", "csa.store.orders"))}
