@@ -1,4 +1,4 @@
-"""A cluster of its own for tests: a real Slurm over hosts of realhosts.py, its controller and user on `a`, nodes n1 to n3.
+"""A cluster of its own for tests: a real Slurm over hosts of realhosts.py; its controller is `a`, its nodes n1 to n3.
 
     def test_x(cluster: Cluster) -> None:
         a, (n1, n2, n3) = cluster.a, cluster.nodes
@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.realhosts import Host, Hosts, OpenSsh
+from tests.realhosts import Host, Hosts
 from tests.support import Json, wait_for
 
 FETCHED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "csa-slurm"
@@ -144,9 +143,9 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(hosts: Hosts, openssh: OpenSsh) -> Iterator[Cluster]:  # noqa: ARG001  # it says whether hosts can be had
+def cluster(hosts: Hosts) -> Cluster:
     """A cluster with `SLOTS` slots on each of three nodes; skips where Slurm was not fetched."""
     if not (FETCHED / "usr/sbin/slurmctld-wlm").exists():
         reason = FETCHED / "reason"
         pytest.skip(reason.read_text().strip() if reason.exists() else "make slurm fetches Slurm")
-    yield Cluster(hosts)
+    return Cluster(hosts)

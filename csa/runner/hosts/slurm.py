@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from csa.model.config import Engine
-from csa.runner.hosts.jobs import GONE, PENDING, RUNNING, Look
+from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look
 
-NAME = "slurm"
 MOST_SCRIPT = 4 * 1024 * 1024 - 4096  # the default of its MaxScriptSize
-# Steps have no HOME. What reaches a job begins as its script does: in the home directory, with the environment of a login.
+# Steps have no HOME. What reaches a job begins as its script does: at home, with the environment of a login.
 _LOGIN = """eval "HOME=~$(id -un)"; export HOME; cd && exec /bin/sh -lc 'exec "$@"' csa "$@\""""
 _SCRIPT = """#!/bin/sh -l
 cd || exit
@@ -102,6 +101,11 @@ def cancel(job: str) -> tuple[str, ...]:
     return ("scancel", "--quiet", job)
 
 
+def cancel_named(name: str) -> tuple[str, ...]:
+    """Return what ends the jobs that are called so."""
+    return ("scancel", "--quiet", f"--name={name}")
+
+
 def reach(job: str) -> tuple[str, ...]:
     """Return what runs a command on the node of a job that runs, as part of it."""
     shape = ("--nodes=1", "--ntasks=1", "--chdir=/", "--export=NIL", "--mpi=none", "--quiet")
@@ -110,12 +114,4 @@ def reach(job: str) -> tuple[str, ...]:
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment for its commands: without what a job that we are in has set."""
-    return {
-        name: value for name, value in environ.items() if name in _OURS or not name.startswith(_THEIRS)
-    }
-
-
-def explain(complaint: str, argv: Sequence[str]) -> str:
-    """Return what a command has complained about, in a line."""
-    line = complaint.strip().rpartition("\n")[2].strip()
-    return line.removeprefix(f"{argv[0]}: error: ").rstrip(".") or f"{argv[0]} failed"
+    return {name: value for name, value in environ.items() if name in _OURS or not name.startswith(_THEIRS)}

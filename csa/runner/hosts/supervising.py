@@ -12,6 +12,10 @@ Each side says one line of JSON at a time:
 The supervisor's lifeline is a pipe that this process alone has: should it be killed, the turn ends as cancelled. It
 survives the loss of its connection, for as long as the leash is: then, unless somebody has called `csa supervise
 --hold ID` and beats there, the turn ends as cancelled.
+
+A scheduler's job is `csa supervise --job`: it hears an order that was written down, and nobody hears what it says. So
+the turn begins only once somebody holds it: who has placed it may be gone after a long time in a queue. And the job
+stays after its end, as long as somebody holds it who fetches what came of it.
 """
 
 from __future__ import annotations
@@ -49,6 +53,7 @@ _LOOK_S = 1.0
 _LOOK_AT_HELD_S = 0.1
 _BLOCK = 1 << 16
 _MOST_LINE = 1 << 28  # with the contents of images and files
+_HEEDED_WITHIN_S = 5.0  # of those who hold a turn that has ended
 _LOST = 1  # the exit code for a turn whose supervisor was killed
 
 
@@ -119,8 +124,8 @@ def say(**said: Any) -> None:
             line = line[os.write(1, line) :]
 
 
-def supervise(environ: Mapping[str, str]) -> int:
-    """Take an order, and see it through; return the exit code of its turn."""
+def supervise(environ: Mapping[str, str], *, is_job: bool = False) -> int:
+    """Take an order, and see it through; return the exit code of its turn. `is_job`: as a scheduler's job."""
     _outlive_connection()
     _greet()
     incoming = Incoming(0)
@@ -129,7 +134,7 @@ def supervise(environ: Mapping[str, str]) -> int:
         given = _hear_order(incoming)
         if given is None:  # cut off before it was whole: nothing begins
             return CsaError.exit_code
-        return _carry_out(given, incoming, environ, root)
+        return _carry_out({**given, "is_job": is_job}, incoming, environ, root)
     except CsaError as error:
         say(error=error_to_json(error))
         return error.exit_code
@@ -159,17 +164,45 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, environ: Mapping[st
     if not is_session_id(str(asked["id"])) or not is_session_id(str(asked["session_id"])):
         raise ProtocolError(f"An order is called {asked['id']!r}.")
     order = Order(root, asked["id"])
-    if not order.take(session_id=asked["session_id"]):
+    is_job = bool(given["is_job"])
+    if not order.take(session_id=asked["session_id"], job=is_job):
         error = CsaError(f"{os.uname().nodename} has had order {asked['id']} already.")
         error.code = PLACED_ALREADY
         raise error
+    leash_s = float(given["leash_s"])
     try:
-        return _Keeper(order, given, incoming).keep(_start(asked, given, environ, root))
+        if is_job and leash_s:
+            _await_holder(order, leash_s)
+        code = _Keeper(order, given, incoming).keep(_start(asked, given, environ, root))
+        if is_job and leash_s:
+            _await_no_holder(order, leash_s)
+        return code
     except CsaError as error:
         order.note(error=error_to_json(error))
         raise
     finally:
         order.close()
+
+
+def _await_holder(order: Order, limit_s: float) -> None:
+    """Wait until somebody holds the order; CsaError if nobody does."""
+    noted, deadline = order.touched_at(), time.monotonic() + limit_s
+    while order.touched_at() == noted:
+        if time.monotonic() > deadline:
+            error = CsaError(f"Nobody was there any more for order {order.order_id}.")
+            error.code = NOT_PLACED
+            raise error
+        time.sleep(_LOOK_AT_HELD_S)
+
+
+def _await_no_holder(order: Order, limit_s: float) -> None:
+    """Wait until nobody holds the order any more, but not for longer than the limit."""
+    heard, touched = time.monotonic(), order.touched_at()
+    deadline = heard + limit_s
+    while time.monotonic() < min(deadline, heard + _HEEDED_WITHIN_S):
+        time.sleep(_LOOK_AT_HELD_S)
+        if (again := order.touched_at()) != touched:
+            heard, touched = time.monotonic(), again
 
 
 class _Started(Struct):
@@ -206,12 +239,12 @@ class _Keeper:
 
     def __init__(self, order: Order, given: Mapping[str, Any], incoming: Incoming) -> None:
         self._order, self._incoming = order, incoming
-        self._leash_s = float(given["leash_s"])
+        self._leash_s, self._is_job = float(given["leash_s"]), bool(given["is_job"])
         self._heard, self._touched = time.monotonic(), order.touched_at()
         self._answer: Mapping[str, Any] | None = None
 
     def keep(self, started: _Started) -> int:
-        """Return the exit code of the turn; at once, if it is detached."""
+        """Return the exit code of the turn; at once, if it is detached, and no job ends with us."""
         process = started.process
         assert process.stdin
         assert process.stdout
@@ -228,7 +261,7 @@ class _Keeper:
                         self._pass_on(said, started)
                 if pidfd in ready:
                     return self._end(started)
-                if self._answer and not self._leash_s:
+                if self._answer and not self._leash_s and not self._is_job:
                     return 0
                 if self._is_leash_out():
                     process.stdin.close()
@@ -302,8 +335,11 @@ def _last_turn(store: Store, session_id: str) -> Event | None:
         return None
 
 
-def hold(environ: Mapping[str, str], order_id: str) -> int:
-    """Beat for an order whose connection broke, and say how its turn ends. One that never came cannot come any more."""
+def hold(environ: Mapping[str, str], order_id: str, *, within_s: float = 0) -> int:
+    """Beat for an order whose connection broke, and say how its turn ends. One that never came cannot come any more.
+
+    That is so after `within_s`: a job that has just begun may yet take it.
+    """
     _outlive_connection()
     if not is_session_id(order_id):
         raise ProtocolError(f"An order is called {order_id!r}.")
@@ -311,6 +347,9 @@ def hold(environ: Mapping[str, str], order_id: str) -> int:
     incoming = Incoming(0)
     order = Order(make_path(state_root(environ)), order_id)
     try:
+        _await_order(order, incoming, within_s)
+        if within_s and incoming.is_over:
+            return CsaError.exit_code
         if order.take(refused=True) or order.known().get("refused"):
             raise _not_placed(order_id)
         begun = _await_begun(order, incoming)
@@ -323,6 +362,13 @@ def hold(environ: Mapping[str, str], order_id: str) -> int:
         return error.exit_code
     finally:
         order.close()
+
+
+def _await_order(order: Order, incoming: Incoming, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not order.known() and not incoming.is_over and time.monotonic() < deadline:
+        if _can_read(incoming.fd, _LOOK_AT_HELD_S):
+            incoming.fill()
 
 
 def _not_placed(order_id: str) -> CsaError:
@@ -366,6 +412,11 @@ def _hold(order: Order, begun: Mapping[str, Any], incoming: Incoming, store: Sto
             incoming.fill()
         _obey_held(order, incoming, store, session_id)
     say(**ended)
+    while known.get("job") and is_attended and not incoming.is_over:  # the job, and we with it, ends when we do
+        order.touch()
+        if _can_read(incoming.fd, _LOOK_S):
+            incoming.fill()
+        is_attended = order.is_attended()
     return int(ended["ended"])
 
 
