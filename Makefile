@@ -26,9 +26,9 @@ PUBLIC := csa/__init__.py csa/errors.py $(addprefix csa/runner/, client.py verbs
 	constraints clean
 
 help:
-	@echo "make demo       a tree of agents over the bundled fake tools, with the live view"
-	@echo "make demo-plan  four tasks in worktrees, a conflict that is repaired, merged and landed, over the fake tools"
-	@echo "make playground a shell with the fake tools, for docs/tutorial.md and docs/plans.md; keeps its sessions in .playground"
+	@echo "make demo       csa demo: a tree of agents over the bundled fake tools, with the live view"
+	@echo "make demo-plan  csa demo plan: four tasks in worktrees, a conflict that is repaired, merged and landed"
+	@echo "make playground csa demo shell: for docs/tutorial.md and docs/plans.md; keeps its sessions in .playground"
 	@echo "make test       the quick suite: each idea once, over the bundled fake tools (a minute)"
 	@echo "make check      lint, types, layers and the thorough suite (15 minutes)"
 	@echo "make test-real  the real tools, also as ACP agents, against a loopback provider"
@@ -58,13 +58,13 @@ $(SITE): $(RUNTIME)
 	@touch $@
 
 demo: $(RUNTIME)
-	@bash fixtures/demo/demo.sh
+	@$(BIN)/csa demo
 
 demo-plan: $(RUNTIME)
-	@bash fixtures/demo/demo.sh plan
+	@$(BIN)/csa demo plan
 
 playground: $(RUNTIME)
-	@bash fixtures/demo/playground.sh .playground || :  # whatever the last command exited with
+	@$(BIN)/csa demo shell .playground || :  # whatever the last command exited with
 
 test: $(STAMP) shells
 	$(BIN)/pytest -q -n 3

@@ -130,7 +130,7 @@ def main() -> int:
         project, script = Path(base, "project"), Path(base, "script.json")
         project.mkdir()
         script.write_text(json.dumps({"rules": [{"match": "wait", "do": [["sleep", 3], ["say", "done"]]}]}))
-        path = os.pathsep.join([str(ROOT / "fixtures" / "fake_tools" / "bin"), os.environ["PATH"]])
+        path = os.pathsep.join([str(ROOT / "adapters" / "csa_fakes" / "bin"), os.environ["PATH"]])
         env = {"HOME": base, "PATH": path, "FAKE_TOOL_SCRIPT": str(script), "LANG": "C.UTF-8"}
         with serving(project, env) as server:
             session = server.new()

@@ -61,11 +61,12 @@ def prepare(place: Path, module: str, tests: tuple[str, ...]) -> None:
     skip = shutil.ignore_patterns("__pycache__")
     for source, target in (("csa", "csa"), ("adapters/csa_adapters", "csa_adapters"), ("tests", "tests")):
         shutil.copytree(REPOSITORY / source, place / target, ignore=skip)
-    shutil.copytree(REPOSITORY / "fixtures", place / "fixtures", ignore=skip)
+    for kept in ("fixtures", "adapters/csa_fakes"):
+        shutil.copytree(REPOSITORY / kept, place / kept, ignore=skip)
     settings = {
         "source_paths": ["csa", "csa_adapters"],
         "only_mutate": [module],
-        "also_copy": ["fixtures"],
+        "also_copy": ["fixtures", "adapters"],
         "pytest_add_cli_args": ["-p", "no:cacheprovider", "--hypothesis-seed=0"],
         "pytest_add_cli_args_test_selection": list(tests),
     }

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-FAKES = Path(__file__).parents[1] / "fixtures" / "fake_tools" / "bin"
+FAKES = Path(__file__).parents[1] / "adapters" / "csa_fakes" / "bin"
 TURNS, ROUNDS = 2500, 5
 TS = "2026-03-01T12:00:00.000Z"
 

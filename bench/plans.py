@@ -71,7 +71,7 @@ class _Home:
     def __init__(self, base: Path) -> None:
         self.project = base / "project"
         self.project.mkdir()
-        search = os.pathsep.join([str(ROOT / "fixtures/fake_tools/bin"), str(Path(CSA).parent), "/usr/bin", "/bin"])
+        search = os.pathsep.join([str(ROOT / "adapters/csa_fakes/bin"), str(Path(CSA).parent), "/usr/bin", "/bin"])
         state = str(base / "state")
         self.env = {"HOME": str(base), "PATH": search, "LANG": "C.UTF-8", "CSA_STATE_DIR": state}
         os.environ["PATH"] = search

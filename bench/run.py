@@ -64,7 +64,7 @@ def make_place(base: Path) -> Place:
         {"match": "big", "do": [["emit-bytes", BIG_BYTES, "c"], ["say", "ok"]]},
     ]
     script.write_text(json.dumps({"rules": rules}))
-    fakes = ROOT / "fixtures" / "fake_tools" / "bin"
+    fakes = ROOT / "adapters" / "csa_fakes" / "bin"
     search = f"{fakes}:{Path(sys.executable).parent}:/usr/bin:/bin"
     return Place(project, {"HOME": str(home), "PATH": search, "FAKE_TOOL_SCRIPT": str(script), "LANG": "C.UTF-8"})
 
@@ -125,7 +125,7 @@ def cpu_seconds(place: Place, *words: str) -> float:
 
 def acp_turns(base: Path, place: Place) -> None:
     """Print the processor time of a turn over ACP, new and resumed: csa's, and acpx's where it can be had."""
-    agent = str(ROOT / "fixtures" / "fake_tools" / "bin" / "fake-acp")
+    agent = str(ROOT / "adapters" / "csa_fakes" / "bin" / "fake-acp")
     config = base / "acp.toml"
     config.write_text(f'[tools.agent]\ntransport = "acp"\ncommand = ["{agent}"]\n')
     place = Place(place.project, {**place.env, "CSA_CONFIG": str(config)})

@@ -86,7 +86,7 @@ class Home:
         (self.project / ".csa").mkdir(parents=True)
         script = self.home / "script.json"
         script.write_text(json.dumps({"rules": rules}))
-        search = os.pathsep.join([str(ROOT / "fixtures/fake_tools/bin"), str(Path(CSA).parent), "/usr/bin", "/bin"])
+        search = os.pathsep.join([str(ROOT / "adapters/csa_fakes/bin"), str(Path(CSA).parent), "/usr/bin", "/bin"])
         self.env = {
             "HOME": str(self.home),
             "PATH": search,

@@ -1,6 +1,6 @@
 """Draws the views as terminals show them, with their colours, into docs/captures/: `make captures` runs it.
 
-A place of its own is set up with the agents of fixtures/demo and a few more, all of them fakes. Each command runs in a
+A place of its own is set up with the agents of csa_fakes/demo and a few more, all of them fakes. Each command runs in a
 pseudo-terminal of 140 and of 80 columns; a terminal emulator reads what it prints, and its screen becomes an SVG.
 A tour with three named sessions, one of them a tree over two projects, is drawn at three sizes of terminals as well.
 """
@@ -27,7 +27,7 @@ import pyte
 
 HERE = Path(__file__).parent
 TARGET = HERE / "captures"
-FIXTURES = HERE.parent / "fixtures"
+FAKES = HERE.parent / "adapters/csa_fakes"
 WIDTHS = (140, 80)
 LINES, LOW = 60, 14  # LOW for what fills the screen
 CHAT_LINES = 32
@@ -174,10 +174,10 @@ class Place:
         for directory in (self.project / "api", other / ".csa", home / "tmp", *(home / name for name in _HOMES)):
             directory.mkdir(parents=True)
         script = home / "script.json"
-        demo = json.loads((FIXTURES / "demo/script.json").read_text())
+        demo = json.loads((FAKES / "demo/script.json").read_text())
         script.write_text(json.dumps({"rules": [*RULES, *demo["rules"]]}))
-        shutil.copytree(FIXTURES / "fake_tools", home / "fake_tools")  # doctor names the place
-        search = [home / "fake_tools/bin", Path(sys.executable).parent, "/usr/bin", "/bin"]
+        shutil.copytree(FAKES, home / "csa_fakes")  # doctor names the place
+        search = [home / "csa_fakes/bin", Path(sys.executable).parent, "/usr/bin", "/bin"]
         self.env = {
             "HOME": str(home),
             "PATH": os.pathsep.join(map(str, search)),

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 HERE = Path(__file__).parent
 TARGET = HERE / "captures"
-FIXTURES = HERE.parent / "fixtures"
+FAKES = HERE.parent / "adapters/csa_fakes"
 PATIENCE_S = 60.0
 Scheme = Literal["light", "dark"]
 SIZES: tuple[tuple[str, int, int, Scheme], ...] = (
@@ -132,7 +132,7 @@ def serving(home: Path) -> Iterator[str]:
     (project / "api").mkdir(parents=True)
     script = home / "script.json"
     script.write_text(json.dumps({"rules": RULES}))
-    search = [FIXTURES / "fake_tools/bin", Path(sys.executable).parent, "/usr/bin", "/bin"]
+    search = [FAKES / "bin", Path(sys.executable).parent, "/usr/bin", "/bin"]
     env = {
         "HOME": str(home),
         "PATH": os.pathsep.join(map(str, search)),

@@ -26,7 +26,7 @@ def main() -> None:
             (place / name).mkdir(parents=True)
         variables = {name: value for name, value in os.environ.items() if name in {"LANG", "USER"}}
         os.environ.clear()
-        tools = f"{REPOSITORY}/fixtures/fake_tools/bin:{Path(sys.executable).parent}:/usr/bin:/bin"
+        tools = f"{REPOSITORY}/adapters/csa_fakes/bin:{Path(sys.executable).parent}:/usr/bin:/bin"
         own = {"HOME": f"{place}/ada", "PATH": tools, "TZ": "UTC", "TMPDIR": str(place), "USER": "ada"}
         os.environ.update({**variables, **own, "LANG": "C.UTF-8"})
         sys.path.insert(0, str(REPOSITORY))
@@ -75,7 +75,7 @@ def _first_of(value: Any) -> Any:
 def _anonymous(text: str, place: Path) -> str:
     """Put a person's directories in the place of this machine's."""
     text = text.replace(f"{place}/ada", HOME).replace(f"{place}/tmp", "/tmp")  # noqa: S108  # a name in a text
-    for found, shown in ((str(REPOSITORY / "fixtures/fake_tools/bin"), "/usr/bin"), (str(REPOSITORY), "/opt/csa")):
+    for found, shown in ((str(REPOSITORY / "adapters/csa_fakes/bin"), "/usr/bin"), (str(REPOSITORY), "/opt/csa")):
         text = text.replace(found, shown)
     text = re.sub(r'("(?:boot|machine)_id": )"[^"]*"', r'\1"3f2a9c0d5e6b47d8"', text)
     return re.sub(rf"\b{re.escape(os.uname().nodename)}\b", "workstation", text)

@@ -1,7 +1,7 @@
 """Runs the commands of documents again and writes down what a terminal of 80 columns shows: `make replay` runs it.
 
 In these documents a block of ```console holds commands behind `$ `, each followed by what it prints. They run in order,
-each document in a playground of its own (fixtures/demo/playground.sh), where all agents are fakes.
+each document in a playground of its own (csa demo shell), where all agents are fakes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from textwrap import fill
 
@@ -19,7 +20,6 @@ import pexpect
 import pyte
 
 HERE = Path(__file__).parent
-PLAYGROUND = HERE.parent / "fixtures/demo/playground.sh"
 DOCUMENTS = ("tutorial.md", "recipes.md", "plans.md")
 COLUMNS, LINES = 80, 200
 PATIENCE_S = 120
@@ -38,19 +38,26 @@ class Playground:
 
     def __init__(self, directory: Path) -> None:
         self._home = str(directory)
-        self._words = [str(PLAYGROUND), str(directory), "-c"]
-        self._env = {
+        self._outside = {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]),
             "HOME": str(directory),
             "TERM": "xterm-256color",
             "LANG": "C.UTF-8",
         }
 
+    @cached_property
+    def _env(self) -> dict[str, str]:
+        """The environment of the playground's shell, which is opened once: each command then has a shell of its own."""
+        words = ("csa", "demo", "shell", self._home, "-c", "env -0")
+        found = subprocess.run(words, env=self._outside, capture_output=True, text=True, check=True).stdout
+        return dict(line.split("=", 1) for line in found.rstrip("\0").split("\0"))
+
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command without a terminal."""
         return subprocess.run(
-            ["bash", *self._words, command],
+            ["bash", "-c", command],
             env=self._env,
+            cwd=self._env["PWD"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -62,7 +69,12 @@ class Playground:
         """Run a command in a terminal; return what that shows in the end."""
         stream = pyte.ByteStream(screen := pyte.Screen(10 * COLUMNS, LINES))  # so that it does not break words
         terminal: pexpect.spawn[bytes] = pexpect.spawn(
-            "bash", [*self._words, command], env=self._env, dimensions=(LINES, COLUMNS), timeout=PATIENCE_S
+            "bash",
+            ["-c", command],
+            env=self._env,
+            cwd=self._env["PWD"],
+            dimensions=(LINES, COLUMNS),
+            timeout=PATIENCE_S,
         )
         terminal.expect(pexpect.EOF)
         stream.feed(terminal.before or b"")

@@ -28,7 +28,7 @@ from tests.serving import Server, serving
 from tests.support import OUTLASTING, Place, close_place
 
 REPOSITORY = Path(__file__).parents[1]
-FAKE_TOOLS_BIN = REPOSITORY / "fixtures" / "fake_tools" / "bin"
+FAKE_TOOLS_BIN = REPOSITORY / "adapters" / "csa_fakes" / "bin"
 SEARCH_PATH = os.pathsep.join([str(FAKE_TOOLS_BIN), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "HYPOTHESIS_", "MUTANT_", "MUTMUT_")
 _GRACE_S = 10.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from csa.cli.views.naming import as_read
 from csa.errors import StateError, UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
+from csa.paths import CODE
 from csa.runner.context import Context
 from csa.runner.doctor.store_checks import size_words
 from csa.runner.sessions.collecting import Item, Report, collect
@@ -132,6 +134,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         from csa.runner.sessions.indexing import tidy_up  # noqa: PLC0415  # most have no index
 
         tidy_up(root, stores)
+    code = _forget_code(context, report, dry_run=dry_run)
     ended = [] if dry_run else orphans
     report.failures += problems
     report.failures += [f"process {orphan.pid} could not be ended" for orphan in reap(ended)]
@@ -148,12 +151,30 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     words = [_summary(report, dry_run=dry_run)] + (
         [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
     )
+    words.append(code)
     words += [f"{session_id} continues, its quota has reset" for session_id in woken]
     words += [f"{session_id} goes on with its queue" for session_id in going_on]
     if said := "; ".join(word for word in words if word):
         print(f"csa gc: {said}")
     _warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
     return 1 if report.failures else 0
+
+
+def _forget_code(context: Context, report: Report, *, dry_run: bool) -> str:
+    """Delete code of other hosts that no session uses any more; return what to say of it."""
+    root = context.store.root_pathname
+    if not os.path.isdir(f"{root}/{CODE}"):  # as for nearly everybody
+        return ""
+    from csa.store.oldcode import find_unused, forget_code  # noqa: PLC0415  # as above
+
+    try:
+        sizes = [0] * len(find_unused(root)) if dry_run else list(forget_code(root, context.environ))
+    except OSError as error:
+        report.failures.append(f"{error.filename}: {error.strerror}")
+        return ""
+    report.freed_bytes += sum(sizes)
+    what = count_of(len(sizes), "repository of other hosts' code", "repositories of other hosts' code")
+    return f"{'would delete' if dry_run else 'deleted'} {what}" if sizes else ""
 
 
 _PROGRESS_S = 0.2

@@ -14,7 +14,7 @@ from csa.cli.views.naming import head_of_line
 from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
 from csa.runner.caller import find_caller
-from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, kill_sessions, note_kills, who_asks
+from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, note_kills, who_asks
 from csa.store.liveness import probe
 from csa.store.sessions import Target
 from csa.store.stores import find_stores
@@ -45,6 +45,9 @@ def execute_kill(arguments: argparse.Namespace) -> int:
     Exits 0 when nothing of them is running any more, also when nothing was; 1 when something cannot be stopped, or you
     said no; 5 when an agent would stop its own session or one of its ancestors; 6 when a lock or directory cannot be
     read, so that csa cannot know whether something is running there (everything else has been stopped then).
+
+    What is on another host (n1:NAME, or placed there by a session of the tree) is stopped there, by its own csa. What
+    ran there is not called stopped if that host cannot be reached; csa exits 7.
     """
     if not 0 <= arguments.timeout < float("inf"):
         raise UsageError("--timeout takes a number of seconds, 0 or more.")
@@ -59,9 +62,11 @@ def execute_kill(arguments: argparse.Namespace) -> int:
 
 
 def _kill_named(arguments: argparse.Namespace) -> int:
+    from csa.runner.hosts.ending import kill_everywhere  # noqa: PLC0415  # `csa completion` loads every command
+
     unlistable = Unlistable()
-    found = kill_sessions(
-        find_all(arguments, acts=True),
+    found = kill_everywhere(
+        find_all(arguments, acts=True, mirrored=True),
         tree=arguments.tree,
         grace_s=arguments.timeout,
         force=arguments.force,
@@ -94,10 +99,13 @@ def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, un
 
 def _kill_in_words(ended: KillResult) -> str:
     head, name = head_of_line(ended.session_id)
-    named = f"{name}, " if name else ""
+    name = name or one_line(ended.name or "") if ended.host else name
+    there = f"on {ended.host}, " if ended.host else ""
+    named = (f"{name}, " if name else "") + there
     held = f"; {count_of(ended.queued, 'queued prompt')} held" if ended.queued else ""
     if ended.outcome == "not_running":
-        return f"{head}: not running ({named}{ended.status}){held}"
+        heard = f" when last seen, {ended.heard}; {ended.host} cannot be reached" if ended.heard else ""
+        return f"{head}: not running{heard} ({named}{ended.status}){held}"
     known = named + (one_line(f"{ended.tool}, turn {ended.turn}") if ended.tool else "unknown tool")
     now = "another turn is running" if ended.status == "running" else ended.status
     how = "; its supervisor was killed too" if ended.forced else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import threading
@@ -14,6 +13,7 @@ from typing import NoReturn
 
 import anyio
 
+from csa.cli.fetching import next_steps
 from csa.cli.output import has_room, lossy, print_json, tell, to_json, warn
 from csa.cli.run import follow_up, heeded_signals, noted_signals, print_outcome, refuse_output, run_follow_up
 from csa.cli.views.progress import Progress, Subject, make_progress, room_on
@@ -21,9 +21,13 @@ from csa.cli.views.signs import Signs, about_sessions, signs_of_life
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, UsageError
 from csa.model.config import Engine
 from csa.model.events import Event
+from csa.model.limits import Budget
 from csa.runner.client import Csa
+from csa.runner.context import Context
 from csa.runner.detach import AppearedError
-from csa.runner.hosts.engines import reach_of
+from csa.runner.hosts.code import Outgoing, bring_back, outgoing
+from csa.runner.hosts.engines import HostError, reach_of
+from csa.runner.hosts.escrow import Escrow, reserve, settle_heard
 from csa.runner.hosts.placing import Begun, StoppedError, Tether, directory_there, order_of, refuse_elsewhere
 from csa.runner.hosts.syncing import Sync
 from csa.runner.request import RunRequest
@@ -51,6 +55,7 @@ class _Where(Struct):
     session_id: str
     directory: str
     is_new: bool
+    code: Outgoing | None = None  # what goes along
 
 
 def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, host: str | None) -> int:
@@ -63,7 +68,7 @@ def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, h
         refuse_output(arguments, "--detach")
         if arguments.on_finish:
             raise UsageError("--on-finish runs here when a turn has ended; with --detach nobody waits for that.")
-    where = _find(client, request, host)
+    where = _find(client, request, host, arguments.cd)
     if arguments.dry_run:
         _print_plan(where, as_json=arguments.json)
         return 0
@@ -73,7 +78,7 @@ def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, h
             return _place(client, where, arguments, signs=signs, noted=noted)
 
 
-def _find(client: Csa, request: RunRequest, host: str | None) -> _Where:
+def _find(client: Csa, request: RunRequest, host: str | None, directory: str | None) -> _Where:
     named, _, typed = (request.session or "").rpartition(":")
     host = host or named
     if not is_host_name(host):
@@ -83,7 +88,9 @@ def _find(client: Csa, request: RunRequest, host: str | None) -> _Where:
     engine = client.context.config.engine(host)
     if not typed:
         session_id = asked_id(request) or new_id_now()
-        return _Where(engine, request, session_id, directory_there(client.context, engine), is_new=True)
+        there = directory_there(client.context, engine, directory)
+        code = outgoing(client.context, engine)
+        return _Where(engine, request, session_id, there, is_new=True, code=code)
     session = _find_there(client, engine, typed)
     request = replace(request, session=session.session_id)
     return _Where(engine, request, session.session_id, session.store.project_pathname, is_new=False)
@@ -118,7 +125,8 @@ def _print_plan(where: _Where, *, as_json: bool) -> None:
         "host": engine.name,
         "session_id": None if where.is_new else where.session_id,
         "reach": [*reach_of(engine), *engine.csa],
-        "directory": where.directory,
+        "directory": None if where.code else where.directory or "~",
+        "code": where.code.code.commit if where.code else None,
         "tool": request.tool,
         "leash_s": engine.leash_s,
     }
@@ -131,47 +139,86 @@ def _print_plan(where: _Where, *, as_json: bool) -> None:
 
 
 def _place(client: Csa, where: _Where, arguments: argparse.Namespace, *, signs: Signs, noted: list[int]) -> int:
-    tether = _tether(where.engine, arguments)
+    warn(where.code.warnings if where.code else ())
     sync = None if arguments.detach else _Watching(client, where.engine)
     try:
-        try:
-            begun = _begin(client, where, arguments, tether)
-        except AppearedError as appeared:  # its name means a session that was not seen here
-            tether.close()
-            tether = _tether(where.engine, arguments)
-            begun = _begin(client, replace(where, session_id=appeared.session_id), arguments, tether)
-        if sync is None:
-            return _tell_detached(client, where, begun, arguments)
-        watch = _Watch(client, begun, where=where, tether=tether, sync=sync, arguments=arguments)
-        signs.about(about_sessions([watch.target]))
-        return watch.run(noted)
+        while True:
+            try:
+                with _reserved(client, where, arguments) as escrow:
+                    code = _place_once(client, where, escrow, arguments, sync=sync, signs=signs, noted=noted)
+                if sync:
+                    settle_heard(client.store.root, where.engine.name)  # if it was not the connection that said so
+                return code
+            except AppearedError as appeared:  # its name means a session that was not seen here
+                if not where.is_new or where.session_id == appeared.session_id:
+                    raise
+                where = replace(where, session_id=appeared.session_id)
     except StoppedError as stopped:
         return 128 + signal.Signals[stopped.name]
     finally:
-        tether.close()
         if sync:
             sync.end()
 
 
-def _tether(engine: Engine, arguments: argparse.Namespace) -> Tether:
+def _reserved(client: Csa, where: _Where, arguments: argparse.Namespace) -> Escrow:
+    """Book what the session takes along; what it took the last time is settled if it has ended meanwhile."""
+    allowance = Budget(
+        tokens=arguments.allow_tokens or 0, usd=arguments.allow_usd or 0.0, time_s=arguments.allow_time or 0.0
+    )
+    try:
+        return reserve(client.context, where.engine, where.session_id, allowance)
+    except BusyError:
+        with suppress(BusyError):  # it is being brought up to date
+            Sync(client.store.root_pathname, where.engine).once()
+        settle_heard(client.store.root, where.engine.name)
+        return reserve(client.context, where.engine, where.session_id, allowance)
+
+
+def _place_once(
+    client: Csa,
+    where: _Where,
+    escrow: Escrow,
+    arguments: argparse.Namespace,
+    *,
+    sync: _Watching | None,
+    signs: Signs,
+    noted: list[int],
+) -> int:
+    """Send the order, and see to what has begun."""
+
     def announce(words: str) -> None:
         if not arguments.quiet:
             tell("csa", words)
 
-    return Tether(engine, new_id_now(), is_detached=arguments.detach, tell=announce)
+    tether = Tether(where.engine, escrow.id, is_detached=arguments.detach, tell=announce)
+    try:
+        begun = _begin(client, where, escrow, arguments, tether)
+        escrow.placed(begun.to_json(), awaits_code=where.code is not None)
+        if sync is None:
+            return _tell_detached(client, where, begun, arguments)
+        watch = _Watch(client, begun, where=where, tether=tether, sync=sync, arguments=arguments)
+        signs.about(about_sessions([watch.target]))
+        return watch.run(noted, escrow)
+    finally:
+        tether.close()
 
 
-def _begin(client: Csa, where: _Where, arguments: argparse.Namespace, tether: Tether) -> Begun:
-    order = order_of(
-        client.context,
-        where.request,
-        order_id=tether.order_id,
-        session_id=where.session_id,
-        directory=where.directory,
-        wait_s=arguments.wait,
-    )
-    with _stopping_signals():
-        return tether.begin(order, by=os.uname().nodename)
+def _begin(client: Csa, where: _Where, escrow: Escrow, arguments: argparse.Namespace, tether: Tether) -> Begun:
+    try:
+        order = order_of(
+            client.context,
+            where.request,
+            escrow,
+            session_id=where.session_id,
+            directory=where.directory,
+            wait_s=arguments.wait,
+        )
+        with _stopping_signals():
+            return tether.begin(order, passport=escrow.passport, code=where.code, before_sending=escrow.sent)
+    except BaseException as error:
+        if not tether.is_sent or (isinstance(error, CsaError) and not isinstance(error, HostError)):
+            escrow.give_back()  # nothing has begun
+        raise
 
 
 @contextmanager
@@ -266,7 +313,7 @@ class _Watch:
     def target(self) -> Target:
         return self._store, self._begun.session_id
 
-    def run(self, noted: list[int]) -> int:
+    def run(self, noted: list[int], escrow: Escrow) -> int:
         """Show the turn to its end, and print its answer; return its exit code. `noted` are signals from before."""
         arguments, begun = self._arguments, self._begun
         self._tether.attend()
@@ -279,9 +326,11 @@ class _Watch:
         finally:
             if self._follower:
                 self._follower.close()
-        return self._conclude()
+        if self._tether.ended:
+            escrow.ended(self._tether.ended)
+        return self._conclude(escrow)
 
-    def _conclude(self) -> int:
+    def _conclude(self, escrow: Escrow) -> int:
         ended = self._tether.ended or {}
         turn = max(self._finished, int(ended.get("turn") or 0))
         if turn < self._begun.turn or turn > self._finished:
@@ -289,6 +338,7 @@ class _Watch:
         context = self._client.context.in_store(self._store)
         result = Session(context, self._begun.session_id).result(turn=turn)
         unprinted = print_outcome(result, self._arguments, [])
+        self._fetch(escrow, context)
         if after := follow_up(self._client, self._arguments):
             run_follow_up(after, self._client, result, context.redactor)
         if self._faults and not isinstance(self._faults[0], BrokenPipeError):
@@ -298,6 +348,24 @@ class _Watch:
         if self._stops and result.status == "cancelled":
             return 128 + signal.Signals[self._stops[0]]
         return result.exit_code
+
+    def _fetch(self, escrow: Escrow, context: Context) -> None:
+        """Have the commits of the session here, and say what to do with them."""
+        state = context.store.record(self._begun.session_id).state
+        if self._where.code is None and (state is None or state.worktree is None):
+            return
+        try:
+            brought = bring_back(self._client.context, self._where.engine, self._begun.session_id)
+        except (CsaError, OSError) as error:
+            if self._where.code is not None:
+                warn([f"the commits on {self._begun.host} are not here yet: {error}"])
+                tell("hint", f"csa fetch {self._begun.session_id}")
+            return
+        escrow.fetched()
+        warn(brought.problems)
+        if not self._arguments.quiet:
+            for step in next_steps(brought):
+                tell("hint", step)
 
     def _raise_unseen(self) -> NoReturn:
         """Say what is known of a turn whose end was not seen."""

@@ -28,6 +28,8 @@ from csa.runner.sessions.removal import (
     restore_session,
     with_descendants,
 )
+from csa.store.family import find_elsewhere
+from csa.store.sessions import Target
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -66,11 +68,12 @@ def execute_delete(arguments: argparse.Namespace) -> int:
     selectors = [*arguments.sessions, *arguments.more]
     _check_words(arguments, selectors)
     client = open_client()
-    done, exit_code = [], 0
+    done, exit_code, elsewhere = [], 0, list[Target]()
     if arguments.all:
         roots = sessions = _find_all(client, arguments)
     else:
         roots = find_to_delete(client.context, selectors)
+        elsewhere = _end_elsewhere(roots, force=arguments.force) if arguments.tree else []
         sessions = with_descendants(roots, force=arguments.force) if arguments.tree else roots
     for session in sessions:
         session_id = session.session_id
@@ -92,11 +95,24 @@ def execute_delete(arguments: argparse.Namespace) -> int:
             print(f"{word} {name}")
         children = living_children(session.store, session_id)  # those that its end has not taken along
         warn([*(f"its child {child} is still running" for child in children), *removed.warnings])
+    warn(f"{session_id} stays on {store.host}" for store, session_id in elsewhere)
     if arguments.json:
         print_json(done)
     elif any(each["done"] for each in done) and not arguments.purge and sys.stderr.isatty():
         tell("hint", f"csa restore{' --tree' * arguments.tree} {_to_restore(roots, done)}")
     return exit_code
+
+
+def _end_elsewhere(roots: list[Session], *, force: bool) -> list[Target]:
+    """Return what the sessions' trees have on other hosts, where it stays; with `force` nothing of it runs any more."""
+    found = find_elsewhere([session.target for session in roots])
+    if found and force:
+        from csa.runner.hosts.ending import kill_everywhere  # noqa: PLC0415  # few trees are on several hosts
+
+        for ended in kill_everywhere(roots, tree=True):
+            if ended.error is not None:
+                raise ended.error
+    return found
 
 
 def _check_words(arguments: argparse.Namespace, selectors: list[str]) -> None:

@@ -110,6 +110,11 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
         metavar="HOST",
         help="run it on HOST, as in ssh HOST; a session HOST:S runs there without this (default: here)",
     )
+    where.add_argument(
+        "--allow-tokens", type=int, metavar="N", help="tokens that it and all below it may use there of a budget here"
+    )
+    where.add_argument("--allow-usd", type=float, metavar="X", help="likewise in US dollars")
+    where.add_argument("--allow-time", type=float, metavar="S", help="likewise in seconds of all turns")
 
 
 def add_outcome_options(parser: argparse.ArgumentParser, how: argparse._ArgumentGroup) -> None:

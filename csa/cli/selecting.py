@@ -87,13 +87,16 @@ def add_selectors(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def find_all(arguments: argparse.Namespace, *, retired: bool = False, acts: bool = False) -> list[Session]:
+def find_all(
+    arguments: argparse.Namespace, *, retired: bool = False, acts: bool = False, mirrored: bool = False
+) -> list[Session]:
     """Return the named sessions, each once; UsageError if there are none."""
     given = [*arguments.session, *(arguments.session_option or ())]
     if not given:
         raise UsageError("Name a session.", hint="csa ls")
     client = open_client()
-    found = [find(client, selector, retired=retired, acts=acts) for selector in dict.fromkeys(given)]
+    names = dict.fromkeys(given)
+    found = [find(client, name, retired=retired, acts=acts, mirrored=mirrored) for name in names]
     return list({session.paths.pathname: session for session in found}.values())
 
 
@@ -123,9 +126,9 @@ def find_to_read(arguments: argparse.Namespace, command: str) -> Session:
     return session
 
 
-def find(client: Csa, selector: str, *, retired: bool = False, acts: bool = False) -> Session:
+def find(client: Csa, selector: str, *, retired: bool = False, acts: bool = False, mirrored: bool = False) -> Session:
     """Return the session that a selector means; with `acts` announce its project, if that is another one."""
-    session = client.session(selector, retired=retired)
+    session = client.session(selector, retired=retired, mirrored=mirrored)
     if acts:
         announce_elsewhere(client, session)
     return session
@@ -134,7 +137,7 @@ def find(client: Csa, selector: str, *, retired: bool = False, acts: bool = Fals
 def announce_elsewhere(client: Csa, session: Session) -> None:
     """Announce that the action is in another project, if so."""
     if session.store != client.store:
-        announce(session.session_id, str(session.project))
+        announce(session.session_id, session.store.label)
 
 
 def announce(session_id: str, project: str) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
+
+from csa.cli.selecting import open_client
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hold", metavar="ID", help="stay in touch with the turn of this order, whose connection broke"
     )
-    parser.add_argument("--within", metavar="S", type=float, default=0.0, help="with --hold: it may come within S seconds")
+    parser.add_argument(
+        "--within", metavar="S", type=float, default=0.0, help="with --hold: it may come within S seconds"
+    )
     parser.add_argument("--job", action="store_true", help="as the job of a scheduler")
 
 
@@ -18,6 +21,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Run a turn for another host: its order comes on stdin, and ends with it. csa run --on calls it."""
     from csa.runner.hosts.supervising import hold, supervise  # noqa: PLC0415  # `csa completion` loads every command
 
+    context = open_client().context
     if arguments.hold is None:
-        return supervise(os.environ, is_job=arguments.job)
-    return hold(os.environ, arguments.hold, within_s=arguments.within)
+        return supervise(context, is_job=arguments.job)
+    return hold(context, arguments.hold, within_s=arguments.within)

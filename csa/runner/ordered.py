@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from csa.errors import CsaError
+from csa.runner.caller import Caller
 from csa.runner.client import Csa
 from csa.runner.detach import request_from_json
 from csa.runner.turns.plan import TurnPlan
@@ -23,10 +24,17 @@ def client_for(order: Mapping[str, Any], environ: Mapping[str, str], *, is_detac
         is_detached=is_detached,
     )
     if "placed" in order:  # by another host, where its caller is
-        client.context = client.context.on_behalf_of(None)
+        passport = order["placed"]["passport"]
+        client.context = client.context.on_behalf_of(passport and _caller_of(passport, client))
     if "ceiling" in order:  # it was queued
         client.context = client.context.as_then(order["ceiling"])
     return client
+
+
+def _caller_of(passport: Mapping[str, Any], client: Csa) -> Caller:
+    from csa.runner.hosts.passport import caller_of  # noqa: PLC0415  # few orders come from other hosts
+
+    return caller_of(passport, client.store.root)
 
 
 def callers_environment(order: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:

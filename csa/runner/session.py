@@ -112,10 +112,10 @@ class Session:
             raise
 
 
-def find_session(context: Context, selector: str, *, retired: bool = False) -> Session:
+def find_session(context: Context, selector: str, *, retired: bool = False, mirrored: bool = False) -> Session:
     """Return the session that a selector means; with `retired` it may be one that can only be read.
 
-    That is a deleted one, or one in the mirror of another host.
+    That is a deleted one, or one in the mirror of another host; with `mirrored` only the latter.
 
     Raises:
         UsageError: the selector is empty, or an unknown @word.
@@ -127,7 +127,7 @@ def find_session(context: Context, selector: str, *, retired: bool = False) -> S
     if selector.startswith("@"):
         return _find_relative(context, selector, retired=retired)
     if ":" in selector:  # in no name and no id
-        return _find_on_host(context, selector, retired=retired)
+        return _find_on_host(context, selector, retired=retired or mirrored)
     try:
         return Session(context, context.store.resolve(selector, retired=retired))
     except RetiredError:
@@ -146,7 +146,7 @@ def find_session(context: Context, selector: str, *, retired: bool = False) -> S
             hint=f"csa restore {session_id}",
         )
     matches = found.live or found.collected or found.mirrored()
-    return _readable(found.choose(matches), retired=retired)
+    return _readable(found.choose(matches), retired=retired or mirrored)
 
 
 def _find_on_host(context: Context, selector: str, *, retired: bool) -> Session:

@@ -49,15 +49,18 @@ class SessionVerbs:
         """The project's store."""
         return self.context.store
 
-    def session(self, selector: str, *, retired: bool = False) -> Session:
+    def session(self, selector: str, *, retired: bool = False, mirrored: bool = False) -> Session:
         """Return the session that a selector means, in whichever project; with `retired` also a deleted one.
+
+        One in the mirror of another host is returned with either of them.
 
         Raises:
             UsageError: the selector is empty, or an unknown @word.
             NotFoundError: nothing matches; RetiredError when what matches was deleted, and `retired` is not set.
+            RefusedError: it is another host's, and neither is set.
             AmbiguousError: several sessions match.
         """
-        return find_session(self.context, selector, retired=retired)
+        return find_session(self.context, selector, retired=retired, mirrored=mirrored)
 
     def find(self, selector: str, *, retired: bool = False) -> Session:
         """Return the session that an id, a prefix of one or a name means, looking in all projects alike.
@@ -216,7 +219,8 @@ class SessionVerbs:
     ) -> list[KillResult]:
         """End what runs in sessions, the tools and all they have started; return when nothing of it is left.
 
-        The sessions stay, and can be resumed. One that cannot be ended is told of in its result's `error`.
+        The sessions stay, and can be resumed. One that cannot be ended is told of in its result's `error`. What is on
+        another host is ended there.
 
         Args:
             selectors: the sessions; of one that does not run the outcome is "not_running".
@@ -228,11 +232,12 @@ class SessionVerbs:
             RefusedError: a session is the calling one, or above it. Nothing has been ended.
             StateError: a directory cannot be listed in which descendants may run; all others have been ended.
         """
-        from csa.runner.sessions.ending import GRACE_S, kill_sessions  # noqa: PLC0415  # only this needs it
+        from csa.runner.hosts.ending import kill_everywhere  # noqa: PLC0415  # only this needs it
+        from csa.runner.sessions.ending import GRACE_S  # noqa: PLC0415  # as above
 
         faults: list[StateError] = []
-        found = kill_sessions(
-            self._named(selectors),
+        found = kill_everywhere(
+            self._named(selectors, mirrored=True),
             tree=tree,
             force=force,
             grace_s=GRACE_S if grace_s is None else grace_s,
@@ -330,11 +335,11 @@ class SessionVerbs:
         record_act(session.context, "session checkpoint", session.session_id, what="checkpointed", commit=made.commit)
         return made
 
-    def _named(self, selectors: Sequence[str], *, retired: bool = False) -> list[Session]:
+    def _named(self, selectors: Sequence[str], *, retired: bool = False, mirrored: bool = False) -> list[Session]:
         """Return the sessions that are named, each once; UsageError when there is none."""
         if not selectors:
             raise UsageError("Name a session.")
-        found = [self.session(selector, retired=retired) for selector in selectors]
+        found = [self.session(selector, retired=retired, mirrored=mirrored) for selector in selectors]
         return list({session.paths.pathname: session for session in found}.values())
 
 

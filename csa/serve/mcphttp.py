@@ -152,9 +152,9 @@ class _ServedCsa(Csa):
 
     refuse_others: Callable[[str], None]
 
-    def session(self, selector: str, *, retired: bool = False) -> Session:
-        found = super().session(selector, retired=retired)
-        self.refuse_others(found.store.project_pathname)
+    def session(self, selector: str, *, retired: bool = False, mirrored: bool = False) -> Session:
+        found = super().session(selector, retired=retired, mirrored=mirrored)
+        self.refuse_others(found.store.label)
         return found
 
     def start(self, prompt: str | RunRequest, **options: Any) -> Any:

@@ -108,6 +108,19 @@ def find_elsewhere(founders: Sequence[Target]) -> list[Target]:
     return [found for found in family_of(founders).look() if found[0].host not in hosts]
 
 
+def find_placed(founders: Sequence[Target]) -> list[Member]:
+    """Return the descendants of sessions that were placed on other hosts, as their trees' lists have them."""
+    found: dict[str, Member] = {}
+    for store, session_id in founders:
+        state = store.record(session_id).state
+        if state is None or not has_hosts(store.root, top := _highest(store.root, state)):
+            continue
+        members = {each.session_id: each for each in read_members(store.root, top)[0]}
+        below = descend([session_id], ((each.session_id, each.parent) for each in members.values()))
+        found |= {each: members[each] for each in below if each in members and members[each].host}
+    return list(found.values())
+
+
 def _find_everywhere(store: Store, known: set[str], members: list[Member]) -> list[Target]:
     """Return the relatives of a tree on several hosts: what members there have started is in no list here."""
 
@@ -127,13 +140,16 @@ def _are_spread(founders: Iterable[Target]) -> bool:
 
 
 def _is_spread(root: Path, state: SessionState | None) -> bool:
-    if state is None:
-        return False
+    return state is not None and has_hosts(root, _highest(root, state))
+
+
+def _highest(root: Path, state: SessionState) -> SessionState:
+    """Return the highest ancestor of a session whose record can be read, or its own."""
     top = state
     with suppress(StateError):  # the ancestors of a damaged record are unknown
         for above in ancestors(root, state):
             top = above
-    return has_hosts(root, top)
+    return top
 
 
 def _roots(home: Path) -> list[Path]:
@@ -164,11 +180,8 @@ def _top(store: Store, state: SessionState) -> SessionState | None:
         return state if _has_started(store, state.session_id) else None
     if state.parent_project is None:
         return None
-    top = None
-    with suppress(StateError):  # the ancestors of a damaged record are unknown
-        for above in ancestors(store.root, state):
-            top = above
-    return top
+    top = _highest(store.root, state)
+    return None if top is state else top
 
 
 def _has_started(store: Store, session_id: str) -> bool:

@@ -74,6 +74,11 @@ class Mirror(Struct):
         at = self.heard_at()
         return float("inf") if at is None else max(0.0, time.time() - at)
 
+    @property
+    def in_words(self) -> str:
+        """How long ago its host was heard of: `4 min ago`."""
+        return _ago(self.heard_s())
+
     def about(self) -> Mapping[str, Any]:
         """Return what its host has said of itself: see `greeting` of the outlet; empty if nothing can be read."""
         return _read_object(f"{self.pathname}/{HOST_FILE}")

@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from csa.errors import CsaError, ToolUnavailableError, UsageError
 from csa.model.text import some_names
 from csa.ownership import give_to_owner, make_directory
 from csa.paths import CODE
-from csa.store.atomic import make_private_directory, replace_private
+from csa.store.atomic import make_private_directory, replace_private, write_private
 from csa.store.capture import add_what_can, index_aside, leave_out_repositories, submodules
 from csa.store.gitplumbing import Git, GitError, open_project, version_of
 from csa.store.gitwork import OLDEST_GIT, branch_of, find_commit
@@ -29,7 +30,9 @@ from csa.store.project import git_top
 from csa.structs import Struct, replace
 
 CUT = "-cut"  # what follows the key of a repository whose history does not go back to its root
-_BASES = "refs/csa/base/"  # in the repository there: what was sent, by its id
+BASES = "refs/csa/base/"  # in the repository there, by the day and its id: what was sent
+USED = "csa-used"  # of git's directory there: touched when something is sent
+_DAY_S = 86_400
 _MOST_HAVES = 64
 _BLOCK = 1 << 18
 _MOST_BLOCK = 1 << 20
@@ -312,6 +315,7 @@ def ensure_received(place: str, environ: Mapping[str, str], *, form: str) -> Git
     Its own work tree stays empty: sessions have worktrees of it.
     """
     if os.path.isfile(f"{place}/.git/HEAD"):
+        write_private(Path(f"{place}/.git/{USED}"), b"")
         return open_received(place, environ)
     above = os.path.dirname(place)
     make_private_directory(Path(above))
@@ -345,8 +349,8 @@ def list_haves(git: Git) -> list[str]:
 
 
 def keep_base(git: Git, commit: str) -> None:
-    """Keep a commit that was sent by a ref."""
-    git.run("update-ref", f"{_BASES}{commit}", commit)
+    """Keep a commit that was sent by a ref, for a while: a session keeps what it needs by its own."""
+    git.run("update-ref", f"{BASES}{int(time.time()) // _DAY_S}/{commit}", commit)
 
 
 def lay_out(git: Git, place: str, commit: str, below: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from csa.store.mirrors import Mirror, mirror_for
+from csa.store.mirrors import HEARD_FILE, Mirror, mirror_for
 from csa.store.statefile import load_state, save_state
 from csa.structs import replace
 from tests.support import Place, close_place
@@ -57,6 +59,12 @@ def sync(place: Place) -> str:
     done = place.run("sync", "n1")
     assert done.code == 0, done.err
     return done.out
+
+
+def make_old(mirror: Mirror) -> None:
+    """Let the host not have been heard of for four minutes."""
+    then = time.time() - 250
+    os.utime(f"{mirror.pathname}/{HEARD_FILE}", (then, then))
 
 
 def place_below(place: Place, remote: Place, parent: str, child: str) -> None:

@@ -17,17 +17,11 @@ import pytest
 
 from csa.runner.hosts.frames import read_frame
 from csa.store.journal import Journal
-from csa.store.mirrors import HEARD_FILE, Mirror
+from csa.store.mirrors import Mirror
 from csa.store.sessions import Store
-from tests.cli.hosts import sync
+from tests.cli.hosts import make_old, sync
 from tests.store.support import IDS, PLAIN, publish
 from tests.support import CSA, PATIENCE_S, Place, Running, children_of, is_running, wait_for
-
-
-def make_old(mirror: Mirror) -> None:
-    """Let the host not have been heard of for four minutes."""
-    then = time.time() - 250
-    os.utime(f"{mirror.pathname}/{HEARD_FILE}", (then, then))
 
 
 def turn(remote: Place, *words: str) -> str:

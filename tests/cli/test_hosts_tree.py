@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.cli.hosts import place_below, sync
-from tests.support import Json, Place
+from csa.store.mirrors import Mirror
+from tests.cli.hosts import make_old, place_below, sync
+from tests.support import Json, Place, Running
 
 
 class Tree(NamedTuple):
@@ -57,3 +60,70 @@ def test_a_tree_is_one_over_hosts(place: Place, remote: Place, tree: Tree) -> No
         assert names(place.run(*words).json) == WHOLE[:1]
     (row,) = place.run("stats", "--json", "--by", "tree", "--all-hosts").json["rows"]
     assert (row["key"], row["sessions"], row["turns"]) == (tree.root, 3, 3)
+
+
+@pytest.fixture
+def running(place: Place, remote: Place, tree: Tree) -> Running:
+    """Return a turn of the session on n1, whose agent waits for one that it has started there."""
+    remote.script(
+        {"match": "wait", "do": remote.hold()}, {"match": "again", "do": [["run", "csa run -s inner 'wait'"]]}
+    )
+    found = remote.start("run", "-s", tree.placed, "again")
+    remote.wait_ready()
+    return found
+
+
+@pytest.mark.thorough
+def test_a_tree_is_ended_where_it_runs(place: Place, remote: Place, tree: Tree, running: Running) -> None:
+    """`csa kill --tree` ends what was placed on other hosts there, with all below it; nothing is left."""
+    found = place.run("kill", "--tree", "--json", "root")
+    assert found.code == 0, found.err
+    ended = {each["session_id"]: (each["mirror"], each["outcome"], each["status"]) for each in found.json}
+    assert ended == {
+        tree.root: (None, "not_running", "succeeded"),
+        tree.placed: ("n1", "killed", "cancelled"),
+        tree.inner: ("n1", "killed", "cancelled"),
+    }
+    assert running.wait().code != 0
+    assert not remote.processes()
+    assert remote.last_event(tree.inner)["status"] == "cancelled"
+    again = place.run("kill", "n1:kid", tree.inner[:12])
+    assert (again.code, again.out.count("not running"), again.out.count("on n1")) == (0, 2, 2)
+
+
+@pytest.mark.thorough
+def test_what_was_not_heard_of_has_not_ended(
+    place: Place, remote: Place, tree: Tree, running: Running, mirror: Mirror
+) -> None:
+    """Of a host that cannot be reached, what ran when it was seen is an error, exit 7; what had ended has ended."""
+    sync(place)
+    make_old(mirror)
+    ssh = Path(place.env["PATH"].partition(os.pathsep)[0]) / "ssh"
+    text = ssh.read_text()
+    ssh.write_text("#!/bin/sh\necho 'ssh: connect to host n1 port 22: No route to host' >&2; exit 255\n")
+    for words in (["--tree", "root"], ["n1:kid"]):
+        found = place.run("kill", "--json", *words)
+        assert (found.code, "No route to host" in found.err) == (7, True)
+        known = {each["session_id"]: (each["outcome"], each["status"]) for each in found.json}
+        assert known[tree.placed] == ("failed", "away")
+    assert place.run("status", "n1:kid", "--json").json["status"] == "away"
+    ssh.write_text(text)
+    assert place.run("kill", "--tree", "n1:kid").code == 0
+    running.wait()
+    sync(place)
+    make_old(mirror)
+    ssh.write_text("#!/bin/sh\nexit 255\n")
+    found = place.run("kill", "--tree", "root")
+    assert (found.code, "not running when last seen, 4 min ago; n1 cannot be reached" in found.out) == (0, True)
+
+
+@pytest.mark.thorough
+def test_deleting_a_tree_leaves_what_is_elsewhere(place: Place, remote: Place, tree: Tree, running: Running) -> None:
+    """`csa rm --tree` deletes what is here, and names the rest; nothing while that runs, unless it is forced."""
+    sync(place)
+    assert place.run("rm", "--tree", "root").code == 4  # busy
+    found = place.run("rm", "--tree", "--force", "root")
+    assert (found.code, "n1:kid stays on n1" in found.err) == (0, True), found
+    running.wait()
+    assert not remote.processes()
+    assert place.run("show", "n1:kid").code == 0

@@ -107,7 +107,7 @@ def test_what_makes_no_sense_there_is_refused(place: Place, remote: Place) -> No
     nowhere = place.run("run", "--on", "n1", "--tool", "codex", "x", cwd=place.tmp)
     assert nowhere.code == 0, nowhere.err  # the directory is there, too
     for host, word in (("nowhere", "resolve"), ("strange", "Host key"), ("bare", "no csa on bare")):
-        done = place.run("run", "--on", host, "x")
+        done = place.run("run", "--on", host, "--cd", str(remote.project), "x")
         assert (done.code, word in done.err) == (7, True), done
     assert place.run("run", "--on", "user@host", "x").code == 2
 
@@ -134,6 +134,54 @@ def test_a_turn_ends_when_nobody_holds_its_leash(place: Place, remote: Place) ->
     assert remote.status(session_id) == "running"
     wait_for(lambda: remote.status(session_id) == "cancelled", "the leash has run out")
     assert f"was not heard of for {LEASH_S} s" in json.dumps(remote.last_event(session_id))
+
+
+@pytest.mark.thorough
+def test_code_goes_there_and_its_commits_come_back(hosts: Hosts) -> None:
+    """With what is not committed, into a worktree there; its commits are refs here; the next turn goes on with them."""
+    a, n1 = hosts.up("a", "n1")
+    a.git("init", "-q")
+    (a.project / "f").write_text("one\n")
+    a.git("add", "f")
+    a.git("commit", "-qm", "first")
+    (a.project / "f").write_text("two\n")
+    n1.play(["run", "cat f > seen; pwd >> where"], ["say", "done"])
+    done = a.run("run", "--on", "n1", "--tool", "codex", "--name", "w", "look")
+    assert (done.code, done.out) == (0, "done\n"), done.err
+    session_id = done.session_id
+    refs = a.git("for-each-ref", "--format=%(refname)").split()
+    (ref,) = [each for each in refs if each.startswith(f"refs/csa/{session_id}/1")]
+    assert a.git("show", f"{ref}:seen") == "two"
+    assert "git apply" in done.err
+    assert a.run("run", "-s", "n1:w", "again").code == 0
+    assert a.git("show", f"refs/csa/{session_id}/2:where").count("\n") == 1
+    assert a.git("status", "--short") == "M f"
+
+
+@pytest.mark.thorough
+def test_what_an_agent_places_is_bound_as_its_children_are(place: Place, remote: Place) -> None:
+    """It counts in its tree, with what it has used; its budget says how much goes there; the host refuses more."""
+    root, env = place.agent("--budget-tokens", "10000", "--permission", "read-only")
+    place.play(["usage", 990, 10], ["say", "done"])
+    place.env["CSA_CONF_MAX_CHILDREN"] = "2"
+    unsaid = place.run(*words(remote, "x"), env=env)
+    assert (unsaid.code, "--allow-tokens" in unsaid.err) == (2, True), unsaid.err
+    assert place.run(*words(remote, "--allow-tokens", "20000", "x"), env=env).code == 5
+    assert remote.published() == []
+    full = place.run(*words(remote, "--allow-tokens", "1500", "--permission", "full", "x"), env=env)
+    assert full.code == 5, full.err
+    done = place.run(*words(remote, "--allow-tokens", "1500", "--json", "x"), env=env)
+    assert done.code == 0, done.err
+    child = done.json["session_id"]
+    state = remote.state(child)
+    above = state["genealogy"]
+    assert (above["parent_session_id"], above["root_session_id"], above["depth"]) == (root, root, 1)
+    assert (state["permission"], state["budget"]) == ("read-only", {"tokens": 1500})
+    assert [line.split()[0] for line in place.run("hosts", "--placed").out.splitlines()] in ([], ["No"])
+    used = place.run("budget", root, "--json").json["used"]["tokens"]
+    again = place.run("run", "-s", f"n1:{child}", "--allow-tokens", "2500", "--json", "more", env=env)
+    assert again.code == 0, again.err
+    assert place.run("budget", root, "--json").json["used"]["tokens"] == used + 1000
 
 
 def waiting(a: Host, n1: Host) -> Running:

@@ -149,7 +149,8 @@ def test_what_the_real_ssh_says_comes_with_the_next_step(hosts: Hosts) -> None:
     passwd, known = n1.tmp / "etc" / "passwd", a.home / ".ssh" / "known_hosts"
     passwd.write_text(passwd.read_text().replace("/bin/sh", "/bin/bash"))
     (n1.home / ".bashrc").write_text("echo Welcome to n1!; echo Be good. >&2\n")
-    assert a.run("sync", "n1").out == "n1: nothing new\n"
+    done = a.run("sync", "n1")
+    assert done.out == "n1: nothing new\n", done.err
 
     def fails(sentence: str, hint: str, host: str = "n1") -> None:
         done = a.run("sync", host)
@@ -171,17 +172,13 @@ def test_what_the_real_ssh_says_comes_with_the_next_step(hosts: Hosts) -> None:
     hosts_keys = known.read_text()
     known.write_text("")
     fails("n1 cannot be reached: Host key verification failed.", "ssh n1, and see whether its key is the right one")
-    n1_key, n2_key = (
-        next(line.split()[2] for line in hosts_keys.splitlines() if line.startswith(n)) for n in ("n1", "n2")
-    )
-    known.write_text(hosts_keys.replace(n1_key, n2_key))
-    fails("n1 cannot be reached: Host key verification failed.", "ssh n1, and see whether its key is the right one")
+    key_of = {line.split()[0]: line.split()[2] for line in hosts_keys.splitlines()}
+    known.write_text(hosts_keys.replace(key_of["n1"], key_of["n2"]))
+    fails("n1 cannot be reached: Host key verification failed.", "n1 has another key than before")
     known.write_text(hosts_keys)
     fails("nowhere cannot be reached: ssh: Could not resolve hostname nowhere", "~/.ssh/config", host="nowhere")
     n1.shell(["sh", "-c", "kill $(cat /run/sshd.pid)"])
     fails("n1 cannot be reached: ssh: connect to host 10.17.0.11 port 22: Connection refused.", "try: ssh")
-    n1.kill()
-    fails("n1 cannot be reached: ssh: connect to host 10.17.0.11 port 22:", "try: ssh")  # after ten seconds
 
 
 def test_a_watch_goes_on_after_its_connection_was_reset(hosts: Hosts) -> None:

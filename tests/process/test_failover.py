@@ -347,7 +347,7 @@ def test_missing_fallback_is_skipped(place: Place) -> None:
     bare = place.tmp / "bin"
     bare.mkdir()
     for tool in ("codex", "claude"):
-        (bare / tool).symlink_to(Path(__file__).parents[2] / "fixtures" / "fake_tools" / "bin" / tool)
+        (bare / tool).symlink_to(Path(__file__).parents[2] / "adapters" / "csa_fakes" / "bin" / tool)
     done = place.run("run", "--tool", "codex", *words, "--json", "hello", env={"PATH": f"{bare}:/usr/bin:/bin"})
     assert (done.code, done.json["text"]) == (0, "by claude"), done.err
     warnings = [e["data"]["message"] for e in place.events(done.session_id) if e["type"] == "warning"]
@@ -360,7 +360,7 @@ def test_first_tool_is_missing(place: Place) -> None:
     """Where the tool asked for is not installed, the first fallback that is begins the session."""
     bare = place.tmp / "bin"
     bare.mkdir()
-    (bare / "claude").symlink_to(Path(__file__).parents[2] / "fixtures" / "fake_tools" / "bin" / "claude")
+    (bare / "claude").symlink_to(Path(__file__).parents[2] / "adapters" / "csa_fakes" / "bin" / "claude")
     env = {"PATH": f"{bare}:/usr/bin:/bin"}
     words = ["--fallback", "gemini-cli,claude-code", "-m", "gpt-5"]
     place.play(["expect-no-arg", "--model"], ["say", "by claude"])

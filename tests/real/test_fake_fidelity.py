@@ -18,8 +18,8 @@ import pytest
 
 from fixtures.mock_provider import MockProvider, status, text, tool_call
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
-BIN = FIXTURES / "fake_tools" / "bin"
+REPOSITORY = Path(__file__).parents[2]
+BIN = REPOSITORY / "adapters" / "csa_fakes" / "bin"
 REAL_CLIS = os.environ.get("CSA_REAL_CLIS", "")
 BRIDGE = Path(__file__).parents[2] / "adapters" / "csa_adapters" / "opencode_bridge.py"
 UNKNOWN = "01a1f83a-accd-4db1-ada4-435d9ff915d3"
@@ -219,7 +219,7 @@ def assert_alike(fake: Stream, real: Stream) -> None:
 
 
 def recording(tool: str, case: str) -> Stream:
-    folder = FIXTURES / "recordings" / tool
+    folder = REPOSITORY / "fixtures" / "recordings" / tool
     about = tomllib.loads((folder / "index.toml").read_text())[f"{case}.jsonl"]
     return parse((folder / f"{case}.jsonl").read_text(), about["exit_code"])
 

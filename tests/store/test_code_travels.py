@@ -5,23 +5,31 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
+import shutil
 import subprocess
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from csa.errors import RefusedError, ToolUnavailableError
 from csa.model.config import Engine, combine_layers
 from csa.model.worktree import Worktree
 from csa.runner.context import Context
 from csa.runner.hosts.code import Brought, CodePlace, Outgoing, bring_back, haves, outgoing, receive
 from csa.runner.request import RunRequest
 from csa.runner.turns.planning import plan_turn
+from csa.store.gitplumbing import GitError
 from csa.store.gitwork import worktree_path
 from csa.store.keeping import keep_work
+from csa.store.oldcode import find_unused, forget_code
 from csa.store.project import find_project
 from csa.store.sessions import Store
+from csa.store.travelling import CodeError
 from csa.store.unlanded import examine_work
 from csa.store.worktrees import add_worktree
 from csa.structs import replace
@@ -121,6 +129,7 @@ class Hosts:
             tree = add_worktree(tree, self.environ)
             held.save(replace(held.state, worktree=tree))
             finish(held)
+        self.tree = tree
         return tree
 
     def keep(self, tree: Worktree, turn: int = 1) -> str:
@@ -240,3 +249,238 @@ def test_a_turn_begins_there(hosts: Hosts) -> None:
     assert (tree.base, tree.target, plan.dirty) == (place.base, "main", ())
     assert plan.cwd == f"{tree.path}/sub"
     assert plan.state.project_path == str(Path(place.directory).parent)
+
+
+@pytest.mark.thorough
+def test_what_a_work_tree_may_have(hosts: Hosts) -> None:
+    """Modes, links, any names, line ends, pointers of LFS; of repositories inside it is said what does not go along."""
+    repo = hosts.repo
+    odd = os.fsencode(repo) + b"/n\xff\nme"
+    Path(os.fsdecode(odd)).write_text("odd\n")
+    (repo / "run").write_text("#!/bin/sh\n")
+    (repo / "run").chmod(0o755)
+    (repo / "link").symlink_to("/etc/passwd")
+    (repo / "dos").write_bytes(b"a\r\nb\r\n")
+    (repo / ".gitattributes").write_text("*.bin filter=lfs\n")
+    (repo / "x.bin").write_bytes(b"large")
+    (repo / ".worktreeinclude").write_text("*.log\n")
+    (repo / "x.log").write_text("secret\n")
+    hosts.git("config", "core.autocrlf", "true")
+    for name, value in (("clean", "sed s/^/pointer-of-/"), ("smudge", "sed s/^pointer-of-//"), ("required", "true")):
+        hosts.git("config", "--global", f"filter.lfs.{name}", value)
+    hosts.git("init", "-q", str(repo / "inner"))
+    hosts.git("commit", "-q", "--allow-empty", "-m", "x", at=repo / "inner")
+    hosts.git("init", "-q", str(hosts.top / "module"))
+    hosts.git("commit", "-q", "--allow-empty", "-m", "x", at=hosts.top / "module")
+    hosts.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(hosts.top / "module"), "module")
+    hosts.git("config", "core.fsmonitor", f"touch {hosts.top}/ran; false")
+    (repo / ".git/hooks").mkdir(exist_ok=True)
+    for hook in ("post-index-change", "reference-transaction", "pre-commit", "post-checkout"):
+        (repo / f".git/hooks/{hook}").write_text(f"#!/bin/sh\ntouch {hosts.top}/ran\n")
+        (repo / f".git/hooks/{hook}").chmod(0o755)
+    found, _ = hosts.pack()
+    assert sorted(found.warnings) == [
+        "inner is a repository of its own: it does not go along",
+        "of submodules only the commits are named, not sent: module",
+        "what .worktreeinclude names does not go along: git ignores it",
+    ]
+    tree = Path(hosts.session(hosts.send()).path)
+    assert (tree / os.fsdecode(b"n\xff\nme")).read_text() == "odd\n"
+    assert os.access(tree / "run", os.X_OK)
+    assert os.readlink(tree / "link") == "/etc/passwd"
+    assert (tree / "dos").read_bytes() == b"a\nb\n"
+    assert (tree / "x.bin").read_text() == "pointer-of-large"
+    assert os.listdir(tree / "module") == []
+    assert not (tree / "inner").exists()
+    assert not (tree / "x.log").exists()
+    (tree / "x.bin").write_text("written there")
+    tip = hosts.keep(hosts.tree)
+    hosts.fetch()
+    assert hosts.git("show", f"{tip}:x.bin") == "written there"
+    assert not (hosts.top / "ran").exists()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("form", ["shallow", "partial", "sha256", "unborn", "detached", "linked"])
+def test_repositories_of_any_form(hosts: Hosts, form: str) -> None:
+    """There and back, twice; of a history that is cut off, what there is."""
+    (hosts.repo / "a.txt").write_text("two\n")
+    hosts.git("commit", "-qam", "second")
+    other = hosts.top / form
+    url = f"file://{hosts.repo}".replace(" ", "%20")
+    if form in {"shallow", "partial"}:
+        hosts.git("config", "uploadpack.allowFilter", "true")
+        hosts.git("clone", "-q", *(["--depth=1"] if form == "shallow" else ["--filter=blob:none"]), url, str(other))
+    elif form in {"sha256", "unborn"}:
+        hosts.git("init", "-q", "-b", "main", *(["--object-format=sha256"] if form == "sha256" else []), str(other))
+        (other / "a.txt").write_text("two\n")
+    else:
+        hosts.git("worktree", "add", "-q", *(["--detach"] if form == "detached" else ["-b", "main2"]), str(other))
+    if form == "sha256":
+        hosts.git("add", ".", at=other)
+        hosts.git("commit", "-qm", "first", at=other)
+    (other / "new").write_text("new\n")
+    place = hosts.send(other)
+    assert place.target == {"detached": None, "linked": "main2"}.get(form, "main")
+    hosts.git("fsck", "--connectivity-only", at=place.directory)
+    tree = hosts.session(place)
+    assert (Path(tree.path) / "new").read_text() == "new\n"
+    count = {"shallow": 2, "partial": 2, "unborn": 1, "sha256": 2}.get(form, 3)
+    assert hosts.git("rev-list", "--count", place.base, at=place.directory) == str(count)
+    (Path(tree.path) / "b").write_text("b\n")
+    tip = hosts.keep(tree)
+    assert hosts.fetch(other).tip == tip
+    assert hosts.git("show", f"{tip}:b", at=other) == "b"
+    if form != "unborn":
+        hosts.git("add", ".", at=other)
+        hosts.git("commit", "-qm", "third", at=other)
+        (other / "new").write_text("newer\n")
+        again = hosts.send(other)
+        assert Path(again.directory) == Path(place.directory)
+        assert hosts.git("show", f"{again.base}:new", at=again.directory) == "newer"
+        hosts.git("fsck", "--connectivity-only", at=place.directory)
+
+
+@pytest.mark.thorough
+def test_what_is_cut_off_or_lacks_its_base(hosts: Hosts) -> None:
+    """At any byte: nothing of it is there, and the next one succeeds. So with two at once, and on a full disk."""
+    (hosts.repo / "noise").write_bytes(os.urandom(300_000))
+    found, content = hosts.pack()
+    for end in (0, 2, 40, 5000, len(content) - 4, len(content) - 1):
+        with pytest.raises(CodeError, match="before all of the code"):
+            receive(hosts.there(), found.said, io.BytesIO(content[:end]))
+        assert haves(hosts.there(), found.key) == []
+    with pytest.raises((CodeError, GitError)):
+        receive(hosts.there(), found.said, io.BytesIO(content.replace(content[200:220], b"x" * 20)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(GitError):
+            receive(hosts.there(), found.said, io.BytesIO(content))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    repository = hosts.top / "n1/state/.code" / found.key
+    assert [name for name in os.listdir(repository / ".git/objects") if name.startswith("tmp_")] == []
+    hosts.send()
+    (hosts.repo / "noise").write_bytes(b"less")
+    more, later = hosts.pack()
+    with pytest.raises(CodeError):
+        receive(hosts.there("n2"), more.said, io.BytesIO(later))
+    assert haves(hosts.there("n2"), more.key) == []
+    with ThreadPoolExecutor(2) as pool:
+        for host in ("n3", "n4"):
+            both = [pool.submit(receive, hosts.there(host), found.said, io.BytesIO(content)) for _ in range(2)]
+            assert {each.result().base for each in both} == {found.said["commit"]}
+    assert [name for name in os.listdir(hosts.top / "n3/state/.code") if name.startswith(".")] == []
+
+
+@pytest.mark.thorough
+def test_what_makes_no_sense_is_refused(hosts: Hosts) -> None:
+    """Names that lead elsewhere, other ids, other kinds: before anything is read or made."""
+    (hosts.repo / "new").write_text("n\n")
+    found, content = hosts.pack()
+    for key, value in {
+        "key": "../../x",
+        "commit": "HEAD",
+        "cut": ["--all"],
+        "form": "sha512",
+        "below": "../up",
+        "target": "a\nb",
+    }.items():
+        for wrong in (value, None, 7, [], {}):  # type: ignore[var-annotated]
+            if (key, wrong) not in [("target", None), ("cut", [])]:
+                with pytest.raises(CodeError):
+                    receive(hosts.there(), {**found.said, key: wrong}, io.BytesIO(content))
+    for below in ("/etc", "a//b", "a/.GIT/hooks", ".csa", "a\0b"):
+        with pytest.raises(CodeError):
+            receive(hosts.there(), {**found.said, "below": below}, io.BytesIO(content))
+    with pytest.raises(CodeError):
+        haves(hosts.there(), "../x")
+    assert not (hosts.top / "n1").exists()
+    (hosts.top / "nogit").mkdir()
+    hosts.environ["PATH"] = str(hosts.top / "nogit")
+    with pytest.raises(ToolUnavailableError):
+        haves(hosts.there(), found.key)
+    with pytest.raises(ToolUnavailableError):
+        outgoing(hosts.here(), Engine("n1"))
+    assert outgoing(hosts.here(hosts.top), Engine("n1")) is None
+    assert outgoing(hosts.here(), Engine("n1", code="none")) is None
+
+
+@pytest.mark.thorough
+def test_what_comes_back_takes_nothing_away(hosts: Hosts) -> None:
+    """A ref of another commit stays, and nothing odd gets in; another repository is refused."""
+    place = hosts.send()
+    tree = hosts.session(place)
+    tip = hosts.keep(tree)
+    ref = f"refs/csa/{SESSION}/1"
+    hosts.git("commit", "-q", "--allow-empty", "-m", "mine")
+    hosts.git("update-ref", ref, "HEAD")
+    mine = hosts.git("rev-parse", "HEAD")
+    (Path(tree.path) / "b").write_text("b\n")
+    later = hosts.keep(tree)
+    assert later != tip
+    [brought] = hosts.fetch().refs
+    assert (brought.ref, brought.commit, brought.status) == (f"{ref}-at-{later[:12]}", later, "aside")
+    assert hosts.git("rev-parse", ref) == mine
+    assert [each.status for each in hosts.fetch().refs] == ["aside"]
+    hosts.git("update-ref", f"refs/csa/{SESSION}/2", tip)
+    hosts.git("update-ref", f"refs/csa/{SESSION}/2", tip, at=tree.path)
+    hosts.git("update-ref", f"refs/csa/{SESSION}/2", later)
+    assert [each.commit for each in hosts.fetch().refs if each.ref.endswith("/2")] == [later]
+    blob = hosts.git("hash-object", "-w", "b", at=tree.path)
+    hooks = subprocess.run(
+        ["git", "mktree"],
+        input=f"100755 blob {blob}\tpost-checkout\n",
+        cwd=tree.path,
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout.strip()
+    content = b"40000 .git\0" + bytes.fromhex(hooks)
+    evil = subprocess.run(
+        ["git", "hash-object", "-t", "tree", "--literally", "-w", "--stdin"],
+        input=content,
+        cwd=tree.path,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    commit = hosts.git("commit-tree", evil.strip(), "-p", later, "-m", "x", at=tree.path)
+    hosts.git("update-ref", f"refs/csa/{SESSION}/3", commit, at=tree.path)
+    with pytest.raises(CodeError, match="cannot be used"):
+        hosts.fetch()
+    assert subprocess.run(
+        ["git", "cat-file", "-e", commit], cwd=hosts.repo, capture_output=True, check=False
+    ).returncode
+    other = hosts.top / "other"
+    hosts.git("init", "-q", str(other))
+    with pytest.raises(RefusedError, match="is not of the repository"):
+        hosts.fetch(other)
+    with pytest.raises(RefusedError, match="no git repository"):
+        hosts.fetch(hosts.top)
+
+
+@pytest.mark.thorough
+def test_code_that_nobody_uses_goes(hosts: Hosts) -> None:
+    """After 30 days, unless a session works in it, or one that is not purged did; so do remains, and old snapshots."""
+    place = hosts.send()
+    hosts.session(place)
+    root = hosts.there().store.root_pathname
+    remains = Path(root) / ".code/.new-x"
+    remains.mkdir()
+    old = time.time() - 31 * 86_400
+    for path in (Path(place.directory), Path(place.directory) / ".git/csa-used", remains):
+        os.utime(path, (old, old)) if path.exists() else None
+    hosts.git("update-ref", f"refs/csa/base/{int(old) // 86_400}/{place.base}", place.base, at=place.directory)
+    assert find_unused(root) == [str(remains)]
+    assert len(list(forget_code(root, hosts.environ))) == 1
+    days = hosts.git("for-each-ref", "--format=%(refname)", "refs/csa/base", at=place.directory).splitlines()
+    assert len(days) == 1
+    shutil.rmtree(replace_store(hosts.there(), place).store.pathname)
+    assert find_unused(root) == [place.directory]
+    hosts.send()
+    assert find_unused(root) == []
+    os.utime(Path(place.directory) / ".git/csa-used", (old, old))
+    [size] = forget_code(root, hosts.environ)
+    assert size > 1000
+    assert os.listdir(Path(root) / ".code") == []

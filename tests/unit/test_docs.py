@@ -68,7 +68,7 @@ def test_the_page_on_plans_is_up_to_date(generate: Any) -> None:
     whole = [plan for plan in plans if "[task.docs]" in plan]
     for plan in whole:
         parse_plan(tomllib.loads(plan), place="plans.md", read=str)
-    assert (DOCS.parent / "fixtures/demo/plan.toml").read_text() in whole
+    assert (DOCS.parent / "adapters/csa_fakes/demo/plan.toml").read_text() in whole
 
 
 def test_the_page_on_json_is_up_to_date(generate: Any) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-BIN = Path(__file__).parents[2] / "fixtures" / "fake_tools" / "bin"
+BIN = Path(__file__).parents[2] / "adapters" / "csa_fakes" / "bin"
 CODEX = ["codex", "exec", "--json"]
 CLAUDE = ["claude", "-p", "--output-format", "stream-json", "--verbose"]
 GEMINI = ["gemini", "--skip-trust", "--output-format", "stream-json"]

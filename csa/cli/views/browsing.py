@@ -274,13 +274,13 @@ class Browser:
             tell("csa", self._said[0])
 
     def _kill(self, info: SessionInfo) -> None:
-        from csa.runner.session import Session  # noqa: PLC0415  # only who kills needs it
-        from csa.runner.sessions.ending import kill_sessions  # noqa: PLC0415  # as above
+        from csa.runner.hosts.ending import kill_everywhere  # noqa: PLC0415  # only who kills needs it
+        from csa.runner.session import Session  # noqa: PLC0415  # as above
 
         losses: list[str] = []
         try:
-            session = Session(self._client().context.in_project(info.project), info.session_id)
-            (ended,) = kill_sessions([session], on_loss=losses.append)
+            session = Session(self._client().context.in_store(info.store), info.session_id)
+            (ended,) = kill_everywhere([session], on_loss=losses.append)
         except Exception as error:  # noqa: BLE001  # in a thread nobody else would say so
             self._say(f"{_name(info)}: {error}", "red")
             return

@@ -149,6 +149,7 @@ ENDING = known(
 KILLED = known(
     "session_id name project status tool turn queued",
     {
+        "mirror": MIRROR,
         "outcome": one_of("the result", "killed", "not_running", "failed"),
         "forced": flag("its supervisor was killed too"),
         "error": maybe(ref("error", "why it cannot be ended")),

@@ -8,21 +8,23 @@ process ends, the turn there ends when its leash has run out.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
 from csa import __version__
 from csa.errors import CsaError, UsageError
-from csa.model.config import Engine
+from csa.model.config import SHARED, Engine
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.caller import owner_name
 from csa.runner.context import Context
 from csa.runner.detach import error_from_json, request_to_json
+from csa.runner.hosts.code import Outgoing
 from csa.runner.hosts.engines import HostError, Link
+from csa.runner.hosts.escrow import Escrow
 from csa.runner.hosts.frames import PROTOCOL, ProtocolError, read_line, write_line
 from csa.runner.hosts.supervising import NOT_PLACED, SUPERVISE
 from csa.runner.request import RunRequest
@@ -75,18 +77,18 @@ def refuse_elsewhere(request: RunRequest) -> None:
 def order_of(
     context: Context,
     request: RunRequest,
+    escrow: Escrow,
     *,
-    order_id: str,
     session_id: str,
     directory: str,
     wait_s: float | None,
 ) -> dict[str, Any]:
     """Return what a supervisor on another host is to do; `request` has what it names with its contents."""
-    if request.session is None and request.session_id is None:
+    if request.session is None:
         request = replace(request, owner=request.owner or owner_name(context.environ))
     return {
-        "id": order_id,
-        "request": request_to_json(replace(request, directory=None)),
+        "id": escrow.id,
+        "request": request_to_json(replace(_within(request, escrow.allowance), directory=None)),
         "session_id": session_id,
         "directory": directory,
         "command": "csa",
@@ -95,6 +97,16 @@ def order_of(
         "wait_s": wait_s,
         "on_finish": None,
     }
+
+
+def _within(request: RunRequest, allowance: Mapping[str, Any] | None) -> RunRequest:
+    """Return the request with what the session may use there as its budget, unless that asked for is less."""
+    bounds = {}
+    for name, most in (allowance or {}).items():
+        asked = getattr(request, f"budget_{name}")
+        if most:
+            bounds[f"budget_{name}"] = min(asked or most, most)
+    return replace(request, **bounds)
 
 
 class Tether:
@@ -120,28 +132,38 @@ class Tether:
         self.is_sent = False
         self.failure: CsaError | None = None
 
-    def begin(self, order: Mapping[str, Any], *, by: str, passport: Mapping[str, Any] | None = None) -> Begun:
+    def begin(
+        self,
+        order: Mapping[str, Any],
+        *,
+        passport: Mapping[str, Any] | None,
+        code: Outgoing | None,
+        before_sending: Callable[[], None],
+    ) -> Begun:
         """Send the order, and return the turn that has begun.
 
         Raises:
-            HostError: the host cannot be reached; nothing was placed, or so it says. With `is_sent`, that is not known.
-            CsaError: the host refuses, as `start_detached` does.
-            StoppedError: as a handler of signals raises it; the turn was cancelled, or nothing was placed.
+            HostError: the host cannot be reached, or what became of the order is not known: see `is_sent`.
+            CsaError: nothing has begun, as the host says: as `start_detached` does.
+            StoppedError: as a handler of signals raises it; the turn was cancelled, or nothing was sent.
         """
         link = self._link = Link(self.engine, SUPERVISE)
         link.greeting()
+        haves = self._ask_for_haves(link, code)
+        before_sending()
         leash_s = 0 if self._is_detached else self._leash_s
-        given = {"order": order, "leash_s": leash_s, "by": by, "passport": passport, "code": None}
+        said = {"order": order, "leash_s": leash_s, "by": os.uname().nodename, "passport": passport}
         try:
-            write_line(link.stdin, {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": None})
-            link.stdin.write(json.dumps(given).encode())
-            link.stdin.flush()
-            self.is_sent = True  # it is whole with its line's end, which may arrive or not
-            link.stdin.write(b"\n")
+            link.stdin.write(json.dumps({**said, "code": code and code.said}).encode())
             link.stdin.flush()
         except OSError:
-            if not self.is_sent:
-                raise link.failure() from None
+            raise link.failure() from None
+        self.is_sent = True  # with its line's end it is whole, which may arrive or not
+        with suppress(OSError):  # then there is an answer that says why, or none
+            link.stdin.write(b"\n")
+            if code:
+                code.write_bundle(link.stdin, haves)
+            link.stdin.flush()
         self._start(self._beat)
         while True:
             try:
@@ -150,6 +172,21 @@ class Tether:
                 if self._cancel:
                     raise
                 self.cancel(stopped.name)
+
+    def _ask_for_haves(self, link: Link, code: Outgoing | None) -> list[str]:
+        """Say which code is to come, and return what the host has of it."""
+        asked = {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and {"key": code.key}}
+        try:
+            write_line(link.stdin, asked)
+            link.stdin.flush()
+            said = read_line(link.stdout) if code else {"have": []}
+        except OSError:
+            said = None
+        if said is None:
+            raise link.failure()
+        if "error" in said:
+            raise error_from_json(dict(said["error"]))
+        return [each for each in said.get("have", ()) if isinstance(each, str)]
 
     def attend(self) -> None:
         """Keep in touch with the turn that has begun, in threads, until it has ended, or `close`."""
@@ -212,7 +249,9 @@ class Tether:
             return None
         if "error" in said and said["error"].get("code") == NOT_PLACED:
             self.is_sent = False
-            raise CsaError(f"Nothing has begun on {self.engine.name}: {failure.message}", hint="run it again")
+            nothing = CsaError(f"Nothing has begun on {self.engine.name}: {failure.message}", hint="run it again")
+            nothing.exit_code = HostError.exit_code
+            raise nothing
         if self._cancel:
             self._write({"cancel": self._cancel})
         return said
@@ -269,7 +308,13 @@ def _read(stream: IO[bytes]) -> Mapping[str, Any] | None:
         return None
 
 
-def directory_there(context: Context, engine: Engine) -> str:
-    """Return where a new session starts on a host: for now, in the directory of the same name."""
-    del engine
-    return str(Path(context.directory_pathname))
+def directory_there(context: Context, engine: Engine, given: str | None) -> str:
+    """Return where a new session starts on a host if no code goes along; empty for the home directory there.
+
+    `given` is what `--cd` says; a relative one is below the directory here.
+    """
+    if engine.code == SHARED:
+        return context.directory_pathname
+    if given is not None:
+        return given if given.startswith(("/", "~")) else context.directory_pathname
+    return engine.directory

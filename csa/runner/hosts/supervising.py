@@ -4,10 +4,10 @@ Each side says one line of JSON at a time:
 
     {"csa": "supervise", "protocol": 1, "version", "time"}   we greet
     {"code": {"key"} | null}                                 what is to travel along; then we say {"have": [commits]}
-    {"order": {...}, "leash_s": S, "code": {"bytes": N, ...} | null, ...}    what is to be done; N bytes follow
+    {"order": {...}, "leash_s": S, "code": {...} | null, ...}    what is to be done; its code follows
     {"session_id", "turn", "tool", "project"}                we have begun, or {"error": {...}}
     {"beat": true}, {"cancel": "SIGINT"}                     as often as the leash needs; or the turn is to end
-    {"ended": CODE, "turn": N}                               the turn has ended, and so do we
+    {"ended": CODE, "turn": N, "spent": {...}, ...}          the turn has ended, and so do we
 
 The supervisor's lifeline is a pipe that this process alone has: should it be killed, the turn ends as cancelled. It
 survives the loss of its connection, for as long as the leash is: then, unless somebody has called `csa supervise
@@ -28,15 +28,16 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from csa import __version__
 from csa.errors import CsaError, NotFoundError, StateError
 from csa.ids import is_session_id
 from csa.model.events import Event
-from csa.paths import make_path, state_root
+from csa.runner.context import Context
 from csa.runner.detach import error_from_json, error_to_json, order_line, spawn_supervisor, supervisors_environment
+from csa.runner.hosts.code import haves, receive
+from csa.runner.hosts.escrow import spent_there
 from csa.runner.hosts.frames import PROTOCOL, ProtocolError, require_protocol
 from csa.runner.sessions.ending import end_sessions
 from csa.store.liveness import probe
@@ -124,20 +125,22 @@ def say(**said: Any) -> None:
             line = line[os.write(1, line) :]
 
 
-def supervise(environ: Mapping[str, str], *, is_job: bool = False) -> int:
+def supervise(context: Context, *, is_job: bool = False) -> int:
     """Take an order, and see it through; return the exit code of its turn. `is_job`: as a scheduler's job."""
     _outlive_connection()
     _greet()
     incoming = Incoming(0)
-    root = make_path(state_root(environ))
     try:
-        given = _hear_order(incoming)
+        given = _hear_order(incoming, context)
         if given is None:  # cut off before it was whole: nothing begins
             return CsaError.exit_code
-        return _carry_out({**given, "is_job": is_job}, incoming, environ, root)
+        return _carry_out({**given, "is_job": is_job}, incoming, context)
     except CsaError as error:
-        say(error=error_to_json(error))
-        return error.exit_code
+        failure = error
+    except OSError as error:  # the disk is full, say
+        failure = CsaError(f"{os.uname().nodename}: {error.filename or 'a file'}: {error.strerror}.")
+    say(error=error_to_json(failure))
+    return failure.exit_code
 
 
 def _outlive_connection() -> None:
@@ -151,20 +154,21 @@ def _greet() -> None:
     say(csa=SUPERVISE, protocol=PROTOCOL, version=__version__, node=os.uname().nodename, time=time.time())
 
 
-def _hear_order(incoming: Incoming) -> Mapping[str, Any] | None:
+def _hear_order(incoming: Incoming, context: Context) -> Mapping[str, Any] | None:
     asked = incoming.await_line()
     if asked is None:
         return None
     require_protocol(dict(asked))
+    if code := asked.get("code"):
+        say(have=haves(context, code.get("key")))
     return incoming.await_line()
 
 
-def _carry_out(given: Mapping[str, Any], incoming: Incoming, environ: Mapping[str, str], root: Path) -> int:
+def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -> int:
     asked = given["order"]
     if not is_session_id(str(asked["id"])) or not is_session_id(str(asked["session_id"])):
         raise ProtocolError(f"An order is called {asked['id']!r}.")
-    order = Order(root, asked["id"])
-    is_job = bool(given["is_job"])
+    order, is_job = Order(context.store.root, asked["id"]), bool(given["is_job"])
     if not order.take(session_id=asked["session_id"], job=is_job):
         error = CsaError(f"{os.uname().nodename} has had order {asked['id']} already.")
         error.code = PLACED_ALREADY
@@ -173,7 +177,8 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, environ: Mapping[st
     try:
         if is_job and leash_s:
             _await_holder(order, leash_s)
-        code = _Keeper(order, given, incoming).keep(_start(asked, given, environ, root))
+        started = _start(_with_code(asked, given.get("code"), incoming, context), given, context)
+        code = _Keeper(order, given, incoming).keep(started)
         if is_job and leash_s:
             _await_no_holder(order, leash_s)
         return code
@@ -205,6 +210,18 @@ def _await_no_holder(order: Order, limit_s: float) -> None:
             heard, touched = time.monotonic(), again
 
 
+def _with_code(
+    asked: Mapping[str, Any], said: Mapping[str, Any] | None, incoming: Incoming, context: Context
+) -> Mapping[str, Any]:
+    """Return the order for the place where the code that comes with it is, in a worktree of its own."""
+    if said is None:
+        return asked
+    place, request = receive(context, said, cast("IO[bytes]", incoming)), asked["request"]
+    tree = {"worktree": request.get("worktree") or "", "with_changes": False}
+    based = {"directory": place.directory, "worktree_base": place.base, "worktree_target": place.target}
+    return {**asked, "directory": place.directory, "request": {**request, **tree, **based}}
+
+
 class _Started(Struct):
     """A supervisor that has its order, and where its session is, or will be."""
 
@@ -213,12 +230,13 @@ class _Started(Struct):
     session_id: str
 
 
-def _start(asked: Mapping[str, Any], given: Mapping[str, Any], environ: Mapping[str, str], root: Path) -> _Started:
-    directory = os.path.realpath(asked["directory"])
+def _start(asked: Mapping[str, Any], given: Mapping[str, Any], context: Context) -> _Started:
+    environ = context.environ
+    directory = os.path.realpath(os.path.expanduser(asked["directory"] or environ["HOME"]))
     if not os.path.isdir(directory):
         node = os.uname().nodename
         raise NotFoundError(f"There is no directory {directory} on {node}.", hint="csa run --cd DIR --on ... names one")
-    store = Store(root, find_project(directory))
+    store = Store(context.store.root, find_project(directory))
     process = spawn_supervisor(supervisors_environment(environ, store, asked["session_id"]), subprocess.PIPE)
     told = {**asked, "directory": directory, "placed": {"by": given.get("by"), "passport": given.get("passport")}}
     leash_s = float(given["leash_s"])
@@ -321,11 +339,14 @@ def signal_of(name: object) -> signal.Signals:
 def ending_of(store: Store, session_id: str, code: int | None = None) -> dict[str, Any]:
     """Say how a turn has ended: with the exit code of its supervisor, or as its transcript has it."""
     last = _last_turn(store, session_id)
-    turn = last.turn if last else 0
+    used: Mapping[str, Any] = {}
+    with suppress(StateError, NotFoundError):  # then what was used is not known, and the other host goes on holding it
+        used = spent_there(store.root, store.project_pathname, session_id)
+    known = {"turn": last.turn if last else 0, **used}
     if last is None or last.type != "run_finished":  # the supervisor was killed
-        return {"ended": _LOST, "turn": turn, "lost": True}
+        return {"ended": _LOST, **known, "lost": True}
     found = last.data.get("exit_code")
-    return {"ended": code if code is not None and code >= 0 else found if isinstance(found, int) else 1, "turn": turn}
+    return {"ended": code if code is not None and code >= 0 else found if isinstance(found, int) else 1, **known}
 
 
 def _last_turn(store: Store, session_id: str) -> Event | None:
@@ -340,12 +361,16 @@ def hold(environ: Mapping[str, str], order_id: str, *, within_s: float = 0) -> i
 
     That is so after `within_s`: a job that has just begun may yet take it.
     """
+
+
+def hold(context: Context, order_id: str) -> int:
+    """Beat for an order whose connection broke, and say how its turn ends. One that never came cannot come any more."""
     _outlive_connection()
     if not is_session_id(order_id):
         raise ProtocolError(f"An order is called {order_id!r}.")
     _greet()
     incoming = Incoming(0)
-    order = Order(make_path(state_root(environ)), order_id)
+    order = Order(context.store.root, order_id)
     try:
         _await_order(order, incoming, within_s)
         if within_s and incoming.is_over:
@@ -356,7 +381,7 @@ def hold(environ: Mapping[str, str], order_id: str, *, within_s: float = 0) -> i
         if begun is None:
             return CsaError.exit_code
         say(**begun)
-        return _hold(order, begun, incoming, Store(make_path(state_root(environ)), begun["project"]))
+        return _hold(order, begun, incoming, Store(context.store.root, begun["project"]))
     except CsaError as error:
         say(error=error_to_json(error))
         return error.exit_code
@@ -401,7 +426,7 @@ def _hold(order: Order, begun: Mapping[str, Any], incoming: Incoming, store: Sto
     while True:
         is_attended = order.is_attended()
         if "ended" in (known := order.known()):
-            ended = {name: known[name] for name in ("ended", "turn", "lost", "spent") if name in known}
+            ended = {name: known[name] for name in ("ended", "turn", "lost", "spent", "running") if name in known}
             break
         if not is_attended and not _runs(store, session_id, turn):
             ended = ending_of(store, session_id)

@@ -53,12 +53,14 @@ class KillResult(Struct, kw_only=True):
     turn: int = 0
     forced: bool = False
     queued: int = 0  # prompts that wait, and are held
+    host: str | None = None  # if it is on another one
+    heard: str = ""  # how long ago that was heard of last, if it cannot be reached
     error: CsaError | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `session kill --json` prints of it."""
         names = ("session_id", "name", "project", "outcome", "status", "tool", "turn", "forced", "queued")
-        known = {name: getattr(self, name) for name in names}
+        known = {**{name: getattr(self, name) for name in names}, "mirror": self.host}
         error = self.error and self.error.to_json()
         return {**known, "tool": self.tool or None, "turn": self.turn or None, "error": error}
 
@@ -166,17 +168,18 @@ def end_trees(
     force: bool = False,
     on_fault: Callable[[StateError], None] | None = None,
 ) -> Iterator[KillResult]:
-    """End sessions and all their descendants: parents first, who could start more, and again until nothing runs.
+    """End sessions and all their descendants here: parents first, who could start more, and again until nothing runs.
 
     What ended with a parent is yielded last. At each look `on_fault` gets the directories that cannot be
     listed, where descendants may be running.
     """
     family = family_of(targets, on_fault=on_fault)
-    running = {turn.store.key(turn.session_id): turn for turn in map(_running_turn, family.look()) if turn}
     unreadable = set[tuple[str, str]]()
 
     def look() -> list[Target]:
-        return [(store, each) for store, each in (*targets, *family.look()) if store.key(each) not in unreadable]
+        return [(s, each) for s, each in (*targets, *family.look()) if s.key(each) not in unreadable and not s.host]
+
+    running = {turn.store.key(turn.session_id): turn for turn in map(_running_turn, look()[len(targets) :]) if turn}
 
     for ended in chain(
         end_sessions(targets, words=words, grace_s=grace_s, force=force),

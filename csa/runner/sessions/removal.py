@@ -83,7 +83,7 @@ def find_to_delete(context: Context, selectors: Sequence[str]) -> list[Session]:
 
 
 def with_descendants(sessions: Sequence[Session], *, force: bool = False) -> list[Session]:
-    """Return sessions and all that descends from them, descendants first; with `force` nothing of it runs any more.
+    """Return sessions and all that descends from them here, descendants first; with `force` nothing of that runs on.
 
     Raises:
         BusyError: one of them runs, or would not end.
@@ -96,12 +96,16 @@ def with_descendants(sessions: Sequence[Session], *, force: bool = False) -> lis
             if ended.error is not None:
                 raise ended.error
     family = family_of(targets, on_fault=_refuse).look()
-    below = [Session(context.in_project(store.project_pathname), session_id) for store, session_id in family]
+    below = [Session(context.in_store(store), session_id) for store, session_id in family if not store.host]
     found = {session.paths.pathname: session for session in (*sessions, *below)}
     whole = sorted(found.values(), key=lambda session: session.session_id, reverse=True)
     if not force:
         for session in whole:
             _refuse_to_delete(session)
+        for store, session_id in family:
+            if store.host and probe(store.paths(session_id)).state != "not_alive":
+                words = f"Session {session_id} may be running on {store.host}; nothing was deleted."
+                raise BusyError(words, hint=f"csa kill --tree {sessions[0].session_id}")
     return whole
 
 

@@ -1,0 +1,81 @@
+"""Acting on sessions of other hosts: a command of csa there, through what reaches the host. Its words say all.
+
+Nothing is known of what did not answer: a host that cannot be reached is an error, never an end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from csa.model.config import Engine
+from csa.runner.hosts.engines import HostError, explain_failure, reach_of
+from csa.structs import Struct
+
+_PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # what the shell that ssh calls there does not change
+
+
+class Answer(Struct):
+    """What a command on another host has said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The JSON value at the end of what it has printed, behind what a login shell did; None if there is none."""
+        at = 0
+        while at < len(self.out):
+            if self.out[at] in "[{":
+                try:
+                    return json.loads(self.out[at:])
+                except ValueError:
+                    pass
+            at = self.out.find("\n", at) + 1 or len(self.out)
+        return None
+
+
+class Call:
+    """A command of csa that runs on another host. HostError if what reaches it cannot be started."""
+
+    def __init__(self, engine: Engine, words: Sequence[str], *, limit_s: float) -> None:
+        self.engine, self._command, self._limit_s = engine, words[0], limit_s
+        argv = [*reach_of(engine), *engine.csa, *words]
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace", process_group=0
+            )
+        except OSError as error:
+            why = f"{argv[0]}: {error.strerror}"
+            raise HostError(f"{engine.name} cannot be reached: {why}.", hint="csa config show") from error
+
+    def answer(self) -> Answer:
+        """Wait for its end; HostError if it takes too long."""
+        try:
+            out, err = self._process.communicate(timeout=self._limit_s)
+        except subprocess.TimeoutExpired:
+            words = f"{self.engine.name} has not answered within {self._limit_s:g} s."
+            raise HostError(words, hint=f"csa hosts --check {self.engine.name}") from None
+        finally:
+            self.close()
+        return Answer(self._process.returncode, out, err)
+
+    def close(self) -> None:
+        """See to it that nothing of it is left here; harmless when repeated."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
+    def failure(self, answer: Answer) -> HostError:
+        """Say why there is no answer of csa's."""
+        return explain_failure(self.engine, answer.code, answer.err, self._command)
+
+
+def is_plain(word: str) -> bool:
+    """Say whether a word arrives as it is, whatever reaches the host."""
+    return _PLAIN.fullmatch(word) is not None
