@@ -2,7 +2,9 @@
 
     def test_x(cluster: Cluster) -> None:
         a, (n1, n2, n3) = cluster.a, cluster.nodes
-        a.run("run", "--on", "lab", "hello")  # `[engines.lab]` is in the configuration of all
+        cluster.configure("queue_s = 2")  # of csa on each host: [engines.lab]
+        cluster.play({"match": "", "do": [["say", "hi"]]})
+        a.run("run", "--on", "lab", "hello")
         cluster.wait_for_state("n3", "DOWN")
 
 Jobs begin as their login shell does: `~/.profile` of each host sets its `env`.
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.realhosts import Host, Hosts
-from tests.support import Json, wait_for
+from tests.support import CSA, Json, wait_for
 
 FETCHED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "csa-slurm"
 NODES = ("n1", "n2", "n3")
@@ -90,18 +92,17 @@ class Cluster:
         return self.hosts[name]
 
     def configure(self, *lines: str) -> None:
-        """Write the configuration of csa on all hosts: the engine `lab`, and more lines of its section."""
-        options = [f"--mem={MEMORY_A_TURN}"]
+        """Write the configuration of csa on all hosts: the engine `lab`, with these lines too."""
+        mine = ["[engines.lab]", 'kind = "slurm"', f'options = ["--mem={MEMORY_A_TURN}"]', f'csa = ["{CSA}"]']
         for host in (self.a, *self.nodes):
-            csa = shlex.split(host.env.get("CSA_THERE", "")) or [str(Path(os.environ.get("CSA", "csa")))]
             path = host.home / ".config" / "csa" / "config.toml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            section = ["[engines.lab]", 'kind = "slurm"', f"options = {options}", f"csa = {csa}", *lines]
-            path.write_text("\n".join(section).replace("'", '"') + "\n")
+            path.write_text("\n".join([*mine, *lines, ""]))
 
-    def tell_jobs(self) -> None:
-        """Have jobs begin with the environment of their host."""
-        for host in self.nodes:
+    def play(self, *rules: Json) -> None:
+        """Tell the fakes of all hosts what to do, wherever a turn begins."""
+        for host in (self.a, *self.nodes):
+            host.script(*rules)
             lines = [f"export {name}={shlex.quote(value)}\n" for name, value in host.env.items()]
             (host.home / ".profile").write_text("".join(lines))
 

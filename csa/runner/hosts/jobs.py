@@ -23,7 +23,6 @@ _COMMAND_S = 60.0
 _HEED_S = 0.1
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.2, 5.0, 1.3
 _TRIES = 5
-_NO_COMMAND = {126, 127}
 
 
 class WithdrawnError(CsaError):
@@ -93,7 +92,7 @@ class Job(Struct):
     def explain_end(self, found: Look) -> CsaError:
         """Say why nothing is heard of a job that is gone."""
         name, host = self.engine.name, found.host
-        if found.exit_code in _NO_COMMAND:
+        if found.is_without_csa:
             hint = f'install csa there, or name its place: [engines.{name}] csa = ["/path/to/csa"]'
             return HostError(f"There is no {' '.join(self.engine.csa)} on {host}.", hint=hint)
         where = f" on {host}" if host else ", before it had begun"

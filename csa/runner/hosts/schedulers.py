@@ -9,6 +9,7 @@ from csa.model.config import Engine
 from csa.structs import Struct
 
 PENDING, RUNNING, GONE = "pending", "running", "gone"
+_NO_COMMAND = (126, 127)
 
 
 class Look(Struct):
@@ -18,6 +19,11 @@ class Look(Struct):
     host: str = ""
     reason: str = ""
     exit_code: int | None = None
+
+    @property
+    def is_without_csa(self) -> bool:
+        """Whether its script has found no csa to start."""
+        return self.exit_code in _NO_COMMAND
 
 
 class Scheduler(Protocol):

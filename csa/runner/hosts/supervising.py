@@ -181,10 +181,11 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
         code = _Keeper(order, given, incoming).keep(started)
         if is_job and leash_s:
             _await_no_holder(order, leash_s)
-        return code
     except CsaError as error:
         order.note(error=error_to_json(error))
         raise
+    else:
+        return code
     finally:
         order.close()
 
@@ -356,15 +357,11 @@ def _last_turn(store: Store, session_id: str) -> Event | None:
         return None
 
 
-def hold(environ: Mapping[str, str], order_id: str, *, within_s: float = 0) -> int:
+def hold(context: Context, order_id: str, *, within_s: float = 0) -> int:
     """Beat for an order whose connection broke, and say how its turn ends. One that never came cannot come any more.
 
     That is so after `within_s`: a job that has just begun may yet take it.
     """
-
-
-def hold(context: Context, order_id: str) -> int:
-    """Beat for an order whose connection broke, and say how its turn ends. One that never came cannot come any more."""
     _outlive_connection()
     if not is_session_id(order_id):
         raise ProtocolError(f"An order is called {order_id!r}.")
