@@ -137,6 +137,7 @@ bench: $(STAMP)
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/mcp.py
 	$(BIN)/python bench/plans.py
+	$(BIN)/python bench/copies.py
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

@@ -31,7 +31,7 @@ def main() -> None:
         home = _Home(Path(base))
         lines = "".join(f"line {number}\n" for number in range(count))
         bare = _spent(lambda: home.run(*_many(), stdin=lines)) / count
-        print(f"{count} times the bare tool, with {_many()[0]}: {bare * 1e3:.0f} ms CPU each")
+        print(f"{count} times the bare tool, with {Path(_many()[0]).name}: {bare * 1e3:.0f} ms CPU each")
         each = ("plan", "run", "--each", "-", "--max-running", str(JOBS), "--tool", "codex", "-q", "work on {}")
         for title, more in (("without worktrees", ("--no-worktree", "--name", "plain")), ("with", ("--name", "trees"))):
             begin = time.monotonic()
@@ -49,7 +49,7 @@ def main() -> None:
 def _many() -> tuple[str, ...]:
     tool = ("codex", "exec", "--json", "--skip-git-repo-check")
     if found := shutil.which("parallel"):
-        return (found, "-j", str(JOBS), *tool, "work on {}")
+        return (found, "-q", "-j", str(JOBS), *tool, "work on {}")  # -q: words stay words
     return ("xargs", "-P", str(JOBS), "-d", "\\n", "-I{}", *tool, "work on {}")
 
 
@@ -71,7 +71,7 @@ class _Home:
     def __init__(self, base: Path) -> None:
         self.project = base / "project"
         self.project.mkdir()
-        search = os.pathsep.join([str(ROOT / "adapters/csa_fakes/bin"), str(Path(CSA).parent), "/usr/bin", "/bin"])
+        search = os.pathsep.join([str(ROOT / "adapters/csa_fakes/bin"), str(Path(CSA).parent), os.environ["PATH"]])
         state = str(base / "state")
         self.env = {"HOME": str(base), "PATH": search, "LANG": "C.UTF-8", "CSA_STATE_DIR": state}
         os.environ["PATH"] = search
@@ -80,9 +80,12 @@ class _Home:
         self.run("git", *named, "commit", "-q", "--allow-empty", "-m", "first")
 
     def run(self, *words: str, stdin: str = "") -> None:
-        subprocess.run(
-            words, cwd=self.project, env=self.env, input=stdin.encode(), check=True, stdout=subprocess.DEVNULL
+        """Run a command; what it says is shown if it fails: each codex says that it reads stdin."""
+        done = subprocess.run(
+            words, cwd=self.project, env=self.env, input=stdin, capture_output=True, text=True, check=False
         )
+        if done.returncode:
+            raise SystemExit(f"{words[0]} exited with {done.returncode}: {done.stderr}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,14 @@ _VARIABLES = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "TZ": "UTC"}
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """Yield the URL of a server, without a database."""
+    """Return the URL of a server, without a database."""
+    with serving_postgres() as url:
+        yield url
+
+
+@contextmanager
+def serving_postgres() -> Iterator[str]:
+    """Run one in a block."""
     place = _make_directory("postgres")
     bin_, environ = _find_postgres(place)
     data, port, words = str(place / "data"), _free_port(), {**_VARIABLES, **environ, "HOME": str(place)}

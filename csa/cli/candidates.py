@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from csa.runner.client import Csa
 
 READ_AT_MOST = 50
+_MOST_BYTES = 1 << 18  # of ssh's configuration
 _LONG_PREFIX = 10  # characters that are looked for in all projects, as `csa.runner.session` does
 _DESCRIPTION_WIDTH = 60
 _RELATIVES = (
@@ -111,6 +112,35 @@ def _template_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[st
             yield each.name, each.template.values.get("description", "") if each.template else "damaged"
 
 
+def _host_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the hosts of the configuration, those that have a mirror, and those that ssh has a name for."""
+    from csa.store.mirrors import is_host_name  # noqa: PLC0415  # as above
+
+    names = [*_client(before).context.config.engines, *(name for name, _ in _mirror_candidates("", before)), *_of_ssh()]
+    yield from ((name, "") for name in dict.fromkeys(names) if name.startswith(typed) and is_host_name(name))
+
+
+def _mirror_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    from csa.store.mirrors import find_mirrors  # noqa: PLC0415  # as above
+
+    for mirror in find_mirrors(_client(before).store.root_pathname):
+        if mirror.host.startswith(typed):
+            yield mirror.host, ""
+
+
+def _of_ssh() -> Iterator[str]:
+    """Yield the names in ssh's own configuration, without patterns."""
+    try:
+        with open(os.path.expanduser("~/.ssh/config"), errors="replace") as file:
+            lines = file.read(_MOST_BYTES).splitlines()
+    except OSError:
+        return
+    for line in lines:
+        keyword, *names = line.replace("=", " ", 1).split() or [""]
+        if keyword.lower() == "host":
+            yield from (name for name in names if not {*"*?!"} & {*name})
+
+
 def _list_candidates(typed: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the typed text with each name that can follow its last comma."""
     before, comma, begun = typed.rpartition(",")
@@ -148,4 +178,6 @@ _KINDS = {
     "tool_lists": _tool_list_candidates,
     "statuses": _status_candidates,
     "templates": _template_candidates,
+    "hosts": _host_candidates,
+    "mirrors": _mirror_candidates,
 }

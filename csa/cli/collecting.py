@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from csa.cli.output import (
@@ -32,14 +33,14 @@ from csa.cli.views.naming import as_read
 from csa.errors import StateError, UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
-from csa.paths import CODE
+from csa.paths import CODE, MIRRORS
 from csa.runner.context import Context
 from csa.runner.doctor.store_checks import size_words
 from csa.runner.sessions.collecting import Item, Report, collect
 from csa.runner.turns.leftovers import find_leftovers, reap
 from csa.runner.waking import wake_parked, wake_queues
 from csa.store.searchindex import has_index
-from csa.store.sessions import format_age
+from csa.store.sessions import Target, format_age
 
 
 def configure_clean(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +102,8 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     Does what `csa clean --days N` does, deletes the runtime directories of runs that died, and stops processes that
     finished sessions have left running, unless they were kept with --keep-background. Also resumes detached turns that
     wait for a quota (--on-quota wait) when their time has come and their supervisor has died, as after a reboot, and
-    goes on with queued prompts (csa run --queue) that nobody goes on with.
+    goes on with queued prompts (csa run --queue) that nobody goes on with. What other hosts have deleted more than N
+    days ago is forgotten here.
 
     Prints one line when something was done, else nothing. Exits 0 in both cases, and 1 when something could not be
     deleted.
@@ -134,6 +136,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         from csa.runner.sessions.indexing import tidy_up  # noqa: PLC0415  # most have no index
 
         tidy_up(root, stores)
+    forgotten = _forget_mirrored(root, arguments)
     code = _forget_code(context, report, dry_run=dry_run)
     ended = [] if dry_run else orphans
     report.failures += problems
@@ -141,7 +144,14 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     if arguments.json:
         known = [{"pid": o.pid, "session_id": o.session_dir.name, "command": o.command} for o in orphans]
         _print_report(
-            report, dry_run=dry_run, more={"processes": known, "reaped": len(ended), "woken": [*woken, *going_on]}
+            report,
+            dry_run=dry_run,
+            more={
+                "processes": known,
+                "reaped": len(ended),
+                "woken": [*woken, *going_on],
+                "forgotten": [{"session_id": each, "mirror": store.host} for store, each in forgotten],
+            },
         )
         return 1 if report.failures else 0
     if dry_run:
@@ -151,6 +161,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     words = [_summary(report, dry_run=dry_run)] + (
         [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
     )
+    words += [f"forgot {count_of(len(forgotten), 'session')} that other hosts have deleted"] * bool(forgotten)
     words.append(code)
     words += [f"{session_id} continues, its quota has reset" for session_id in woken]
     words += [f"{session_id} goes on with its queue" for session_id in going_on]
@@ -158,6 +169,14 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         print(f"csa gc: {said}")
     _warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
     return 1 if report.failures else 0
+
+
+def _forget_mirrored(root: Path, arguments: argparse.Namespace) -> list[Target]:
+    if not os.path.isdir(root / MIRRORS):
+        return []
+    from csa.runner.hosts.forgetting import forget_deleted  # noqa: PLC0415  # few know other hosts
+
+    return forget_deleted(root, days=arguments.days, dry_run=arguments.dry_run)
 
 
 def _forget_code(context: Context, report: Report, *, dry_run: bool) -> str:

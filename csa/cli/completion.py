@@ -46,6 +46,8 @@ _csa_tools() { _csa_candidates tools "$1"; }
 _csa_tool_lists() { _csa_candidates tool_lists "$1"; }
 _csa_statuses() { _csa_candidates statuses "$1"; }
 _csa_templates() { _csa_candidates templates "$1"; }
+_csa_hosts() { _csa_candidates hosts "$1"; }
+_csa_mirrors() { _csa_candidates mirrors "$1"; }
 _csa() {  # bash has cut --option=value at the sign, and @last behind its own; what follows expects whole values
   local i word words=()
   for (( i = 0; i <= COMP_CWORD; i++ )); do
@@ -75,6 +77,8 @@ _csa_tools() { _csa_candidates tools }
 _csa_tool_lists() { _csa_candidates tool_lists }
 _csa_statuses() { _csa_candidates statuses }
 _csa_templates() { _csa_candidates templates }
+_csa_hosts() { _csa_candidates hosts }
+_csa_mirrors() { _csa_candidates mirrors }
 """,
     "fish": r"""
 function _csa_candidates
@@ -87,7 +91,7 @@ end
 _CODAS = {
     "bash": "\ncomplete -o bashdefault -o nosort -F _csa csa 2>/dev/null || complete -o bashdefault -F _csa csa\n"
 }
-_BY_METAVAR = {"SESSION": "sessions", "T,..": "tool_lists"}
+_BY_METAVAR = {"SESSION": "sessions", "T,..": "tool_lists", "HOST": "hosts", "H": "mirrors"}
 _BY_DESTINATION = {
     "session": "sessions",
     "session_id": "sessions",

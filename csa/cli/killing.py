@@ -17,6 +17,7 @@ from csa.runner.caller import find_caller
 from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, note_kills, who_asks
 from csa.store.liveness import probe
 from csa.store.sessions import Target
+from csa.store.shown import SHOWN_LENGTH
 from csa.store.stores import find_stores
 
 
@@ -99,9 +100,10 @@ def _report_kills(found: Iterable[KillResult], arguments: argparse.Namespace, un
 
 def _kill_in_words(ended: KillResult) -> str:
     head, name = head_of_line(ended.session_id)
-    name = name or one_line(ended.name or "") if ended.host else name
-    there = f"on {ended.host}, " if ended.host else ""
-    named = (f"{name}, " if name else "") + there
+    name = name or (one_line(ended.name or "") if ended.host else "")
+    if ended.host and not name.startswith(f"{ended.host}:"):
+        name = f"{ended.host}:{name or ended.session_id[:SHOWN_LENGTH]}"
+    named = f"{name}, " if name else ""
     held = f"; {count_of(ended.queued, 'queued prompt')} held" if ended.queued else ""
     if ended.outcome == "not_running":
         heard = f" when last seen, {ended.heard}; {ended.host} cannot be reached" if ended.heard else ""

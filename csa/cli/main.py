@@ -10,7 +10,7 @@ import os
 import sys
 
 from csa import __version__
-from csa.errors import CsaError, DeniedError, StateError
+from csa.errors import CsaError, DeniedError, MirroredError, StateError
 
 EXIT_INTERRUPTED = 128 + 2  # SIGINT
 EXIT_BROKEN_PIPE = 128 + 13  # SIGPIPE
@@ -74,7 +74,12 @@ def _execute_words(words: list[str]) -> int:
             return code
     from csa.cli.commands import dispatch  # noqa: PLC0415  # as above
 
-    return dispatch(words)
+    try:
+        return dispatch(words)
+    except MirroredError as error:
+        from csa.cli.acting_there import act_there  # noqa: PLC0415  # few act on other hosts
+
+        return act_there(words, error)
 
 
 def _open_standard_streams() -> None:

@@ -15,6 +15,7 @@ from csa.cli.views.conversation_formats import FORMATS, Document
 from csa.cli.views.naming import as_read
 from csa.errors import NotFoundError, StateError, UsageError
 from csa.runner.client import Csa
+from csa.runner.context import Context
 from csa.runner.sessions.acting import record_act
 from csa.runner.sessions.adoption import adopt_project
 from csa.runner.sessions.exporting import (
@@ -42,6 +43,12 @@ def configure_export(parser: argparse.ArgumentParser) -> None:
         "--format", choices=(ARCHIVE, *FORMATS), default=ARCHIVE, help="what to write (default: archive)"
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write to FILE (default: stdout, also `-`)")
+    parser.add_argument(
+        "--encrypt",
+        action="append",
+        metavar="KEY",
+        help="encrypt it for the holder of a key: age1..., a public key of SSH, or a file with some; repeatable",
+    )
     parser.add_argument("--json", action="store_true", help="with -o: print what was written, as an object")
     parser.add_argument(
         "--skip-corrupted",
@@ -62,6 +69,9 @@ def execute_export(arguments: argparse.Namespace) -> int:
     To make a backup while agents work, use --all --skip-running.
 
     The formats to read are md, html, json, and jsonl (one message per line).
+
+    With --encrypt it is a file of age (age-encryption.org), which csa import --identity reads, and so does age itself.
+    Nobody without a key reads it: if you lose yours, it is lost.
     """
     if arguments.output == "-":
         arguments.output = None
@@ -81,7 +91,7 @@ def execute_export(arguments: argparse.Namespace) -> int:
     if arguments.all:
         left_out += [Skipped(each, f"it was deleted; {_BACK} {each}") for each in client.store.retired_ids()]
     is_archive = arguments.format == ARCHIVE
-    if is_archive and arguments.output is None and sys.stdout.isatty():
+    if (is_archive or arguments.encrypt) and arguments.output is None and sys.stdout.isatty():
         raise UsageError("An archive is not written to a terminal.", hint="csa export ... -o FILE")
     if is_archive:
         if unlistable.faults and not arguments.skip_corrupted:
@@ -89,13 +99,13 @@ def execute_export(arguments: argparse.Namespace) -> int:
             raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out its content")
         skips = {"skip_corrupted": arguments.skip_corrupted, "skip_running": arguments.skip_running}
         kept, skipped = check_exportable(infos, **skips)
-        more = _write_output(arguments.output, lambda stream: write_archive(client.context, kept, stream, **skips))
+        more = _write(arguments, lambda stream: write_archive(client.context, kept, stream, **skips))
         left = {item.what for item in more}  # what has begun to run in this moment
         written = [info.session_id for info in kept if info.session_id not in left]
         _report_export(arguments, written, [*left_out, *skipped, *more])
     else:
         readable = [info for info in infos if info.record.fault is None]
-        _write_output(arguments.output, lambda stream: _write_documents(client, readable, arguments.format, stream))
+        _write(arguments, lambda stream: _write_documents(client, readable, arguments.format, stream))
         skipped = [Skipped(i.session_id, i.record.fault.message) for i in infos if i.record.fault]
         _report_export(arguments, [info.session_id for info in readable], [*left_out, *skipped])
     return 0
@@ -121,6 +131,14 @@ def _documents(client: Csa, infos: Sequence[SessionInfo]) -> Iterator[Document]:
     for info in infos:
         about = session_to_json(client.context, info)
         yield Document(info.session_id, about, read_messages(client.context, info))
+
+
+def _write(arguments: argparse.Namespace, write: Callable[[IO[bytes]], list[Skipped]]) -> list[Skipped]:
+    if not arguments.encrypt:
+        return _write_output(arguments.output, write)
+    from csa.store.sealing import seal  # noqa: PLC0415  # few encrypt
+
+    return _write_output(arguments.output, lambda stream: seal(arguments.encrypt, stream, write))
 
 
 def _write_output(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> list[Skipped]:
@@ -172,6 +190,13 @@ def _report_export(arguments: argparse.Namespace, written: Sequence[str], skippe
 
 def configure_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", metavar="FILE", help="the archive; `-` is stdin")
+    parser.add_argument(
+        "-i",
+        "--identity",
+        action="append",
+        metavar="FILE",
+        help="of an encrypted archive: a file with your secret key, of age or SSH; repeatable",
+    )
     parser.add_argument("--new-ids", action="store_true", help="import copies with new ids")
     parser.add_argument("--json", action="store_true", help="print an array of objects")
 
@@ -185,16 +210,16 @@ def execute_import(arguments: argparse.Namespace) -> int:
     A copy, or a session that another project on this machine also has, starts a new conversation: its next turn gets a
     summary, because the tool's own conversation belongs to the other session.
 
-    Exits 2 when one of the ids already exists, 6 when the archive or a record in it is damaged.
+    Exits 2 when one of the ids already exists, 6 when the archive or a record in it is damaged, or no key opens it.
     """
     context = open_client().context
     if arguments.archive == "-":
         if sys.stdin.isatty():
             raise UsageError("An archive is not read from a terminal.", hint="csa import FILE")
-        imported = import_archive(context, sys.stdin.buffer, new_ids=arguments.new_ids)
+        imported = _import(context, sys.stdin.buffer, arguments)
     else:
         with _open_archive(arguments.archive) as file:
-            imported = import_archive(context, file, new_ids=arguments.new_ids)
+            imported = _import(context, file, arguments)
     for item in imported:
         loss = record_act(context, "session import", item.session_id, what="imported", old_id=item.old_id)
         warn([loss] if loss else [])
@@ -207,6 +232,15 @@ def execute_import(arguments: argparse.Namespace) -> int:
             name = one_line(item.dropped_name)
             warn([f"{item.session_id} lost its name '{name}', which another session has"])
     return 0
+
+
+def _import(context: Context, stream: IO[bytes], arguments: argparse.Namespace) -> list[Imported]:
+    from csa.store.sealing import is_sealed, opened  # noqa: PLC0415  # `csa completion` loads every command
+
+    if not is_sealed(stream):
+        return import_archive(context, stream, new_ids=arguments.new_ids)
+    with opened(arguments.identity or (), stream) as plain:
+        return import_archive(context, plain, new_ids=arguments.new_ids)
 
 
 def _open_archive(path: str) -> IO[bytes]:

@@ -178,13 +178,14 @@ def _place(client: Csa, where: _Where, arguments: argparse.Namespace, *, signs: 
             try:
                 with _reserved(client, where, arguments) as escrow:
                     code = _place_once(client, where, escrow, arguments, sync=sync, signs=signs, noted=noted)
-                if sync.engine:
-                    settle_heard(client.store.root, sync.engine.name)  # if it was not the connection that said so
-                return code
             except AppearedError as appeared:  # its name means a session that was not seen here
                 if not where.is_new or where.session_id == appeared.session_id:
                     raise
                 where = replace(where, session_id=appeared.session_id)
+                continue
+            if sync.engine:
+                settle_heard(client.store.root, sync.engine.name)  # if it was not the connection that said so
+            return code
     except StoppedError as stopped:
         return 128 + signal.Signals[stopped.name]
     finally:

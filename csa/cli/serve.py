@@ -29,7 +29,7 @@ _HIGHEST_PORT = 65_535
 
 def configure_run(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where")
-    where.add_argument("--host", default="127.0.0.1", metavar="HOST", help="the address to listen on (127.0.0.1)")
+    where.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="the address to listen on (127.0.0.1)")
     where.add_argument("--port", type=int, default=PORT, metavar="N", help=f"the port ({PORT}); 0 takes a free one")
     where.add_argument("--socket", metavar="PATH", help="listen on a Unix socket instead")
     where.add_argument(

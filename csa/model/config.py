@@ -369,7 +369,7 @@ def _flatten(layer: Layer) -> dict[str, Any]:
         if name in {"engines", "copies"} and layer.is_project:
             _refuse_table(layer, name)
         elif name in _STORES:
-            raise _not_in_a_database(layer.origin, name)
+            raise _not_a_store(layer.origin, name, value)
         elif name in _TABLES:
             flat.update(_flatten_tables(layer, name, value))
         elif key := _ALIASES.get(name):
@@ -406,7 +406,12 @@ def _refuse_table(layer: Layer, name: str) -> None:
     raise ConfigError(f"{layer.origin}: a project file may not set '{name}'.", hint="move it to your own config file")
 
 
-def _not_in_a_database(origin: str, name: str) -> ConfigError:
+def _not_a_store(origin: str, name: str, value: Any) -> ConfigError:
+    if isinstance(value, Mapping) and "encrypt" in value:
+        return ConfigError(
+            f"{origin}: there is no [{name}] encrypt: csa does not encrypt the sessions that it keeps.",
+            hint="encrypt the disk or the directory they are on; csa export --encrypt encrypts what leaves it",
+        )
     return ConfigError(
         f"{origin}: there is no [{name}]: sessions are files, as with a database every turn would end when it is away.",
         hint="csa mirror --to redis://... or postgresql://... keeps a copy in one, for other programs",

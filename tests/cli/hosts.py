@@ -61,9 +61,9 @@ def sync(place: Place) -> str:
     return done.out
 
 
-def make_old(mirror: Mirror) -> None:
-    """Let the host not have been heard of for four minutes."""
-    then = time.time() - 250
+def make_old(mirror: Mirror, seconds: float = 250) -> None:
+    """Let the host not have been heard of for that long."""
+    then = time.time() - seconds
     os.utime(f"{mirror.pathname}/{HEARD_FILE}", (then, then))
 
 

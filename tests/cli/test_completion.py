@@ -240,6 +240,22 @@ def test_configured_tools(place: Place, scripts: Path) -> None:
     assert {"codex", "auto"} < set(installed)
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("shell", SHELLS)
+def test_hosts(place: Place, scripts: Path, shell: str) -> None:
+    """Where a host is named, those of the configuration, the mirrors and those of ssh are there; `--host`: mirrors."""
+    (place.tmp / "config.toml").write_text('[engines.gpu]\nkind = "ssh"\n')
+    place.env["CSA_CONFIG"] = str(place.tmp / "config.toml")
+    (place.home / ".ssh").mkdir()
+    (place.home / ".ssh/config").write_text("Host build1 *.example\n  HostName b\nhost=web\n")
+    (place.state_root / ".mirrors/seen/.mirror").mkdir(parents=True)
+    assert candidates(place, "hosts", "") == ["gpu", "seen", "build1", "web"]
+    lines = {"sync gp": "gpu", "sync web bu": "build1", "ls --host s": "seen", "run --on se": "seen"}
+    with Pressed(place, shell, scripts / f"completion.{shell}") as pressed:
+        completed = {typed: pressed.complete(typed) for typed in lines}
+    assert completed == {typed: [*typed.split()[:-1], inserted] for typed, inserted in lines.items()}
+
+
 def test_only_the_newest_are_read(place: Place, write_foreign: ForeignWriter) -> None:
     """Of many sessions the newest are offered, damaged ones too; nothing is written."""
     ids = [f"01JH4QWERT00000000000{number:05d}" for number in range(READ_AT_MOST + 20)]

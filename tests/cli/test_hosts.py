@@ -62,9 +62,8 @@ def test_who_acts_is_told_where(place: Place, remote: Place) -> None:
     before = {path: path.read_bytes() for path in place.state_root.rglob("*") if path.is_file()}
     for words in (
         ["run", "--on", "here", "-s", session_id, "go on"],
-        ["kill", "n1:auth"],
-        ["rm", session_id],
-        ["rename", "n1:auth", "x"],
+        ["rm", "n1:auth", "else"],
+        ["checkpoint", session_id],
     ):
         done = place.run(*words)
         assert done.code == 5, done
@@ -74,6 +73,24 @@ def test_who_acts_is_told_where(place: Place, remote: Place) -> None:
         assert place.run(*words).code == 5, words
     assert place.run("ls", "--host", "n2").code == 3
     assert before == {path: path.read_bytes() for path in place.state_root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.thorough
+def test_what_changes_only_a_record_is_done_there(place: Place, remote: Place) -> None:
+    """rename, pin, rm and the like of another host's sessions are done there by a person's words, as they are."""
+    session_id = turn(remote, "--name", "auth")
+    sync(place)
+    renamed = place.run("rename", "n1:auth", "login", "--json")
+    assert (renamed.code, renamed.json["name"], "csa sync n1 shows it here" in renamed.err) == (0, "login", True)
+    assert place.run("pin", session_id[:12].lower()).code == 0
+    assert remote.state(session_id)["pinned"] is True
+    assert place.run("rm", "n1:auth").code == 5  # pinned, says n1; here it has the old name still
+    assert place.run("rm", "-f", "n1:auth").code == 0
+    assert remote.ids() == []
+    turn(remote, "--name", "login")
+    sync(place)
+    _, env = place.agent("--name", "agent")
+    assert place.run("pin", "n1:login", env=env).code == 5  # refused: there it would be nobody's
 
 
 @pytest.mark.thorough
@@ -282,3 +299,28 @@ def test_who_names_no_host_pays_nothing(place: Place, remote: Place) -> None:
     """Nothing of mirrors and hosts is imported by what reads this host's sessions, also where there are mirrors."""
     sync(place)
     assert not {each for each in place.imports("ls") if each.startswith(("csa.store.mirrors", "csa.runner.hosts"))}
+
+
+@pytest.mark.thorough
+def test_what_a_host_has_deleted_is_forgotten_in_time(place: Place, remote: Place, mirror: Mirror) -> None:
+    """`csa gc` deletes it when its days are over, and nothing else; doctor names a host not heard of for long."""
+    for name in ("auth", "stays"):
+        turn(remote, "--name", name)
+    sync(place)
+    assert remote.run("rm", "auth").code == 0
+    sync(place)
+    days = 86400
+    (deleted,) = Store(mirror.pathname, remote.project).retired_ids()
+    trash = Store(mirror.pathname, remote.project).retired_paths(deleted).root
+    os.utime(trash, (time.time() - 3.5 * days,) * 2)
+    assert place.run("gc", "--days", "4", "--json").json["forgotten"] == []
+    known = [{"session_id": deleted, "mirror": "n1"}]
+    assert place.run("gc", "--days", "3", "--json", "--dry-run").json["forgotten"] == known
+    assert trash.exists()
+    assert "forgot 1 session" in place.run("gc", "--days", "3").out
+    assert not trash.exists()
+    assert place.run("show", "n1:stays").code == 0
+    assert sync(place) == "n1: nothing new\n"
+    make_old(mirror, 31 * days)
+    checks = {each["name"]: each for each in place.run("doctor", "--json").json["checks"]}
+    assert "n1 (31 d ago)" in checks["other hosts"]["detail"]

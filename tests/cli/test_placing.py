@@ -177,7 +177,8 @@ def test_what_an_agent_places_is_bound_as_its_children_are(place: Place, remote:
     above = state["genealogy"]
     assert (above["parent_session_id"], above["root_session_id"], above["depth"]) == (root, root, 1)
     assert (state["permission"], state["budget"]) == ("read-only", {"tokens": 1500})
-    assert [line.split()[0] for line in place.run("hosts", "--placed").out.splitlines()] in ([], ["No"])
+    assert not list((place.state_root / ".placed").glob("*.json"))  # it is settled
+    assert place.run("run", "-s", f"n1:{child}", "--budget-tokens", "99999", "more", env=env).code == 5
     used = place.run("budget", root, "--json").json["used"]["tokens"]
     again = place.run("run", "-s", f"n1:{child}", "--allow-tokens", "2500", "--json", "more", env=env)
     assert again.code == 0, again.err

@@ -18,7 +18,7 @@ from csa.model.schemas.kit import (
     texts,
 )
 from csa.model.schemas.outputs import SESSION
-from csa.model.schemas.shared import known, old_id, words
+from csa.model.schemas.shared import MIRROR, known, old_id, words
 
 ARTIFACT = record(
     {
@@ -251,6 +251,9 @@ COLLECTED = record(
             "processes that finished sessions have left running",
         ),
         "reaped": integer("how many of these were ended"),
+        "forgotten": each(
+            known("session_id", {"mirror": MIRROR}), "what other hosts have deleted, and is no longer mirrored"
+        ),
         "woken": texts("the ids of sessions that continue: parked ones, and those with queued prompts"),
     }
 )

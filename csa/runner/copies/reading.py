@@ -108,12 +108,13 @@ class Reader:
             for at, line in lines:
                 last = line.rstrip(b"\n") or last
                 turn_at = standing.turn_at
-                if event := _read(line, redactor):
+                if read := _read(line, redactor):
+                    event, clean = read
                     turn_at = at if event.type == "run_started" else turn_at
                     if takes == "messages":
                         messages.add(event)
                     else:
-                        events.append((event.seq, _rendered(event, line, redactor)))
+                        events.append((event.seq, clean))
                 standing = Standing(standing.inode, max(standing.read_bytes, at + len(line)), standing.digest, turn_at)
                 size += len(line)
                 if size > _MOST_BYTES or len(messages) + len(events) >= MOST:
@@ -145,22 +146,19 @@ class _Piece(Struct):
     is_last: bool
 
 
-def _read(line: bytes, redactor: Redactor) -> Event | None:
-    """Return the event of a line, without secrets that only this environment knows; None if it has none that fits."""
+def _read(line: bytes, redactor: Redactor) -> tuple[Event, bytes] | None:
+    """Return the event of a line, and the line, without secrets that only this environment knows.
+
+    None if it is no event, or one with numbers that no database has.
+    """
     event = parse_line(line)
     if event is None or not fits(event):
         return None
-    if redactor.may_hold_secret(line.decode("utf-8", "replace")):
-        return replace(event, data=redactor.redact_data(event.data))
-    return event
-
-
-def _rendered(event: Event, line: bytes, redactor: Redactor) -> bytes:
-    if redactor.may_hold_secret(line.decode("utf-8", "replace")):
-        return json.dumps(event.to_dict(), ensure_ascii=False, separators=(",", ":")).encode(
-            "utf-8", "backslashreplace"
-        )
-    return line.rstrip(b"\n")
+    if not redactor.may_hold_secret(line.decode("utf-8", "replace")):
+        return event, line.rstrip(b"\n")
+    event = replace(event, data=redactor.redact_data(event.data))
+    clean = json.dumps(event.to_dict(), ensure_ascii=False, separators=(",", ":"))
+    return event, clean.encode("utf-8", "backslashreplace")
 
 
 def _ends_with(fd: int, size: int, standing: Standing) -> bool:

@@ -25,6 +25,7 @@ LARGEST_NUMBER = (1 << 63) - 1  # of a database
 _LONGEST = 32 << 20  # characters of a message
 _SENDERS = {"user": "user", "assistant": "agent", "thought": "agent", "system": "system"}
 _OF_CALLS = frozenset({"tool_call", "tool_call_update", "permission"})
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _CHAT_NAME = "x-"  # begins the name of a session that a client of the chat API has made
 
 
@@ -103,13 +104,14 @@ class Messages:
     def __init__(self, session_id: str) -> None:
         self._session_id = session_id
         self._talk = Conversation()
+        self._callers: dict[int, Message] = {}  # of this turn's calls
         self._changed: dict[int, tuple[Message, ToolCall | None]] = {}
 
     def add(self, event: Event) -> None:
         """Take an event."""
         talk = self._talk
         if event.type == "run_started":
-            talk.take()
+            self._end_turn()
         before = len(talk.messages)
         talk.add(event)
         for message in talk.messages[max(0, before - 1) :]:
@@ -117,9 +119,9 @@ class Messages:
             if message.calls:
                 self._note(message, message.calls[-1])
         if event.type in _OF_CALLS and (call := talk.calls.get(str(event.data.get("id")))):
-            self._note(next(each for each in reversed(talk.messages) if call in each.calls), call)
+            self._note(self._callers[call.seq], call)
         if event.type == "run_finished":
-            talk.take()
+            self._end_turn()
 
     def __len__(self) -> int:
         return len(self._changed)
@@ -129,8 +131,13 @@ class Messages:
         changed, self._changed = self._changed, {}
         return [self._row(seq, *changed[seq]) for seq in sorted(changed)]
 
+    def _end_turn(self) -> None:
+        self._talk.take()
+        self._callers.clear()
+
     def _note(self, message: Message, call: ToolCall | None) -> None:
         if call:
+            self._callers[call.seq] = message
             self._changed[call.seq] = message, call
         elif message.content or not message.calls:  # else it is there for its calls alone
             self._changed[message.seq] = message, None
@@ -167,7 +174,7 @@ def values_of(row: Struct) -> Iterator[Any]:
         if isinstance(value, str):
             yield clean(value)
         elif isinstance(value, Mapping):
-            yield json.dumps(_cleaned(value), ensure_ascii=False)
+            yield _encode(_cleaned(value))
         else:
             yield value
 

@@ -1,4 +1,4 @@
-"""What `csa doctor` says about the other implementation of the format: its store, and its command of the same name."""
+"""What `csa doctor` says about other hosts, and the other implementation of the format: its store, and its command."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from csa.model.check import Check
-from csa.paths import other_state_root
+from csa.paths import MIRRORS, other_state_root
+from csa.store.mirrors import find_mirrors
 
 _OURS = b"csa.cli"  # in the launcher of every csa of this kind
 _LAUNCHER_BYTES = 4096
+_LONG_S = 30 * 86400.0
 
 
 def check_other_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
@@ -23,6 +25,18 @@ def check_other_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
     detail = f"another program (cli-sub-agent) keeps its sessions in {other}; csa does not use them"
     step = f"CSA_STATE_DIR={shlex.quote(str(other))} csa list shows those of this project"
     return [Check("state", "other store", "warn", detail, step)]
+
+
+def check_mirrors(root: Path) -> list[Check]:
+    """Name the hosts that were not heard of for long: their mirrors stay until they are deleted."""
+    if not (root / MIRRORS).is_dir():
+        return []
+    old = [mirror for mirror in find_mirrors(str(root)) if mirror.heard_s() > _LONG_S]
+    if not old:
+        return []
+    detail = "not heard of for 30 days or more: " + ", ".join(f"{each.host} ({each.in_words})" for each in old)
+    step = f"csa sync {old[0].host}, or if it is gone for good: rm -r {shlex.quote(old[0].pathname)}"
+    return [Check("state", "other hosts", "warn", detail, step)]
 
 
 def check_command(environ: Mapping[str, str]) -> list[Check]:

@@ -28,6 +28,7 @@ from csa.runner.hosts.escrow import Escrow
 from csa.runner.hosts.frames import PROTOCOL, ProtocolError, read_line, write_line
 from csa.runner.hosts.supervising import NOT_PLACED, SUPERVISE
 from csa.runner.request import RunRequest
+from csa.runner.turns.planning import is_not_agents
 from csa.structs import Struct, replace
 
 LEAST_LEASH_S = 5.0
@@ -86,6 +87,8 @@ def order_of(
     """Return what a supervisor on another host is to do; `request` has what it names with its contents."""
     if request.session is None:
         request = replace(request, owner=request.owner or owner_name(context.environ))
+    elif context.caller and any(getattr(request, f"budget_{name}") is not None for name in ("tokens", "usd", "time_s")):
+        raise is_not_agents(session_id, context.caller)  # there, what is asked for counts as allowed here
     return {
         "id": escrow.id,
         "request": request_to_json(replace(_within(request, escrow.allowance), directory=None)),

@@ -20,7 +20,7 @@ from csa.model.permission import Permission
 from csa.model.result import summarise
 from csa.model.state import SessionState, ToolState
 from csa.model.text import shortened
-from csa.runner.caller import owner_name, refuse_own_lineage
+from csa.runner.caller import Caller, owner_name, refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed, refuse_idle
@@ -504,13 +504,17 @@ def _asked_budget(request: RunRequest) -> AskedBudget:
 def changed_budget(context: Context, state: SessionState, asked: AskedBudget) -> Budget:
     """Return the budget of a session with what is asked for; RefusedError where an agent asks for another."""
     budget = _with_budget(state.budget, asked)
-    if budget != state.budget and context.caller is not None:
-        raise RefusedError(
-            f"The budget of session {state.session_id} cannot be changed from inside session "
-            f"{context.caller.session_id}.",
-            hint="give a budget to a new session, or leave it to whoever started this tree",
-        )
+    if budget != state.budget and context.caller is not None and not context.caller.host:  # else that has settled it
+        raise is_not_agents(state.session_id, context.caller)
     return budget
+
+
+def is_not_agents(session_id: str, caller: Caller) -> RefusedError:
+    """Return the error for an agent that would change the budget of a session that exists."""
+    return RefusedError(
+        f"The budget of session {session_id} cannot be changed from inside session {caller.session_id}.",
+        hint="give a budget to a new session, or leave it to whoever started this tree",
+    )
 
 
 def _asked_window(request: RunRequest) -> tuple[int | None, int | None]:

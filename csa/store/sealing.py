@@ -1,0 +1,197 @@
+"""Files that only the holder of a key can read, in the format of age: the extra `csa[encrypt]`.
+
+The only importer of pyrage. What is written or read is never as a whole in memory, and goes in its plain form through a
+pipe, never into a file.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from csa.errors import ArchiveError, NotFoundError, ToolUnavailableError, UsageError
+
+_T = TypeVar("_T")
+_MARK = b"age-encryption.org/v1\n"
+_OF_SSH = "-----BEGIN OPENSSH PRIVATE KEY-----"
+_SECRET = "AGE-SECRET-KEY-1"  # noqa: S105  # what such a key begins with
+_MOST_BYTES = 1 << 16  # of a file with keys
+
+
+def seal(recipients: Sequence[str], stream: IO[bytes], write: Callable[[IO[bytes]], _T]) -> _T:
+    """Encrypt what `write` writes into a stream, so that the holder of the key of any recipient can read it.
+
+    A recipient is `age1...`, a public key of SSH, or a file with some of these, one a line.
+
+    Raises:
+        UsageError: one is neither.
+        ToolUnavailableError: the package for it is missing.
+        OSError: of the stream; and whatever `write` raises. What is in the stream then is of no use.
+    """
+    pyrage = _library()
+    known = [_recipient(pyrage, line) for each in recipients for line in _lines_of(each)]
+    out, into = os.pipe()
+    sink = _Sink(stream)
+    with open(out, "rb") as plain:
+        thread = _Work(lambda: pyrage.encrypt_io(plain, sink, known), plain)
+        thread.start()
+        try:
+            with open(into, "wb") as file:
+                result = write(file)
+        except BrokenPipeError:
+            thread.join()
+            raise sink.fault or thread.fault or BrokenPipeError from None
+        finally:
+            thread.join()
+        if fault := sink.fault or thread.fault:
+            raise fault
+    return result
+
+
+def is_sealed(stream: IO[bytes]) -> bool:
+    """Say whether what comes next from a buffered stream is encrypted; nothing is taken from it."""
+    peek = getattr(stream, "peek", None)
+    return bool(peek and peek(len(_MARK)).startswith(_MARK))
+
+
+@contextmanager
+def opened(identities: Sequence[str], stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Yield what is in an encrypted stream.
+
+    Raises:
+        UsageError: no key is named, or a file has none.
+        ArchiveError: none of the keys fits, or what is encrypted was changed or cut off; when it is read.
+        ToolUnavailableError: the package for it is missing.
+    """
+    if not identities:
+        raise UsageError("The archive is encrypted.", hint="csa import --identity KEYFILE")
+    pyrage = _library()
+    known = [key for each in identities for key in _identities(pyrage, each)]
+    out, into = os.pipe()
+    with open(out, "rb") as plain, open(into, "wb") as file:
+        thread = _Work(lambda: pyrage.decrypt_io(stream, file, known), file)
+        thread.start()
+        reader = _Reader(plain, thread)
+        try:
+            yield reader  # type: ignore[misc]  # all that is used of it
+        finally:
+            plain.close()
+            thread.join()
+
+
+class _Work(threading.Thread):
+    """Does something, closes its end of the pipe, and keeps what went wrong."""
+
+    def __init__(self, work: Callable[[], object], end: IO[bytes]) -> None:
+        super().__init__(daemon=True)
+        self._work, self._end = work, end
+        self.fault: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except Exception as fault:  # noqa: BLE001  # of any kind; the other thread raises it
+            self.fault = fault
+        try:
+            self._end.close()
+        except OSError as fault:  # nobody reads any more
+            self.fault = self.fault or fault
+
+
+class _Sink:
+    """A stream that keeps what went wrong with it, which pyrage would pass on as words."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.fault: OSError | None = None
+
+    def write(self, block: bytes) -> int:
+        try:
+            return self._stream.write(block)
+        except OSError as fault:
+            self.fault = fault
+            raise
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class _Reader:
+    """What comes out of the pipe; its end is one only if everything could be decrypted."""
+
+    def __init__(self, plain: IO[bytes], thread: _Work) -> None:
+        self._plain, self._thread = plain, thread
+
+    def read(self, size: int = -1) -> bytes:
+        found = self._plain.read(size)
+        if not found and size:
+            self._thread.join()
+            if fault := self._thread.fault:
+                raise _explain(fault)
+        return found
+
+
+def _explain(fault: Exception) -> Exception:
+    if isinstance(fault, OSError):
+        return fault
+    if "no matching keys" in str(fault).lower():
+        return ArchiveError("None of the keys opens the archive.", hint="--identity with the key it was encrypted for")
+    return ArchiveError(f"The encrypted archive is damaged ({fault}).", hint="export it again")
+
+
+def _library() -> Any:
+    try:
+        import pyrage  # noqa: PLC0415  # an extra
+    except ImportError:
+        raise ToolUnavailableError(
+            "Encryption needs a package that is not there (pyrage).", hint="pip install 'csa[encrypt]'"
+        ) from None
+    return pyrage
+
+
+def _lines_of(recipient: str) -> Iterable[str]:
+    if recipient.startswith(("age1", "ssh-")):
+        return [recipient]
+    lines = [line.strip() for line in _read(recipient).splitlines()]
+    if not (found := [line for line in lines if line and not line.startswith("#")]):
+        raise UsageError(f"There is no key in {recipient}.")
+    return found
+
+
+def _recipient(pyrage: Any, line: str) -> Any:
+    if line.startswith(_SECRET) or "PRIVATE KEY" in line:
+        raise UsageError(
+            "A secret key is not for whom something is encrypted.", hint="its public key is: age1..., .pub"
+        )
+    kind = pyrage.ssh if line.startswith("ssh-") else pyrage.x25519
+    try:
+        return kind.Recipient.from_str(line)
+    except pyrage.RecipientError as error:
+        hint = "age1... (age-keygen), or a file such as ~/.ssh/id_ed25519.pub"
+        raise UsageError(f"'{line[:60]}' is no public key ({error}).", hint=hint) from error
+
+
+def _identities(pyrage: Any, pathname: str) -> list[Any]:
+    text = _read(pathname)
+    lines = [line.strip() for line in text.splitlines()]
+    try:
+        if text.lstrip().startswith(_OF_SSH):
+            return [pyrage.ssh.Identity.from_buffer(text.encode())]
+        found = [pyrage.x25519.Identity.from_str(line) for line in lines if line.startswith(_SECRET)]
+    except (pyrage.IdentityError, ValueError):
+        raise UsageError(f"The key in {pathname} cannot be used.", hint="one of SSH must have no passphrase") from None
+    if not found:
+        raise UsageError(f"There is no secret key in {pathname}.", hint="as age-keygen writes it, or one of SSH")
+    return found
+
+
+def _read(pathname: str) -> str:
+    try:
+        with Path(pathname).expanduser().open("rb") as file:
+            return file.read(_MOST_BYTES).decode("utf-8", "replace")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"There is no file {pathname}, and it is no public key.") from error
