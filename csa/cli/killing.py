@@ -14,7 +14,7 @@ from csa.cli.views.naming import head_of_line
 from csa.errors import RefusedError, UsageError
 from csa.paths import state_root
 from csa.runner.caller import find_caller
-from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, note_kills, who_asks
+from csa.runner.sessions.ending import GRACE_S, KillResult, end_all, kill_sessions, note_kills, who_asks
 from csa.store.liveness import probe
 from csa.store.sessions import Target
 from csa.store.shown import SHOWN_LENGTH
@@ -63,11 +63,13 @@ def execute_kill(arguments: argparse.Namespace) -> int:
 
 
 def _kill_named(arguments: argparse.Namespace) -> int:
-    from csa.runner.hosts.ending import kill_everywhere  # noqa: PLC0415  # `csa completion` loads every command
+    unlistable, sessions = Unlistable(), find_all(arguments, acts=True, mirrored=True)
+    end = kill_sessions
+    if arguments.tree or any(session.store.host for session in sessions):
+        from csa.runner.hosts.ending import kill_everywhere as end  # noqa: PLC0415  # few trees are on several hosts
 
-    unlistable = Unlistable()
-    found = kill_everywhere(
-        find_all(arguments, acts=True, mirrored=True),
+    found = end(
+        sessions,
         tree=arguments.tree,
         grace_s=arguments.timeout,
         force=arguments.force,

@@ -109,7 +109,8 @@ def _print_status(session: Session, card: SessionCard | None, found: Evidence) -
     style, width = Style(sys.stdout), terminal_width(sys.stdout)
     user_home = home(session.context.environ)
     place = (lambda path: shorten(path, user_home)) if width else str
-    print(_title(card.info if card else session.record.examine(), style, width))
+    info, queued = (card.info, card.queued) if card else (session.record.examine(), None)
+    print(_title(info, style, width, queued=queued))
     look = STATUS_STYLES.get(found.status, "")
     rows = [("status", _status(card, datetime.now(UTC)) if card else found.status, look), ("why", conclude(found), "")]
     rows += [(label, text, "") for label, text in _fields(card, datetime.now(UTC), place)] if card else []
@@ -125,10 +126,10 @@ def _print_status(session: Session, card: SessionCard | None, found: Evidence) -
 _SHARED = {"True": "on", "False": "off: no other tool may work in it or get its history"}
 
 
-def _title(info: SessionInfo, style: Style, width: int | None) -> str:
+def _title(info: SessionInfo, style: Style, width: int | None, *, queued: int | None) -> str:
     """Return the name and the description; in a pipe the id first, where scripts expect it."""
     name = called(info, width)
-    about = subject_of(info, width)
+    about = subject_of(info, width, queued=queued)
     return f"{style(name, 'bold')}  {cut(about, width and max(10, width - display_width(name) - 2))}"
 
 
@@ -148,7 +149,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
     yield "id", state.session_id
     yield from _tools(card)
     yield "turns", _turns(card)
-    if waits := card.info.queued:
+    if waits := card.queued:
         held = f"; held: {card.held}" if card.held else ""
         way = "" if card.info.is_running else f" (csa queue {state.session_id} --resume)"
         yield "queue", as_read(f"{count_of(waits, 'prompt')} waiting{held}{way}", sys.stdout)

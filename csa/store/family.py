@@ -69,12 +69,12 @@ def family_of(founders: Sequence[Target], *, on_fault: _Faults | None = None) ->
     At each look `on_fault` gets the directories that cannot be listed: descendants may be there.
     """
     own = list(dict.fromkeys(store.root for store, _ in founders))
-    is_spread = False
+    goes_out = False
 
     def find() -> Iterator[Store]:
-        nonlocal is_spread
-        is_spread = is_spread or _are_spread(founders)  # a child may be placed at any time
-        roots = dict.fromkeys([*own, *_roots(founders[0][0].home)]) if is_spread else own
+        nonlocal goes_out
+        goes_out = goes_out or _are_spread(founders)  # a child may be placed at any time
+        roots = dict.fromkeys([*own, *_roots(founders[0][0].home)]) if goes_out else own
         return chain.from_iterable(find_stores(root, on_fault=on_fault) for root in roots)
 
     return Descendants(founders, find)
@@ -100,6 +100,11 @@ def find_relatives(store: Store, states: Iterable[SessionState]) -> list[Target]
     return [(each.store(store.root), each.session_id) for each in found]
 
 
+def is_spread(root: Path, state: SessionState) -> bool:
+    """Say whether a session's tree has members on other hosts, according to the list in its root."""
+    return has_hosts(root, _highest(root, state))
+
+
 def find_elsewhere(founders: Sequence[Target]) -> list[Target]:
     """Return the descendants of sessions that are on other hosts than those, parents before children."""
     if not _are_spread(founders):
@@ -108,16 +113,17 @@ def find_elsewhere(founders: Sequence[Target]) -> list[Target]:
     return [found for found in family_of(founders).look() if found[0].host not in hosts]
 
 
-def find_placed(founders: Sequence[Target]) -> list[Member]:
-    """Return the descendants of sessions that were placed on other hosts, as their trees' lists have them."""
-    found: dict[str, Member] = {}
+def find_placed(founders: Sequence[Target]) -> list[Target]:
+    """Return the descendants of sessions that were placed on other hosts, also those that no mirror has seen."""
+    found: dict[str, Target] = {}
     for store, session_id in founders:
         state = store.record(session_id).state
         if state is None or not has_hosts(store.root, top := _highest(store.root, state)):
             continue
         members = {each.session_id: each for each in read_members(store.root, top)[0]}
         below = descend([session_id], ((each.session_id, each.parent) for each in members.values()))
-        found |= {each: members[each] for each in below if each in members and members[each].host}
+        placed = (members[each] for each in below if each in members and members[each].host)
+        found |= {each.session_id: (each.store(store.home), each.session_id) for each in placed}
     return list(found.values())
 
 
@@ -136,11 +142,8 @@ def _find_everywhere(store: Store, known: set[str], members: list[Member]) -> li
 
 def _are_spread(founders: Iterable[Target]) -> bool:
     """Say whether some sessions' trees have members on other hosts."""
-    return any(_is_spread(store.root, store.record(each).state) for store, each in founders)
-
-
-def _is_spread(root: Path, state: SessionState | None) -> bool:
-    return state is not None and has_hosts(root, _highest(root, state))
+    states = ((store.root, store.record(each).state) for store, each in founders)
+    return any(state is not None and is_spread(root, state) for root, state in states)
 
 
 def _highest(root: Path, state: SessionState) -> SessionState:
@@ -177,12 +180,8 @@ def _parent(store: Store, session_id: str) -> Target | None:
 def _top(store: Store, state: SessionState) -> SessionState | None:
     """Return the root of a session's tree if it has to be checked: it is this one, or in another project."""
     if state.parent_session_id is None or state.parent_host:
-        return state if _has_started(store, state.session_id) else None
+        return state if has_members(store, state.session_id) else None
     if state.parent_project is None:
         return None
     top = _highest(store.root, state)
     return None if top is state else top
-
-
-def _has_started(store: Store, session_id: str) -> bool:
-    return any(has_members(f"{directory}/{session_id}") for directory in (store.sessions_dir, store.retired_dir))

@@ -23,7 +23,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -236,24 +236,26 @@ def read_members(root: Path, top: SessionState) -> tuple[list[Member], dict[str,
     return [_member(top), *{**roll.members, **more}.values()], roll.gone
 
 
-def has_members(session: str) -> bool:
-    """Say whether the list in a session's directory has any; also False if it has none."""
-    try:
-        return os.stat(f"{session}/locks/tree.lock").st_size > len(_COMPLETE_LINE)
-    except OSError:
-        return False
+def has_members(store: Store, session_id: str) -> bool:
+    """Say whether the list of a root has any members; also False if it has no list."""
+    return _roll_with_members(store, session_id) is not None
 
 
 def has_hosts(root: Path, top: SessionState) -> bool:
     """Say whether a tree has members on other hosts: the list is not parsed for that, and an empty one not read."""
-    store = Store(root, top.project_path)
-    for paths in (store.paths(top.session_id), store.retired_paths(top.session_id)):
-        try:
-            is_empty = os.stat(paths.tree_lock).st_size <= len(_COMPLETE_LINE)
-            return not is_empty and b'"host":' in read_regular(paths.tree_lock)
-        except OSError:
-            continue
-    return False
+    roll = _roll_with_members(Store(root, top.project_path), top.session_id)
+    try:
+        return roll is not None and b'"host":' in read_regular(roll)
+    except OSError:
+        return False
+
+
+def _roll_with_members(store: Store, session_id: str) -> str | None:
+    for directory in (store.sessions_dir, store.retired_dir):
+        roll = f"{directory}/{session_id}/locks/tree.lock"
+        with suppress(OSError):
+            return roll if os.stat(roll).st_size > len(_COMPLETE_LINE) else None
+    return None
 
 
 def leave_tree(root: Path, state: SessionState) -> None:

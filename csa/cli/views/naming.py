@@ -43,10 +43,11 @@ def name_host(store: Store, beside: Store) -> str:
     return f"on {store.host}" if store.host else "on this host"
 
 
-def subject_of(info: SessionInfo, width: int | None) -> str:
+def subject_of(info: SessionInfo, width: int | None, *, queued: int | None = None) -> str:
     """Return a session's description, or why its record cannot be read, and what is queued; in a pipe with its name."""
     about = str(info.record.fault) if info.state is None else info.state.description
-    about = f"({info.queued} queued) {about}" if info.queued else about
+    queued = info.queued if queued is None else queued  # each look lists a directory
+    about = f"({queued} queued) {about}" if queued else about
     return one_line(f"[{info.name}] {about}" if info.name and width is None else about)
 
 

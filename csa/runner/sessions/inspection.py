@@ -14,7 +14,7 @@ from csa.model.state import SessionState, format_time, parse_time
 from csa.model.usage import Usage
 from csa.runner.current import current_id
 from csa.runner.session import Session
-from csa.store.family import find_elsewhere
+from csa.store.family import find_elsewhere, is_spread
 from csa.store.liveness import Liveness, probe
 from csa.store.queue import why_held
 from csa.store.sessions import Record
@@ -45,6 +45,7 @@ class SessionCard(Struct, kw_only=True):
     denied: list[tuple[int, str]]  # turn, what
     conversations: Mapping[str, ConversationRecord]  # of each tool
     extra: Mapping[str, Any]  # the raw record: keys that the state has no place for
+    queued: int  # prompts that wait
 
     @property
     def last_turn(self) -> TurnRecord | None:
@@ -61,7 +62,7 @@ class SessionCard(Struct, kw_only=True):
     @property
     def held(self) -> str | None:
         """Why nothing is taken from its queue."""
-        return None if not self.info.queued or self.info.is_running else why_held(self.info.record.paths)
+        return None if not self.queued or self.info.is_running else why_held(self.info.record.paths)
 
     @property
     def is_compacted(self) -> bool:
@@ -177,12 +178,13 @@ def inspect_session(session: Session) -> SessionCard:
         messages=_last_messages(record),
         children=[
             *(other.examine(siblings) for other, its in relatives if its.parent_session_id == session_id),
-            *_children_elsewhere(session),
+            *(_children_elsewhere(session) if is_spread(store.root, state) else ()),
         ],
         merged_into=[its.session_id for _, its in relatives if session_id in its.merged_from],
         denied=list(dict.fromkeys(_denied(turns, record))),
         conversations=conversations_in_use(transcript, state),
         extra=read_record(record.paths.state),
+        queued=info.queued,
     )
 
 
