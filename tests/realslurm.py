@@ -24,7 +24,7 @@ from tests.support import CSA, Json, wait_for
 FETCHED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "csa-slurm"
 NODES = ("n1", "n2", "n3")
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
-SLOTS = 8  # turns at once on a node, unless a test says otherwise
+SLOTS, MEMORY_A_TURN = 8, 100  # turns at once on a node, unless a test says otherwise
 _DAEMONS = ("slurmctld-wlm", "slurmd-wlm")
 _NEEDED_S = 30.0
 _CONF = """ClusterName=tests
@@ -51,6 +51,7 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 SlurmdTimeout=6
+MessageTimeout=3
 MailProg=/bin/true
 KillWait=2
 InactiveLimit=0
@@ -64,19 +65,18 @@ _CALL = """#!/bin/sh
 export SLURM_CONF={conf} LD_LIBRARY_PATH={libraries}
 exec {program} "$@"
 """
-MEMORY_A_TURN = 100
 
 
 class Cluster:
     """A controller and its nodes, all up."""
 
-    def __init__(self, hosts: Hosts, slots: int = SLOTS) -> None:
+    def __init__(self, hosts: Hosts) -> None:
         self.hosts = hosts
         self.a, *self.nodes = hosts.up("a", *NODES)
         (libraries,) = FETCHED.glob("usr/lib/*-linux-gnu")
         plugins = libraries / "slurm-wlm"
         self._words = {"libraries": f"{libraries}:{plugins}", "conf": hosts.same / "slurm.conf"}
-        memory = slots * MEMORY_A_TURN
+        memory = SLOTS * MEMORY_A_TURN
         nodes = [_NODE.format(name=node.name, address=node.address, memory=memory) for node in self.nodes]
         words = {"controller": self.a.address, "plugins": plugins, "state": hosts.same, "nodes": "\n".join(nodes)}
         for host in (self.a, *self.nodes):
@@ -91,9 +91,10 @@ class Cluster:
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
 
-    def configure(self, *lines: str) -> None:
-        """Write the configuration of csa on all hosts: the engine `lab`, with these lines too."""
-        mine = ["[engines.lab]", 'kind = "slurm"', f'options = ["--mem={MEMORY_A_TURN}"]', f'csa = ["{CSA}"]']
+    def configure(self, *lines: str, slots: int = SLOTS) -> None:
+        """Write the configuration of csa on all hosts: the engine `lab`, with so many slots a node, and these lines."""
+        memory = SLOTS * MEMORY_A_TURN // slots
+        mine = ["[engines.lab]", 'kind = "slurm"', f'options = ["--mem={memory}"]', f'csa = ["{CSA}"]']
         for host in (self.a, *self.nodes):
             path = host.home / ".config" / "csa" / "config.toml"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +117,10 @@ class Cluster:
         """Return the jobs that wait or run: `id`, `name`, `state`, `node`."""
         lines = self.slurm("squeue", "--noheader", "--format=%i|%j|%T|%B").splitlines()
         return [dict(zip(("id", "name", "state", "node"), line.split("|"), strict=True)) for line in lines]
+
+    def state(self, job: str) -> str:
+        """Return the state of a job, which may have ended."""
+        return self.slurm("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
 
     def wait_for_state(self, node: str, state: str) -> None:
         wait_for(lambda: self._state(node).startswith(state), f"{node} is {state}", within_s=_NEEDED_S)

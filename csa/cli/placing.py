@@ -26,9 +26,9 @@ from csa.runner.client import Csa
 from csa.runner.context import Context
 from csa.runner.detach import AppearedError
 from csa.runner.hosts.code import Outgoing, bring_back, outgoing
-from csa.runner.hosts.engines import HostError, reach_of
+from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.escrow import Escrow, reserve, settle_heard
-from csa.runner.hosts.jobs import WithdrawnError, is_scheduler
+from csa.runner.hosts.jobs import WithdrawnError, is_scheduler, words_of
 from csa.runner.hosts.placing import Begun, StoppedError, Tether, directory_there, order_of, refuse_elsewhere
 from csa.runner.hosts.queueing import QueuedTether
 from csa.runner.hosts.syncing import Sync
@@ -154,7 +154,7 @@ def _print_plan(where: _Where, *, as_json: bool) -> None:
     facts = {
         "host": where.host.name,
         "session_id": None if where.is_new else where.session_id,
-        "reach": [*reach_of(engine), *engine.csa],
+        "reach": words_of(engine, where.node.name if where.node else None),
         "directory": None if where.code else where.directory or "~",
         "code": where.code.code.commit if where.code else None,
         "tool": request.tool,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from csa.errors import CsaError, UsageError
 from csa.model.config import SLURM, Engine
 from csa.runner.hosts import slurm
-from csa.runner.hosts.engines import HostError
+from csa.runner.hosts.engines import HostError, reach_of
 from csa.runner.hosts.schedulers import GONE, PENDING, Look, Scheduler
 from csa.structs import Struct, replace
 
@@ -58,11 +59,11 @@ class Job(Struct):
 
         That is so when `limit_s` is over, or when it is stopped. What it waits for is told, whenever that changes.
         """
-        began, pause_s, told = time.monotonic(), _FIRST_PAUSE_S, "None"
+        began, pause_s, told = time.monotonic(), _FIRST_PAUSE_S, ""
         while (found := self.look()).state == PENDING:
-            if found.reason != told and (found.reason != "None" or told != "None"):
+            if found.reason != told:
                 told = found.reason
-                tell(f"waiting in the queue of {self.engine.name} ({found.reason}, job {self.handle})")
+                tell(f"waiting in the queue of {self.engine.name} ({found.reason or 'soon'}, job {self.handle})")
             until = time.monotonic() + pause_s
             while time.monotonic() < until:
                 if is_stopped() or (limit_s and time.monotonic() - began > limit_s):
@@ -105,6 +106,21 @@ class Job(Struct):
 def is_scheduler(engine: Engine) -> bool:
     """Say whether an engine is not a host, but gives orders to hosts."""
     return engine.kind in _ADAPTERS
+
+
+def words_of(engine: Engine, node: str | None = None) -> list[str]:
+    """Return what calls csa on a host, or what has a scheduler do so."""
+    if not is_scheduler(engine):
+        return [*reach_of(engine), *engine.csa]
+    return [*_ADAPTERS[engine.kind].place(engine, "csa-ID", node)]
+
+
+def check(engine: Engine) -> Mapping[str, Any]:
+    """Ask a scheduler whether it is there; HostError if not. It says nothing of itself."""
+    done = _call(engine, _ADAPTERS[engine.kind].check())
+    if done.returncode != 0:
+        raise _failed(engine, done)
+    return {}
 
 
 def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> Job:

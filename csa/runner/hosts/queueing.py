@@ -108,7 +108,7 @@ class QueuedTether(Tether):
         self.is_sent = False
         if name := self._noted():
             raise StoppedError(name)
-        why = "" if found.reason == "None" else f" ({found.reason})"
+        why = f" ({found.reason})" if found.reason else ""
         raise WithdrawnError(f"{job.in_words} has waited for {self._queue_s:g} s{why}, and was withdrawn.")
 
     def _require_host(self, job: Job, found: Look) -> None:

@@ -48,6 +48,9 @@ class Scheduler(Protocol):
     def read_look(self, code: int, said: str, complaint: str) -> Look | None:
         """Return how it is; None if that could not be found out."""
 
+    def check(self) -> tuple[str, ...]:
+        """Return what succeeds if the scheduler is there."""
+
     def keep(self, job: str) -> tuple[str, ...]:
         """Return what has a job that waits not begin, and does nothing to another one."""
 

@@ -31,7 +31,7 @@ _THEIRS = ("SLURM_", "SBATCH_", "SQUEUE_", "SCANCEL_", "SRUN_")
 _LOOK = (("State", 32), ("BatchHost", 256), ("exit_code", 16), ("Reason", 200))
 _PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 _RUNNING = {"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
-_NO_HOST = {"", "n/a", "None", "(null)"}
+_NOTHING = {"", "n/a", "None", "(null)"}
 
 
 def place(engine: Engine, name: str, node: str | None) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def read_look(code: int, said: str, complaint: str) -> Look | None:
     if not line.strip():
         return Look(GONE)  # it has been forgotten
     state, host, status, reason = _fields(line)
-    found = "" if host in _NO_HOST else host
+    found, reason = ("" if word in _NOTHING else word for word in (host, reason))
     if state in _PENDING:
         return Look(PENDING, reason="Configuring" if state == "CONFIGURING" else reason)
     if state in _RUNNING:
@@ -89,6 +89,11 @@ def _fields(line: str) -> list[str]:
         found.append(line[at : at + width].strip())
         at += width
     return found
+
+
+def check() -> tuple[str, ...]:
+    """Return what succeeds if the controller is there."""
+    return ("scontrol", "ping")
 
 
 def keep(job: str) -> tuple[str, ...]:
