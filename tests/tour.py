@@ -100,6 +100,7 @@ class _Tour:
         self.place.run("serve", "token", "phone", "--read")
         self.show("serve token", "serve", "token", "--json")
         self.show("run --dry-run", "run", "--tool", "codex", "--dry-run", "--json", DESIGN)
+        self.show("run --dry-run --on", "run", "--dry-run", "--on", "build1", "--json", DESIGN)
         self.show("run", "run", "--tool", "codex", "--name", "api", "--budget-tokens", "50000", "--json", DESIGN)
         self.show("error", "show", "apj", "--json", code=3)
         self.show("run --detach", "run", "--tool", "claude-code", "--name", "review", "--detach", "--json", REVIEW)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from csa.cli.output import Style, print_json, printable, tell, terminal_width, warn
 from csa.cli.pager import page
 from csa.cli.selecting import add_selector, find_to_show
-from csa.store.mirrors import refuse_unseen
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -37,14 +37,20 @@ def execute(arguments: argparse.Namespace) -> int:
     csa takes no copy of the files when a turn begins; it goes by the commits before and after, and by the times at
     which files were changed. So files that you have edited again since are left out and named, and what other
     sessions have changed in the same directory meanwhile cannot be told apart: those are named, too. Turns in a git
-    worktree of their own do not have that problem. Secrets are redacted.
+    worktree of their own do not have that problem. Secrets are redacted. Of a session on another host, what csa fetch
+    has brought to the repository you are in is compared.
     """
     from csa.runner.sessions.changes import read_changes  # noqa: PLC0415  # completion and help need none of it
 
     session = find_to_show(arguments)
-    refuse_unseen(session.store.host, session.session_id, "Changes")
     form: Form = "stat" if arguments.stat else "names" if arguments.name_only else "patch"
-    found = read_changes(session, turn=arguments.turn, form=form, width=terminal_width(sys.stdout) or 80)
+    width = terminal_width(sys.stdout) or 80
+    if session.store.host:
+        from csa.runner.sessions.fetched import read_fetched  # noqa: PLC0415  # few look at other hosts
+
+        found = read_fetched(session, os.getcwd(), turn=arguments.turn, form=form, width=width)
+    else:
+        found = read_changes(session, turn=arguments.turn, form=form, width=width)
     if arguments.json:
         print_json(found.to_json())
         return 0

@@ -32,6 +32,8 @@ def execute(arguments: argparse.Namespace) -> int:
     Exits 5 when the session's code belongs to another repository, 7 when its host cannot be reached.
     """
     from csa.runner.hosts.code import bring_back  # noqa: PLC0415  # `csa completion` loads every command
+    from csa.runner.hosts.escrow import fetched  # noqa: PLC0415  # as above
+    from csa.store.placements import list_placements  # noqa: PLC0415  # as above
 
     client = open_client()
     session = find(client, selected(arguments), retired=True)
@@ -41,6 +43,9 @@ def execute(arguments: argparse.Namespace) -> int:
             hint=f"csa diff -s {session.session_id}, csa land -s {session.session_id}",
         )
     brought = bring_back(client.context, client.context.config.engine(host), session.session_id)
+    for placement in list_placements(client.store.root):
+        if placement.session_id == session.session_id and placement.host == host and placement.is_settled:
+            fetched(client.store.root, placement.id)
     warn(brought.problems)
     if arguments.json:
         print_json(brought.to_json())
@@ -67,8 +72,10 @@ def next_steps(brought: Brought) -> list[str]:
     if brought.tip is None or brought.tip == brought.base:
         return []
     base, tip = brought.base[:_SHORT], brought.tip[:_SHORT]
-    take = f"git merge {tip}" if brought.is_clean else f"git diff --binary {base} {tip} | git apply"
-    return [f"see it: git diff {base} {tip}", f"take it: {take}"]
+    name = f"{brought.host}:{brought.session_id}"
+    plain = f"git diff --binary {base} {tip} | git apply"
+    take = f"csa land {name}, or git merge {tip}" if brought.is_clean else f"{plain}, onto your changes"
+    return [f"see it: csa diff {name}, or git diff {base} {tip}", f"take it: {take}"]
 
 
 def configure_outcome(parser: argparse.ArgumentParser) -> None:

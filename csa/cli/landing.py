@@ -12,7 +12,7 @@ from pathlib import Path
 from csa.cli.output import count_of, error_to_json, one_line, print_error, print_json, tell, warn
 from csa.cli.selecting import add_selectors, find
 from csa.cli.views.naming import head_of_line
-from csa.errors import CsaError, UsageError
+from csa.errors import CsaError, RefusedError, UsageError
 from csa.model.text import some_names
 from csa.process.launch import become_subreaper
 from csa.runner.client import Csa
@@ -52,6 +52,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
     At the first session that cannot be landed csa stops; those before it are landed. An agent can land the sessions
     that it has started, into the directory where it works itself.
+
+    Of a session on another host, HOST:SESSION, what csa fetch has brought here is landed; the session stays as it is.
 
     Exits 0 when everything is landed, also when there was nothing to land; 1 when there was a conflict or a check
     failed; 4 when a session is running; 5 when a file of yours is in the way, or you are not in a checkout of the
@@ -96,14 +98,31 @@ def execute(arguments: argparse.Namespace) -> int:
 def _find(client: Csa, selector: str) -> Session:
     """Return the session that is meant: that of a plan, if the selector is its file."""
     if not (selector.endswith(".toml") and os.path.isfile(selector)):
-        return find(client, selector, acts=True)
+        return _find_one(client, selector)
     from csa.cli.plan_finding import find_plan_session  # noqa: PLC0415  # most land sessions by name
 
     return find_plan_session(client, selector)
 
 
+def _find_one(client: Csa, selector: str) -> Session:
+    """Return the session that is meant, which may be on another host: what was fetched of it is here."""
+    try:
+        return find(client, selector, acts=True)
+    except RefusedError:
+        session = find(client, selector, retired=True)
+        if session.store.host is None:
+            raise
+        return session
+
+
 def _land(session: Session, arguments: argparse.Namespace) -> Landed:
     """Land one session; SystemExit when a signal has ended that."""
+    if session.store.host:
+        from csa.runner.sessions.landing_fetched import land_fetched  # noqa: PLC0415  # few are on other hosts
+
+        if arguments.check is not None:
+            raise UsageError("--check is not for sessions on other hosts.", hint="run the check, then csa land")
+        return land_fetched(session, Path.cwd(), squash=arguments.squash, dry_run=arguments.dry_run)
     import anyio  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
 
     from csa.cli.run import heeded_signals  # noqa: PLC0415  # as above

@@ -9,9 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
 from typing import NoReturn
-
-import anyio
 
 from csa.cli.fetching import next_steps
 from csa.cli.output import has_room, lossy, print_json, tell, to_json, warn
@@ -19,7 +18,7 @@ from csa.cli.run import carry_out, follow_up, heeded_signals, noted_signals, pri
 from csa.cli.views.progress import Progress, Subject, make_progress, room_on
 from csa.cli.views.signs import Signs, about_sessions, signs_of_life
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, UsageError
-from csa.model.config import Engine
+from csa.model.config import SHARED, Engine
 from csa.model.events import Event
 from csa.model.limits import Budget
 from csa.runner.client import Csa
@@ -150,21 +149,23 @@ def _find_here(client: Csa, typed: str) -> Session | None:
 
 
 def _print_plan(where: _Where, *, as_json: bool) -> None:
-    engine, request = where.engine, where.request
+    engine, code = where.engine, "bundle" if where.code else where.engine.code
+    goes = code if where.is_new and (where.code or code == SHARED) else None
     facts = {
-        "host": where.host.name,
         "session_id": None if where.is_new else where.session_id,
+        "mirror": where.host.name,
         "reach": words_of(engine, where.node.name if where.node else None),
+        "code": goes,
         "directory": None if where.code else where.directory or "~",
-        "code": where.code.code.commit if where.code else None,
-        "tool": request.tool,
+        "tool": where.request.tool,
         "leash_s": engine.leash_s,
     }
     if as_json:
         print_json(facts)
         return
-    for name, value in {**facts, "session": where.session_id if not where.is_new else "new"}.items():
-        if value is not None and name != "session_id":
+    words = {"session": where.session_id if not where.is_new else "new", "host": engine.name, **facts}
+    for name, value in words.items():
+        if value is not None and name not in {"session_id", "mirror"}:
             print(f"{name:<11} {' '.join(value) if isinstance(value, list) else value}")
 
 
@@ -206,6 +207,14 @@ def _reserved(client: Csa, where: _Where, arguments: argparse.Namespace) -> Escr
             Sync(client.store.root_pathname, where.host).once()
         settle_heard(client.store.root, where.host.name)
         return reserve(client.context, where.host, where.session_id, allowance)
+    except OSError as error:
+        raise _is_unrecorded(error) from error
+
+
+def _is_unrecorded(error: OSError) -> CsaError:
+    """Return the error for what cannot be booked, and so is not sent."""
+    words = f"What is to be sent cannot be recorded here: {error.strerror}."
+    return CsaError(words, hint="free space on the disk; nothing was sent")
 
 
 def _place_once(
@@ -227,7 +236,8 @@ def _place_once(
     tether = _tether(client, where, escrow, is_detached=arguments.detach, noted=noted, tell=announce)
     try:
         begun = _begin(client, where, escrow, arguments, tether)
-        escrow.placed(begun.to_json(), awaits_code=where.code is not None)
+        with _recording(begun.host):
+            escrow.placed(begun.to_json(), awaits_code=where.code is not None)
         if arguments.detach:
             return _tell_detached(client, tether, begun, arguments)
         if not sync.engine:
@@ -268,11 +278,31 @@ def _begin(client: Csa, where: _Where, escrow: Escrow, arguments: argparse.Names
             wait_s=arguments.wait,
         )
         with nullcontext() if is_scheduler(where.engine) else _stopping_signals():
-            return tether.begin(order, passport=escrow.passport, code=where.code, before_sending=escrow.sent)
+            return tether.begin(
+                order, passport=escrow.passport, code=where.code, before_sending=escrow.sent, meanwhile=_load
+            )
     except BaseException as error:
         if not tether.is_sent or (isinstance(error, CsaError) and not isinstance(error, HostError)):
-            escrow.give_back()  # nothing has begun
+            with _recording(where.engine.name):
+                escrow.give_back()  # nothing has begun
+        if isinstance(error, OSError) and not tether.is_sent:
+            raise _is_unrecorded(error) from error
         raise
+
+
+@contextmanager
+def _recording(host: str) -> Iterator[None]:
+    """Warn if what has become of a turn cannot be recorded here: it goes on all the same."""
+    try:
+        yield
+    except OSError as error:
+        warn([f"what became of the turn could not be recorded: {error.strerror}; csa sync {host} tries again"])
+
+
+def _load() -> None:
+    """Load what shows the turn."""
+    for name in ("anyio", "anyio._backends._asyncio", "csa.cli.views.naming"):
+        import_module(name)
 
 
 @contextmanager
@@ -296,6 +326,7 @@ class _Watching:
     def __init__(self, client: Csa) -> None:
         self._root = client.store.root_pathname
         self.engine: Engine | None = None
+        self.failure: CsaError | None = None  # to catch up
         self._sync: Sync | None = None
         self._thread: threading.Thread | None = None
 
@@ -306,19 +337,18 @@ class _Watching:
         self._thread = threading.Thread(target=self._sync.watch, daemon=True)
         self._thread.start()
 
-    def catch_up(self, engine: Engine) -> CsaError | None:
-        """Bring it up to date over a connection of its own, as the host is reached now; return why that fails."""
+    def catch_up(self, engine: Engine) -> None:
+        """Bring it up to date over a connection of its own, as the host is reached now."""
         self.end()
-        failure: CsaError | None = None
         for _ in range(_TRIES):
             try:
                 Sync(self._root, engine).once()
             except CsaError as error:
-                failure = error
+                self.failure = error
                 time.sleep(1)
             else:
-                return None
-        return failure
+                self.failure = None
+                return
 
     def end(self) -> None:
         """End it; harmless when repeated, or if it has not begun."""
@@ -377,6 +407,8 @@ class _Watch:
 
     def run(self, noted: list[int], escrow: Escrow) -> int:
         """Show the turn to its end, and print its answer; return its exit code. `noted` are signals from before."""
+        import anyio  # noqa: PLC0415  # loaded while the host is reached
+
         arguments, begun = self._arguments, self._begun
         self._tether.attend()
         plain = arguments.stream_json and sys.stdout.isatty()
@@ -389,7 +421,8 @@ class _Watch:
             if self._follower:
                 self._follower.close()
         if self._tether.ended:
-            escrow.ended(self._tether.ended)
+            with _recording(self._begun.host):
+                escrow.ended(self._tether.ended)
         return self._conclude(escrow)
 
     def _conclude(self, escrow: Escrow) -> int:
@@ -423,7 +456,8 @@ class _Watch:
                 warn([f"the commits on {self._begun.host} are not here yet: {error}"])
                 tell("hint", f"csa fetch {self._begun.session_id}")
             return
-        escrow.fetched()
+        with _recording(self._begun.host):
+            escrow.fetched()
         warn(brought.problems)
         if not self._arguments.quiet:
             for step in next_steps(brought):
@@ -441,11 +475,14 @@ class _Watch:
         elif ended.get("lost"):
             failure = CsaError(f"{what} was lost: its supervisor there was killed.", hint=hint)
         else:
-            failure = CsaError(f"{what} has ended with {ended['ended']}, but its answer has not come.", hint=hint)
+            why = f": {self._sync.failure.message}" if self._sync.failure else "."
+            failure = CsaError(f"{what} has ended with {ended['ended']}, but its answer has not come{why}", hint=hint)
             failure.exit_code = int(ended["ended"]) or CsaError.exit_code
         raise failure
 
     async def _show(self, progress: Progress, noted: list[int]) -> None:
+        import anyio  # noqa: PLC0415  # as above
+
         with anyio.open_signal_receiver(*heeded_signals()) as signals:
             async with anyio.create_task_group() as tasks:
 
@@ -483,6 +520,8 @@ class _Watch:
 
     async def _await_record(self) -> None:
         """Wait until the session is in the mirror, where everything finds it; but not for long."""
+        import anyio  # noqa: PLC0415  # as above
+
         with anyio.move_on_after(_SEEN_WITHIN_S):
             while not self._paths.transcript.exists() and self._tether.ended is None and not self._is_left:  # noqa: ASYNC110  # files set no event
                 await anyio.sleep(_LOOK_S)

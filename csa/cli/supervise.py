@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+import time
 
+from csa import __version__
 from csa.cli.selecting import open_client
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--hold", metavar="ID", help="stay in touch with the turn of this order, whose connection broke"
-    )
+    parser.add_argument("--hold", metavar="ID", help="attend to the turn of this order, whose connection broke")
     parser.add_argument(
         "--within", metavar="S", type=float, default=0.0, help="with --hold: it may come within S seconds"
     )
@@ -19,7 +21,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Run a turn for another host: its order comes on stdin, and ends with it. csa run --on calls it."""
-    from csa.runner.hosts.supervising import hold, supervise  # noqa: PLC0415  # `csa completion` loads every command
+    from csa.runner.hosts.frames import PROTOCOL, write_line  # noqa: PLC0415  # `csa completion` loads every command
+
+    out, node = sys.stdout.buffer, os.uname().nodename
+    write_line(
+        out, {"csa": "supervise", "protocol": PROTOCOL, "version": __version__, "node": node, "time": time.time()}
+    )
+    out.flush()  # first of all: the other side goes on meanwhile
+    from csa.runner.hosts.supervising import hold, supervise  # noqa: PLC0415  # as above
 
     context = open_client().context
     if arguments.hold is None:

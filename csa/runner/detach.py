@@ -31,7 +31,6 @@ from csa.runner.on_finish import FollowUp
 from csa.runner.request import FromTemplate, RunRequest
 from csa.runner.secrets import refuse_later
 from csa.runner.turns.plan import TurnPlan
-from csa.runner.turns.planning import plan_turn
 from csa.store.inherited import without_descriptors, without_repository
 from csa.store.sessions import Store
 from csa.structs import Struct, asdict, replace
@@ -93,6 +92,8 @@ def give_order(
     on_finish: FollowUp | None,
 ) -> _T:
     """Plan the turn, and return what `start` does with the order, a supervisor's environment and the project."""
+    from csa.runner.turns.planning import plan_turn  # noqa: PLC0415  # who carries out an order for a host plans nothing
+
     deadline = time.monotonic() + (wait_s or 0.0)
     plan = plan_turn(context, request)
     session_id = plan.state.session_id

@@ -203,7 +203,7 @@ def find_conflicts(git: Git, *, onto: str, base: str, tip: str) -> list[str]:
 
 def _try_elsewhere(git: Git, onto: str, base: str, work: str) -> list[str]:
     """Rebase in a worktree of its own, which is removed again."""
-    with _scratch(git, onto) as aside:
+    with scratch(git, onto) as aside:
         try:
             _rebase(aside, onto, base, work)
         except ConflictError as error:
@@ -212,7 +212,8 @@ def _try_elsewhere(git: Git, onto: str, base: str, work: str) -> list[str]:
 
 
 @contextmanager
-def _scratch(git: Git, commit: str) -> Iterator[Git]:
+def scratch(git: Git, commit: str) -> Iterator[Git]:
+    """Yield git in a worktree of its own with a commit, which is removed again."""
     with tempfile.TemporaryDirectory(prefix="csa-land-") as place:
         if git.user:
             os.chown(place, *git.user)

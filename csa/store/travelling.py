@@ -40,7 +40,10 @@ _LENGTH = 4  # bytes in front of each block; a length of 0 ends the pack
 _FAILED = (1 << 32) - 1  # in place of a length: the other side could not go on
 _MOST_SETTINGS = 1 << 20  # bytes of a project's configuration
 # Large files are neither compared with others nor held in memory.
-_BOUNDED = ("-c", "core.bigFileThreshold=32m", "-c", "pack.windowMemory=64m", "-c", "pack.threads=1")
+_BOUNDED = (
+    *("-c", "core.bigFileThreshold=32m", "-c", "core.packedGitWindowSize=16m", "-c", "core.packedGitLimit=64m"),
+    *("-c", "pack.windowMemory=64m", "-c", "pack.threads=1", "-c", "pack.compression=1"),
+)
 _REACHES_NOBODY = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}  # the first is of git 2.45
 # Of the repository there. Line ends are as committed; what Git LFS keeps elsewhere stays a pointer, and what an agent
 # writes in such a file's place is committed as it is: LFS would keep it on that host.

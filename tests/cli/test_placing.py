@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -91,8 +93,8 @@ def test_what_is_printed_is_what_any_run_prints(place: Place, remote: Place) -> 
     started = place.run(*words(remote, "--detach", "--json", "hello")).json
     assert place.run("show", started["session_id"]).code == 0
     assert remote.run("wait", started["session_id"]).code == 0
-    plan = place.run(*words(remote, "--dry-run", "hello"))
-    assert "n1" in plan.out
+    plan = place.run("run", "--dry-run", "--on", "n1", "--cd", str(remote.project), "--json", "x").json
+    assert (plan["mirror"], plan["directory"], plan["code"]) == ("n1", str(remote.project), None)
     assert len(remote.published()) == 6
 
 
@@ -237,6 +239,36 @@ def test_the_leash_ends_a_turn_whose_host_is_gone(hosts: Hosts) -> None:
 
 
 @pytest.mark.thorough
+def test_many_at_once_share_a_mirror(place: Place, remote: Place) -> None:
+    """Five at once, of which one keeps the mirror up to date; and while csa sync --watch does. None leaves anything."""
+    for watched in (False, True):
+        watch = place.start("sync", "n1", "--watch") if watched else None
+        wait_for(lambda: watch is None or "connected" in watch.err, "it is connected")  # noqa: B023
+        turns = [place.start(*words(remote, "-q", f"number {at}")) for at in range(5)]
+        answers = [running.wait() for running in turns]
+        assert [done.code for done in answers] == [0] * 5, answers
+        assert all(f"number {at}" in done.out for at, done in enumerate(answers))
+        if watch:
+            watch.signal(signal.SIGTERM)
+            watch.wait()
+    assert len(remote.published()) == 10
+
+
+@pytest.mark.thorough
+def test_nothing_of_this_host_is_in_the_environment_there(place: Place, remote: Place) -> None:
+    """Also where what reaches it passes on all variables: the agent there has the CSA_* of its own session alone."""
+    seen = place.tmp / "seen"
+    place.play(["write-env", str(seen)], ["say", "noted"])
+    place.env |= {"CSA_CONF_RETRIES": "0", "CSA_MINE": "x"}
+    done = place.run(*words(remote, "-q", "look"))
+    assert done.code == 0, done.err
+    found = {name: value for name, value in json.loads(seen.read_text()).items() if name.startswith("CSA_")}
+    assert found["CSA_SESSION_ID"] == remote.published()[0]
+    assert not {"CSA_CONF_RETRIES", "CSA_MINE"} & found.keys()
+    assert str(place.state_root) not in json.dumps(found)
+
+
+@pytest.mark.thorough
 def test_who_supervises_is_killed(place: Place, remote: Place) -> None:
     """SIGKILL of `csa supervise`: the turn ends as cancelled. Of the supervisor: it is lost, which the command says."""
     running = held(place, remote)
@@ -267,6 +299,51 @@ def test_an_order_is_carried_out_once(place: Place, remote: Place) -> None:
     cut = speak(remote, order[:-20])
     assert len(cut) == 1
     assert remote.published() == [ids[1]]
+
+
+RELAY = """#!{python} -IS
+# As the ssh beside it, but the first connection that supervises breaks after so many bytes each way.
+import os, select, subprocess, sys
+real = {real}
+cut = {cut}
+if "supervise" not in sys.argv or "--hold" in sys.argv or os.path.exists(cut + ".used"):
+    os.execv(real, [real, *sys.argv[1:]])
+open(cut + ".used", "w").close()
+left = [int(word) for word in open(cut).read().split()]
+there = subprocess.Popen([real, *sys.argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+ways = {{0: (there.stdin.fileno(), 0), there.stdout.fileno(): (1, 1)}}
+while min(left) > 0:
+    for fd in select.select(list(ways), [], [])[0]:
+        to, way = ways[fd]
+        block = os.read(fd, left[way])
+        if not block:
+            sys.exit(there.wait() if way else 0)
+        os.write(to, block)
+        left[way] -= len(block)
+os._exit(255)
+"""
+
+
+@pytest.mark.thorough
+def test_a_connection_that_breaks_anywhere_costs_no_second_turn(place: Place, remote: Place) -> None:
+    """Cut in the order or in an answer: the turn has begun once, and is seen to its end; or not at all, as is said."""
+    real, cut = shutil.which("ssh", path=place.env["PATH"]), place.tmp / "cut"
+    relay = place.tmp / "relay" / "ssh"
+    relay.parent.mkdir()
+    relay.write_text(RELAY.format(python=sys.executable, real=repr(real), cut=repr(str(cut))))
+    relay.chmod(0o700)
+    place.env["PATH"] = f"{relay.parent}:{place.env['PATH']}"
+    outcomes = set()
+    for sent, heard in ((5, 9999), (300, 9999), (9999, 1), (9999, 150), (9999, 250), (9999, 400)):
+        before = len(remote.published())
+        cut.write_text(f"{sent} {heard}")
+        (place.tmp / "cut.used").unlink(missing_ok=True)
+        done = place.run(*words(remote, f"cut after {sent} and {heard}"))
+        begun = len(remote.published()) - before
+        assert (done.code, begun) in {(0, 1), (7, 0)}, (sent, heard, done)
+        assert not list((place.state_root / ".placed").glob("*.json"))
+        outcomes.add(done.code)
+    assert outcomes == {0, 7}
 
 
 def order_for(remote: Place, order_id: str, *, session_id: str) -> bytes:

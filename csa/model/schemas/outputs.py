@@ -103,6 +103,17 @@ PLAN = record(
         "origins": mapping({"type": "string"}, "where each of these settings comes from"),
     },
 )
+PLAN_THERE = record(
+    {
+        "session_id": maybe(text("the session that would be continued; null for a new one")),
+        "mirror": text("the host"),
+        "reach": texts("what would call csa there"),
+        "code": maybe(one_of("how the code would get there; null if none would go", "bundle", "shared")),
+        "directory": maybe(text("where the agent would work there; null if that depends on the code")),
+        "tool": maybe(text("the tool; null if the host's configuration says it")),
+        "leash_s": number("after how many seconds without csa run the turn would end"),
+    },
+)
 HIT = record(
     {
         **words("session_id name project turn tool"),

@@ -17,6 +17,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "event": ("a line of `csa run --stream-json` and of `csa logs --json`", _EVENT),
     "run": ("the turn, after its end", outputs.RESULT),
     "run --detach": ("the turn that was started", outputs.DETACHED),
+    "run --dry-run --on": ("what would be run on another host", outputs.PLAN_THERE),
     "run --dry-run": ("what would be run", outputs.PLAN),
     "run --queue": ("where the prompt waits, or the turn that was started", outputs.QUEUED),
     "queue": ("the prompts that wait for a session", outputs.QUEUE),

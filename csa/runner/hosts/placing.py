@@ -144,8 +144,9 @@ class Tether:
         passport: Mapping[str, Any] | None,
         code: Outgoing | None,
         before_sending: Callable[[], None],
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Begun:
-        """Send the order, and return the turn that has begun.
+        """Send the order, and return the turn that has begun; `meanwhile` is done while the host is being reached.
 
         Raises:
             HostError: the host cannot be reached, or what became of the order is not known: see `is_sent`.
@@ -153,6 +154,7 @@ class Tether:
             StoppedError: as a handler of signals raises it; the turn was cancelled, or nothing was sent.
         """
         link = self._link = Link(self.engine, SUPERVISE)
+        meanwhile()
         link.greeting()
         haves = self._ask_for_haves(link, code)
         before_sending()

@@ -60,8 +60,9 @@ class QueuedTether(Tether):
         passport: Mapping[str, Any] | None,
         code: Outgoing | None,
         before_sending: Callable[[], None],
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Begun:
-        """Submit the order, wait for its host, and return the turn that has begun there.
+        """Submit the order, wait for its host, and return the turn that has begun there; `meanwhile` is done first.
 
         Raises:
             WithdrawnError: it has waited for too long, and has not begun.
@@ -73,6 +74,7 @@ class QueuedTether(Tether):
         self.is_sent = True
         job = self._job = self._submit(given)
         self._tell(f"{job.in_words} has the turn")
+        meanwhile()
         found = job.await_host(self._queue_s, lambda: bool(self._noted()), self._tell)
         if found.state == PENDING:
             found = self._withdraw(job, found)

@@ -28,18 +28,15 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import IO, Any, cast
 
-from csa import __version__
 from csa.errors import CsaError, NotFoundError, StateError
 from csa.ids import is_session_id
 from csa.model.events import Event
 from csa.runner.context import Context
 from csa.runner.detach import error_from_json, error_to_json, order_line, spawn_supervisor, supervisors_environment
-from csa.runner.hosts.code import haves, receive
-from csa.runner.hosts.escrow import spent_there
-from csa.runner.hosts.frames import PROTOCOL, ProtocolError, require_protocol
-from csa.runner.sessions.ending import end_sessions
+from csa.runner.hosts.frames import ProtocolError, require_protocol
 from csa.store.liveness import probe
 from csa.store.orders import Order
 from csa.store.project import find_project
@@ -126,9 +123,11 @@ def say(**said: Any) -> None:
 
 
 def supervise(context: Context, *, is_job: bool = False) -> int:
-    """Take an order, and see it through; return the exit code of its turn. `is_job`: as a scheduler's job."""
+    """Take an order, after the greeting, and see it through; return the exit code of its turn.
+
+    `is_job`: as a scheduler's job.
+    """
     _outlive_connection()
-    _greet()
     incoming = Incoming(0)
     try:
         given = _hear_order(incoming, context)
@@ -150,16 +149,14 @@ def _outlive_connection() -> None:
         os.setsid()
 
 
-def _greet() -> None:
-    say(csa=SUPERVISE, protocol=PROTOCOL, version=__version__, node=os.uname().nodename, time=time.time())
-
-
 def _hear_order(incoming: Incoming, context: Context) -> Mapping[str, Any] | None:
     asked = incoming.await_line()
     if asked is None:
         return None
     require_protocol(dict(asked))
     if code := asked.get("code"):
+        from csa.runner.hosts.code import haves  # noqa: PLC0415  # a turn waits until this is loaded, and few need it
+
         say(have=haves(context, code.get("key")))
     return incoming.await_line()
 
@@ -217,6 +214,8 @@ def _with_code(
     """Return the order for the place where the code that comes with it is, in a worktree of its own."""
     if said is None:
         return asked
+    from csa.runner.hosts.code import receive  # noqa: PLC0415  # as above
+
     place, request = receive(context, said, cast("IO[bytes]", incoming)), asked["request"]
     tree = {"worktree": request.get("worktree") or "", "with_changes": False}
     based = {"directory": place.directory, "worktree_base": place.base, "worktree_target": place.target}
@@ -318,6 +317,7 @@ class _Keeper:
         begun = {**said, "project": started.store.project_pathname, "pid": started.process.pid}
         self._order.note(begun=begun)
         say(**begun)
+        import_module("csa.runner.hosts.escrow")  # csa may be upgraded while the turn runs
         self._answer = begun
 
     def _end(self, started: _Started) -> int:
@@ -339,6 +339,8 @@ def signal_of(name: object) -> signal.Signals:
 
 def ending_of(store: Store, session_id: str, code: int | None = None) -> dict[str, Any]:
     """Say how a turn has ended: with the exit code of its supervisor, or as its transcript has it."""
+    from csa.runner.hosts.escrow import spent_there  # noqa: PLC0415  # as above
+
     last = _last_turn(store, session_id)
     used: Mapping[str, Any] = {}
     with suppress(StateError, NotFoundError):  # then what was used is not known, and the other host goes on holding it
@@ -363,12 +365,11 @@ def hold(context: Context, order_id: str, *, within_s: float = 0) -> int:
     That is so after `within_s`: a job that has just begun may yet take it.
     """
     _outlive_connection()
-    if not is_session_id(order_id):
-        raise ProtocolError(f"An order is called {order_id!r}.")
-    _greet()
     incoming = Incoming(0)
     order = Order(context.store.root, order_id)
     try:
+        if not is_session_id(order_id):
+            raise ProtocolError(f"An order is called {order_id!r}.")
         _await_order(order, incoming, within_s)
         if within_s and incoming.is_over:
             return CsaError.exit_code
@@ -451,5 +452,7 @@ def _obey_held(order: Order, incoming: Incoming, store: Store, session_id: str) 
     while (said := incoming.line()) is not None:
         order.touch()
         if said.get("cancel"):
+            from csa.runner.sessions.ending import end_sessions  # noqa: PLC0415  # as above
+
             for _ in end_sessions([(store, session_id)], words="the host that placed it"):
                 pass

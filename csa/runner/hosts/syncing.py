@@ -38,7 +38,15 @@ class Sync:
             HostError: the host cannot be reached, or the connection ended before everything had come.
             BusyError: another process brings the mirror up to date.
             ProtocolError: what came makes no sense.
+            CsaError: the mirror cannot be written: the disk is full, say.
         """
+        try:
+            self._once(follow=follow)
+        except OSError as error:
+            words = f"The mirror of {self.engine.name}: {error.filename or ''} {error.strerror}."
+            raise CsaError(words.replace("  ", " ")) from error
+
+    def _once(self, *, follow: bool) -> None:
         with ExitStack() as stack:
             # A mirror that is new is made only once its host answers; of another one the lock is taken before.
             known = stack.enter_context(Intake(self._mirror)) if self._mirror.exists() else None
@@ -111,8 +119,6 @@ def _run(sync: Sync, *, watch: bool) -> None:
         sync.watch() if watch else sync.once()
     except CsaError as error:
         sync.failure = error
-    except OSError as error:  # the disk is full, say
-        sync.failure = CsaError(f"The mirror of {sync.engine.name}: {error.filename or ''} {error.strerror}.")
 
 
 def check_host(engine: Engine) -> Mapping[str, Any]:

@@ -351,23 +351,27 @@ class _Comparison:
 
     def result(self, form: Form, width: int) -> tuple[tuple[ChangedFile, ...], str]:
         """Return the files, and the text in a form."""
-        run, ends = self._aside.run, (self._base_tree, self._tree)
-        numbers = _numbers(_names(run(*_COMPARE, "-z", "--numstat", *ends)))
-        files = list(_files(_names(run(*_COMPARE, "-z", "--raw", *ends)), numbers))
         large = sorted(self.found.large)
-        files += [ChangedFile(path=path, status="modified") for path in large]
         if large:
             self.notes.append(f"larger than {LARGE_BYTES >> 20} MiB, so not compared: {some_names(large)}")
-        if form == "names":
-            text = "".join(f"{file.path}\n" for file in files)
-        else:
-            how = (f"--stat={width}",) if form == "stat" else ("-p", "--src-prefix=a/", "--dst-prefix=b/")
-            text = run(*_COMPARE, *how, *ends).decode("utf-8", "replace")
-        return tuple(files), text
+        return compare(self._aside, (self._base_tree, self._tree), form, width, large=large)
 
     @property
     def _base_tree(self) -> str:
         return self._base if self._base == self._empty else f"{self._base}^{{tree}}"
+
+
+def compare(
+    git: Git, ends: tuple[str, str], form: Form, width: int, *, large: Sequence[str] = ()
+) -> tuple[tuple[ChangedFile, ...], str]:
+    """Return the files that differ between two trees, with those that are not compared, and the text in a form."""
+    numbers = _numbers(_names(git.run(*_COMPARE, "-z", "--numstat", *ends)))
+    files = list(_files(_names(git.run(*_COMPARE, "-z", "--raw", *ends)), numbers))
+    files += [ChangedFile(path=path, status="modified") for path in large]
+    if form == "names":
+        return tuple(files), "".join(f"{file.path}\n" for file in files)
+    how = (f"--stat={width}",) if form == "stat" else ("-p", "--src-prefix=a/", "--dst-prefix=b/")
+    return tuple(files), git.run(*_COMPARE, *how, *ends).decode("utf-8", "replace")
 
 
 _QUIET = ("-c", "core.bigFileThreshold=32m", "-c", "core.safecrlf=false", "-c", "core.fsmonitor=false")

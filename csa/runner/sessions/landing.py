@@ -109,7 +109,10 @@ def refuse_to_land(session: Session, into: Path | str) -> None:
     refuse_own_lineage(caller, session.session_id, verb="land")
     if caller.permission is Permission.READ_ONLY:
         raise RefusedError(f"Session {caller.session_id} may only read, so it cannot land anything.")
-    above = {state.session_id for state in ancestors(session.store.root, session.load())}
+    state = session.load()
+    above = {each.session_id for each in ancestors(session.store.root, state)}
+    if session.store.host and state.parent_session_id:  # its parent's record is elsewhere: here
+        above.add(state.parent_session_id)
     if caller.session_id not in above:
         raise RefusedError(
             f"Session {session.session_id} was not started by the calling session {caller.session_id}.",

@@ -1,0 +1,51 @@
+"""`csa fetch`: the work of a session on another host comes here, and can be compared and landed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.hosts import sync
+from tests.cli.worktrees import make_repository, sh, work
+from tests.support import Place
+
+
+@pytest.mark.thorough
+def test_fetching_comparing_landing(place: Place, remote: Place) -> None:
+    """The commits come as refs, each turn's can be compared, and they land like any; then the host may clean up."""
+    make_repository(place)
+    remote.env |= {name: value for name, value in place.env.items() if name.startswith("GIT_")}
+    sh(remote, f"git clone -q {place.project} {remote.project}", cwd=remote.tmp)
+    session = work(remote, "echo one > new; git add new; git commit -qm 'add new'; echo left > left", "--name", "auth")
+    sync(place)
+    done = place.run("diff", "-s", "n1:auth")
+    assert (done.code, f"csa fetch -s n1:{session}" in done.err) == (3, True)
+    refused = place.run("fetch", session, cwd=place.tmp)
+    assert (refused.code, "in no git repository" in refused.err) == (5, True)
+    assert place.run("land", "n1:auth").code == 3
+    done = place.run("fetch", "n1:auth")
+    ref = f"refs/csa/{session}/1"
+    tip = sh(place, f"git rev-parse {ref}")
+    assert done.out.splitlines()[0] == f"{session} (n1:auth): 1 new ref"
+    assert f"hint: take it: csa land n1:{session}, or git merge {tip[:10]}\n" in done.err
+    assert place.run("fetch", "n1:auth", "--json").json["refs"] == [{"ref": ref, "commit": tip, "status": "same"}]
+    found = place.run("diff", "n1:auth", "--json").json
+    assert {file["path"]: file["status"] for file in found["files"]} == {"left": "added", "new": "added"}
+    assert place.run("diff", "n1:auth", "--turn", "2").code == 3
+    sh(place, "echo mine > mine")
+    assert (
+        place.run("land", "n1:auth", "--dry-run").out
+        == f"{session} (n1:auth): would land 2 commits (left, new) on main\n"
+    )
+    done = place.run("land", "n1:auth")
+    assert done.out.startswith(f"{session} (n1:auth): landed 2 commits (left, new) on main, now "), done.err
+    assert (
+        sh(place, "cat new left mine; git status --porcelain; git worktree list | wc -l")
+        == "one\nleft\nmine\n?? mine\n1"
+    )
+    assert place.run("land", "n1:auth").out == f"{session} (n1:auth): is in main already\n"
+    assert place.run("land", "n1:auth", "--check", "true").code == 2
+    sh(place, "git reset -q --hard HEAD~2; echo two > new; git add new; git commit -qm other")
+    done = place.run("land", "n1:auth")
+    assert (done.code, "git cherry-pick" in done.err) == (1, True)
+    done = place.run("fetch", "nobody")
+    assert done.code == 3
