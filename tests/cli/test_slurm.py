@@ -41,7 +41,9 @@ def test_a_tree_over_a_cluster(cluster: Cluster) -> None:
         {"match": "nest", "do": [["run", f"{RUN} 'leaf below'"], ["say", "done"]]},
         SAID,
     )
-    root = a.codex("the root").session_id
+    running = a.start("run", "--tool", "codex", "the root")
+    wait_for(lambda: running.process.poll() is not None, "all have ended", within_s=90)
+    root = running.session_id
     assert a.run("sync", "n1", "n2", "n3").code == 0
     rows = a.run("ls", "--tree", "--json", root[:12]).json
     assert len(rows) == 21, a.run("show", root).out

@@ -52,7 +52,7 @@ class Job(Struct):
             if found is not None:
                 return found
             time.sleep(number)
-        raise _failed(self.engine, done)
+        raise _failed(self.engine, done, "does not answer")
 
     def await_host(self, limit_s: float | None, is_stopped: Callable[[], bool], tell: Callable[[str], None]) -> Look:
         """Wait until it is no longer in the queue, and return how it is then, which may be gone; or why it still waits.
@@ -60,7 +60,7 @@ class Job(Struct):
         That is so when `limit_s` is over, or when it is stopped. What it waits for is told, whenever that changes.
         """
         began, pause_s, told = time.monotonic(), _FIRST_PAUSE_S, ""
-        while (found := self.look()).state == PENDING:
+        while (found := self._look_again()).state == PENDING:
             if found.reason != told:
                 told = found.reason
                 tell(f"waiting in the queue of {self.engine.name} ({found.reason or 'soon'}, job {self.handle})")
@@ -71,6 +71,13 @@ class Job(Struct):
                 time.sleep(_HEED_S)
             pause_s = min(_GROWTH * pause_s, _LONGEST_PAUSE_S)
         return found
+
+    def _look_again(self) -> Look:
+        """Return how it is; it waits as long as the scheduler does not answer."""
+        try:
+            return self.look()
+        except HostError as error:
+            return Look(PENDING, reason=error.message.rstrip("."))
 
     def withdraw(self) -> bool:
         """Take it back if it still waits. True: it has not begun, and never will; False: that is not certain."""
@@ -96,11 +103,11 @@ class Job(Struct):
         if found.is_without_csa:
             hint = f'install csa there, or name its place: [engines.{name}] csa = ["/path/to/csa"]'
             return HostError(f"There is no {' '.join(self.engine.csa)} on {host}.", hint=hint)
-        where = f" on {host}" if host else ", before it had begun"
-        why = f": {found.reason}" if found.reason else ""
-        return HostError(
-            f"{name} has ended job {self.handle}{where}{why}.", hint=f"squeue --jobs {self.handle} says more"
-        )
+        if not host and not found.reason:
+            return HostError(f"{name} knows nothing of job {self.handle} any more.", hint="csa hosts --placed")
+        what = "still has" if found.state == PENDING else "has ended"
+        where = f" on {host}" if host else ", which had not begun"
+        return HostError(f"{name} {what} job {self.handle}{where}: {found.reason}.", hint="csa hosts --placed")
 
 
 def is_scheduler(engine: Engine) -> bool:
@@ -119,7 +126,7 @@ def check(engine: Engine) -> Mapping[str, Any]:
     """Ask a scheduler whether it is there; HostError if not. It says nothing of itself."""
     done = _call(engine, _ADAPTERS[engine.kind].check())
     if done.returncode != 0:
-        raise _failed(engine, done)
+        raise _failed(engine, done, "does not answer")
     return {}
 
 
@@ -141,7 +148,7 @@ def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> 
     if handle := adapter.handle(done.stdout.decode()) if done.returncode == 0 else "":
         return Job(engine, handle)
     _call(engine, adapter.cancel_named(name))  # its answer may have been lost
-    raise _failed(engine, done)
+    raise _failed(engine, done, "takes no order")
 
 
 def _call(engine: Engine, argv: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -160,10 +167,10 @@ def _call(engine: Engine, argv: Sequence[str], given: bytes = b"") -> subprocess
         return subprocess.CompletedProcess(argv, 1, b"", f"no answer for {_COMMAND_S:g} s".encode())
 
 
-def _failed(engine: Engine, done: subprocess.CompletedProcess[bytes]) -> HostError:
+def _failed(engine: Engine, done: subprocess.CompletedProcess[bytes], what: str) -> HostError:
     program = str(done.args[0])
     line = done.stderr.decode(errors="replace").strip().rpartition("\n")[2].strip()
     words = line.removeprefix(f"{program}: error: ").rstrip(".") or f"{program} exited with code {done.returncode}"
     return HostError(
-        f"{engine.name} takes no order: {words}.", hint=f"[engines.{engine.name}] options has what {program} is told"
+        f"{engine.name} {what}: {words}.", hint=f"csa run --dry-run --on {engine.name} shows what is called"
     )

@@ -114,10 +114,11 @@ class QueuedTether(Tether):
         raise WithdrawnError(f"{job.in_words} has waited for {self._queue_s:g} s{why}, and was withdrawn.")
 
     def _require_host(self, job: Job, found: Look) -> None:
+        """Raise for a job without a host: it has not begun, unless the scheduler has forgotten it, or keeps it."""
         if found.host:
             return
-        self.is_sent = False
-        if name := self._noted():
+        self.is_sent = found.state == PENDING or not found.reason
+        if (name := self._noted()) and not self.is_sent:
             raise StoppedError(name)
         raise job.explain_end(found)
 
