@@ -2,6 +2,9 @@
 
 Prints how many events a second go through an outlet and an intake, beside `cat` of the same transcript into a file in
 the same round, and how long it takes until an event of a running turn can be read in the mirror.
+
+python bench/hosts.py --many SESSIONS [HOSTS] prints what finding some costs where mirrors of so many hosts (10) have
+so many sessions: one by its id, the newest 50, and those below a session here that has placed one.
 """
 
 from __future__ import annotations
@@ -16,12 +19,17 @@ from pathlib import Path
 
 from csa.model.redaction import Redactor
 from csa.model.state import SessionState
+from csa.runner.client import Csa
 from csa.runner.hosts.intake import Intake
 from csa.runner.hosts.outlet import write_having
+from csa.runner.session import find_session
+from csa.runner.sessions.listing import select_sessions
+from csa.store.family import family_of
 from csa.store.held import build_session
 from csa.store.journal import Journal
-from csa.store.mirrors import Mirror, mirror_for
+from csa.store.mirrors import Mirror, find_mirrors, mirror_for
 from csa.store.sessions import Store
+from csa.structs import replace
 
 CSA = str(Path(sys.executable).with_name("csa"))
 SESSION = "01JH4QWERT0000000000000000"
@@ -120,8 +128,62 @@ def _take(pathname: str) -> None:
         intake.take(sys.stdin.buffer)
 
 
+def _many(count: int, hosts: int) -> None:
+    """Print how long it takes to find sessions among many mirrored ones."""
+    with tempfile.TemporaryDirectory() as base:
+        root = Path(base) / "state"
+        here = Store(root, "/here")
+        text = _many_states(root, hosts, count)
+        top = build_session(here, replace(_state(), project_path="/here"), Redactor(), tool="codex")
+        top.publish()
+        top.close()
+        wanted = _ulid(count // 2)
+        place = mirror_for(str(root), f"h{count // 2 % hosts}").pathname
+        state = Store(place, "/srv/app").paths(wanted).state
+        state.write_text(text + f'[genealogy]\nparent_session_id = "{SESSION}"\ndepth = 1\n')
+        with here.paths(SESSION).tree_lock.open("a") as roll:
+            roll.write(f'{{"v":1}}\n{{"id":"{wanted}","project":"/srv/app","parent":"{SESSION}","host":"h0"}}\n')
+        context = Csa("/", root=root).context
+        stores = [store for mirror in find_mirrors(str(root)) for store in mirror.stores()]
+        for what, call in (
+            ("the id", lambda: find_session(context, wanted, retired=True)),
+            ("a prefix of 14", lambda: find_session(context, wanted[:14], retired=True)),
+            ("newest 50", lambda: select_sessions(stores, limit=50, by_use=True)),
+            ("newest 50 by id", lambda: select_sessions(stores, limit=50)),
+            ("all below one", lambda: family_of([(here, SESSION)]).look()),
+        ):
+            seconds = []
+            for _ in range(3):
+                began = time.perf_counter()
+                call()
+                seconds.append(time.perf_counter() - began)
+            print(f"{count:,} sessions of {hosts} hosts: {what:<16} {min(seconds) * 1e3:8.1f} ms")
+
+
+def _ulid(number: int) -> str:
+    return f"01JH{number:010d}{0:012d}"
+
+
+def _many_states(root: Path, hosts: int, count: int) -> str:
+    """Make so many sessions in the mirrors of so many hosts; return the text of their records."""
+    then = "2026-01-01T00:00:00Z"
+    text = f'schema = 1\nproject_path = "/srv/app"\ncreated_at = {then}\nlast_accessed = {then}\n'
+    for host in range(hosts):
+        mirror = mirror_for(str(root), f"h{host}")
+        Path(mirror.pathname, ".mirror").mkdir(parents=True)
+        sessions = Store(mirror.pathname, "/srv/app").sessions_dir
+        os.makedirs(sessions)
+        for number in range(host, count, hosts):
+            os.mkdir(f"{sessions}/{_ulid(number)}")
+            with open(f"{sessions}/{_ulid(number)}/state.toml", "w") as file:
+                file.write(f'meta_session_id = "{_ulid(number)}"\n{text}')
+    return f'meta_session_id = "{_ulid(count // 2)}"\n{text}'
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--intake"]:
+    if sys.argv[1:2] == ["--many"]:
+        _many(int(sys.argv[2]), int((sys.argv[3:] or ["10"])[0]))
+    elif sys.argv[1:2] == ["--intake"]:
         _take(sys.argv[2])
     else:
         main()

@@ -5,8 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from csa.ids import new_session_id
+from csa.model.limits import Budget
+from csa.model.placement import Placement
+from csa.model.state import format_time
+from csa.store.placements import save_placement
 from tests.support import CSA, Place, wait_for
 
 DESIGN, CHECK, REVIEW = "Design the rate limiter", "Check the bucket's arithmetic", "Review the limiter"
@@ -142,6 +149,18 @@ class _Tour:
         have = place.run("intake", "n1", "--have").out
         place.run("intake", "n1", stdin=place.run("outlet", stdin=have.encode()).out.encode())
         self.show("hosts", "hosts", "--json")
+        placement_id, session_id = (new_session_id(time.time_ns() // 1_000_000, os.urandom(10)) for _ in range(2))
+        placed = Placement(
+            id=placement_id,
+            session_id=session_id,
+            host="n1",
+            project=str(place.project),
+            at=format_time(datetime.now(UTC)),
+            held=Budget(tokens=20000),
+        )
+        save_placement(place.state_root, placed)
+        self.show("hosts --placed", "hosts", "--placed", "--json")
+        self.show("hosts --release", "hosts", "--release", session_id, "--json")
         shutil.rmtree(place.state_root / ".mirrors")
 
     def _fetch(self, name: str) -> None:

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 
 from csa.cli.output import count_of, tell, warn
 from csa.cli.selecting import open_client
+from csa.errors import BusyError
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def execute(arguments: argparse.Namespace) -> int:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             try:
                 copier = _copy(client, address, arguments)
-            except DatabaseError as error:
+            except (DatabaseError, BusyError) as error:  # the connection that was lost may have the lock for a while
                 tell("csa", f"{error.message} Trying again in {pause_s:.0f} s.")
     warn(f"not copied: {fault.message}" for fault in copier.faults.values())
     if not arguments.watch:
@@ -79,7 +80,7 @@ def _copy(client: Csa, address: Address, arguments: argparse.Namespace) -> Copie
         try:
             copier.follow(_wait)
         except DatabaseError as error:
-            tell("csa", error.message)
+            tell("csa", f"{error.message} Trying again in {FIRST_PAUSE_S:.0f} s.")
             return None
         except KeyboardInterrupt:
             pass

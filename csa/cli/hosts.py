@@ -96,7 +96,11 @@ def _hosts(engines: list[Engine], named: list[str]) -> list[Engine]:
 
 def configure_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("hosts", nargs="*", metavar="HOST", help="only these")
-    parser.add_argument("--check", action="store_true", help="ask each host, which takes as long as ssh does")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="ask each host, which takes as long as ssh does")
+    what.add_argument("--placed", action="store_true", help="list what was placed on them from here and is not settled")
+    what.add_argument("--release", metavar="ID", help="give back what that session holds of the budgets here")
+    parser.add_argument("--force", action="store_true", help="with --release: without asking the host")
     parser.add_argument("--json", action="store_true", help="print an array of objects")
 
 
@@ -105,8 +109,21 @@ def execute_list(arguments: argparse.Namespace) -> int:
 
     HEARD is how long ago its sessions were seen last. Without --check nobody is asked. With it, csa outlet is called on
     each, and REACHED says whether there is a csa of a fitting version; exits 7 if one is not reached.
+
+    --placed lists the sessions that were placed on other hosts from here, and what each holds of the budgets above it:
+    that is reserved before it is sent, and settled when its host has said what was used. --release settles one by what
+    its host knows: what runs there is refused (exit 4), and so is a host that is not reached (exit 7). With --force,
+    for a host that never comes back, what was seen of it counts.
     """
     client = open_client()
+    if arguments.force and not arguments.release:
+        raise UsageError("--force is for --release.")
+    if arguments.placed or arguments.release:
+        from csa.cli.placements import print_placed, release_placed  # noqa: PLC0415  # few have placed anything
+
+        if arguments.placed:
+            return print_placed(client, arguments.hosts, json=arguments.json)
+        return release_placed(client, arguments.release, force=arguments.force, json=arguments.json)
     engines = _engines(client, arguments.hosts)
     failures: dict[str, CsaError] = {}
     asked = _ask(engines, failures) if arguments.check else {}

@@ -13,9 +13,20 @@ from importlib import import_module
 from typing import NoReturn
 
 from csa.cli.fetching import next_steps
-from csa.cli.output import has_room, lossy, print_json, tell, to_json, warn
-from csa.cli.run import carry_out, follow_up, heeded_signals, noted_signals, print_outcome, refuse_output, run_follow_up
-from csa.cli.views.progress import Progress, Subject, make_progress, room_on
+from csa.cli.output import lossy, print_json, tell, to_json, warn
+from csa.cli.run import (
+    carry_out,
+    follow_up,
+    heeded_signals,
+    noted_signals,
+    print_outcome,
+    refuse_output,
+    room_for,
+    run_follow_up,
+    write_text,
+)
+from csa.cli.run_request import unread_stdin_told
+from csa.cli.views.progress import Progress, Subject, make_progress
 from csa.cli.views.signs import Signs, about_sessions, signs_of_life
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, UsageError
 from csa.model.config import SHARED, Engine
@@ -24,6 +35,7 @@ from csa.model.limits import Budget
 from csa.runner.client import Csa
 from csa.runner.context import Context
 from csa.runner.detach import AppearedError
+from csa.runner.environment import outer_sandbox
 from csa.runner.hosts.code import Outgoing, bring_back, outgoing
 from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.escrow import Escrow, reserve, settle_heard
@@ -31,6 +43,7 @@ from csa.runner.hosts.jobs import WithdrawnError, is_scheduler, words_of
 from csa.runner.hosts.placing import Begun, StoppedError, Tether, directory_there, order_of, refuse_elsewhere
 from csa.runner.hosts.queueing import QueuedTether
 from csa.runner.hosts.syncing import Sync
+from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_session
 from csa.runner.turns.checks import asked_id, check_request
@@ -57,6 +70,7 @@ class _Where(Struct):
     directory: str
     is_new: bool
     code: Outgoing | None = None  # what goes along
+    after: FollowUp | None = None  # what is run here at its end
     node: Engine | None = None  # which a scheduler is asked for
 
     @property
@@ -75,11 +89,12 @@ def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, h
         refuse_output(arguments, "--detach")
         if arguments.on_finish:
             raise UsageError("--on-finish runs here when a turn has ended; with --detach nobody waits for that.")
-    where = _find(client, request, host, arguments.cd)
+    after = None if arguments.detach else follow_up(client, arguments)
+    where = replace(_find(client, request, host, arguments.cd), after=after)
     if arguments.dry_run:
         _print_plan(where, as_json=arguments.json)
         return 0
-    with signs_of_life(client.caller, quiet=arguments.quiet) as signs:
+    with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:
         signs.about(lambda: f"waiting for {where.engine.name}")
         try:
             with noted_signals() as noted:
@@ -235,7 +250,7 @@ def _place_once(
 
     tether = _tether(client, where, escrow, is_detached=arguments.detach, noted=noted, tell=announce)
     try:
-        begun = _begin(client, where, escrow, arguments, tether)
+        begun = _begin(client, where, escrow, arguments, tether=tether, noted=noted)
         with _recording(begun.host):
             escrow.placed(begun.to_json(), awaits_code=where.code is not None)
         if arguments.detach:
@@ -267,7 +282,9 @@ def _tether(
     )
 
 
-def _begin(client: Csa, where: _Where, escrow: Escrow, arguments: argparse.Namespace, tether: Tether) -> Begun:
+def _begin(
+    client: Csa, where: _Where, escrow: Escrow, arguments: argparse.Namespace, *, tether: Tether, noted: list[int]
+) -> Begun:
     try:
         order = order_of(
             client.context,
@@ -278,6 +295,8 @@ def _begin(client: Csa, where: _Where, escrow: Escrow, arguments: argparse.Names
             wait_s=arguments.wait,
         )
         with nullcontext() if is_scheduler(where.engine) else _stopping_signals():
+            if not is_scheduler(where.engine):
+                _heed(noted)
             return tether.begin(
                 order, passport=escrow.passport, code=where.code, before_sending=escrow.sent, meanwhile=_load
             )
@@ -287,7 +306,15 @@ def _begin(client: Csa, where: _Where, escrow: Escrow, arguments: argparse.Names
                 escrow.give_back()  # nothing has begun
         if isinstance(error, OSError) and not tether.is_sent:
             raise _is_unrecorded(error) from error
+        if isinstance(error, HostError) and (sandbox := outer_sandbox()):
+            error.hint = f"the {sandbox} sandbox that csa was called in has no network: --permission full has"
         raise
+
+
+def _heed(noted: list[int]) -> None:
+    """Raise StoppedError for a signal that came before anything was sent."""
+    if noted:
+        raise StoppedError(signal.Signals(noted[0]).name)
 
 
 @contextmanager
@@ -398,8 +425,12 @@ class _Watch:
         self._finished = 0  # the last turn whose end was seen
         self._ended_at = self._looked_at = 0.0
         self._faults: list[OSError] = []  # of stdout
-        self._stops: list[str] = []
+        self._stops = [tether.cancelled] if tether.cancelled else []  # the names of signals
         self._is_left = False
+
+    @property
+    def has_ended(self) -> bool:
+        return self._tether.ended is not None or self._tether.failure is not None
 
     @property
     def target(self) -> Target:
@@ -434,8 +465,8 @@ class _Watch:
         result = Session(context, self._begun.session_id).result(turn=turn)
         unprinted = print_outcome(result, self._arguments, [])
         self._fetch(escrow, context)
-        if after := follow_up(self._client, self._arguments):
-            run_follow_up(after, self._client, result, context.redactor)
+        if self._where.after:
+            run_follow_up(self._where.after, self._client, result, context.redactor)
         if self._faults and not isinstance(self._faults[0], BrokenPipeError):
             raise self._faults[0]
         if unprinted:
@@ -473,6 +504,7 @@ class _Watch:
             failure = CsaError(f"{what} is away: {why}", hint=hint)
             failure.exit_code = 128 + signal.Signals[self._stops[-1]] if self._stops else _EXIT_AWAY
         elif ended.get("lost"):
+            self._sync.catch_up(self._tether.engine_now())  # then csa status says so, too
             failure = CsaError(f"{what} was lost: its supervisor there was killed.", hint=hint)
         else:
             why = f": {self._sync.failure.message}" if self._sync.failure else "."
@@ -562,12 +594,12 @@ class _Watch:
             if event.type == "run_finished":
                 self._finished = event.turn
             if self._arguments.stream_json:
-                await self._print(to_json(event.to_dict()) + "\n")
+                await write_text(self, sys.stdout, to_json(event.to_dict()) + "\n", self._faults)
             if progress.speaks:
-                await self._room_on_stderr()
+                await room_for(self, sys.stderr)
             with lossy(sys.stderr):
                 progress.show(event)
-                sys.stderr.write(progress.text(event))
+            await write_text(self, sys.stderr, progress.text(event))
 
     def _new(self) -> Iterator[Event]:
         if self._follower is None:
@@ -575,13 +607,3 @@ class _Watch:
                 return iter(())
             self._follower = Follower(self._paths.transcript)
         return (event for event in self._follower.read() if event.turn >= self._begun.turn)
-
-    async def _print(self, text: str) -> None:
-        await room_on(sys.stdout)
-        with lossy(sys.stdout, self._faults):
-            sys.stdout.write(text)
-            sys.stdout.flush()
-
-    async def _room_on_stderr(self) -> None:
-        if not has_room(sys.stderr):
-            await room_on(sys.stderr)

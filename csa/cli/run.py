@@ -47,13 +47,18 @@ from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from typing import IO
+    from typing import IO, Protocol
 
     from csa.cli.views.progress import Progress
     from csa.cli.views.signs import Signs
     from csa.model.redaction import Redactor
     from csa.model.worktree import Worktree
     from csa.runner.turns.turn import Turn
+
+    class _Ending(Protocol):  # a turn, here or on another host
+        @property
+        def has_ended(self) -> bool: ...
+
 
 _HERE = "here"  # as a value of --on
 _STALLED_S = 1.0  # without room on stderr
@@ -373,24 +378,24 @@ async def _drive_turn(turn: Turn, progress: Progress, stream_faults: list[OSErro
                 tasks.start_soon(progress.keep_fresh)
                 async for event in turn:
                     if stream_faults is not None:
-                        await _write(turn, sys.stdout, to_json(event.to_dict()) + "\n", stream_faults)
+                        await write_text(turn, sys.stdout, to_json(event.to_dict()) + "\n", stream_faults)
                     if progress.speaks:
-                        await _room_on(turn, sys.stderr)
+                        await room_for(turn, sys.stderr)
                     with lossy(sys.stderr):
                         progress.show(event)
-                    await _write(turn, sys.stderr, progress.text(event))
+                    await write_text(turn, sys.stderr, progress.text(event))
                 if progress.speaks:
-                    await _room_on(turn, sys.stderr)
+                    await room_for(turn, sys.stderr)
             finally:
                 with lossy(sys.stderr):
                     progress.end()
             tasks.cancel_scope.cancel()
 
 
-async def _write(turn: Turn, stream: IO[str], text: str, faults: list[OSError] | None = None) -> None:
+async def write_text(turn: _Ending, stream: IO[str], text: str, faults: list[OSError] | None = None) -> None:
     """Print a text of any length, as fast as it is read."""
     for at in range(0, len(text), _PIECE):
-        await _room_on(turn, stream)
+        await room_for(turn, stream)
         with lossy(stream, faults):
             stream.write(text[at : at + _PIECE])
             stream.flush()
@@ -400,7 +405,7 @@ def _is_one_output() -> bool:
     return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
 
 
-async def _room_on(turn: Turn, stream: IO[str]) -> None:
+async def room_for(turn: _Ending, stream: IO[str]) -> None:
     """Wait until a little can be printed; once the turn has ended, what a stalled reader of stderr leaves is dropped.
 
     The answer and the exit code must not wait for it, unless they go the same way, or a person has halted a terminal.

@@ -4,6 +4,9 @@ A budget is set here or with csa run --budget-tokens, --budget-usd and --budget-
 everything below it: when it is used up, their running turns are ended, and no new one starts. A running session is
 refused (exit 4), and so is an agent (exit 5): budgets are set from outside any session.
 
+What a session has taken along to another host is reserved, and counts as used, until the host has said what was used of
+it (csa hosts --placed).
+
 A + means at least this much: turns whose tool did not report its usage count as nothing, and their number is shown. -
 means that nothing is known.
 """
@@ -79,12 +82,16 @@ def _print_budget(state: BudgetState, style: Style, *, is_narrow: bool, above: b
     print(
         f"{whose} {style(as_read(state.session_id, sys.stdout), 'bold')}{then}and all below it:{then}{_in_words(state)}"
     )
-    print(style(f"{'':<7}{'USED':>{room}}{'BUDGET':>{room}}{'LEFT':>{room}}", "dim"))
+    has_reserved = state.reserved != Spent() and not is_narrow
+    reserved_head = f"{'RESERVED':>{room}}" if has_reserved else ""
+    print(style(f"{'':<7}{'USED':>{room}}{reserved_head}{'BUDGET':>{room}}{'LEFT':>{room}}", "dim"))
     for amount, (name, render) in _SHOWN.items():
         limit, left = getattr(state.budget, amount), state.left(amount)
         shown = "-" if left is None else render(left)
         used = _known(state.used, amount, render)
-        line = f"{name:<7}{used:>{room}}{render(limit) if limit else '-':>{room}}"
+        held = getattr(state.reserved, amount)
+        reserved = f"{render(held) if held else '-':>{room}}" if has_reserved else ""
+        line = f"{name:<7}{used:>{room}}{reserved}{render(limit) if limit else '-':>{room}}"
         unknown = _unknown(state, amount)
         behind = f"{then} {unknown}" if unknown else ""
         print(f"{line}{style(f'{shown:>{room}}', 'red' if left == 0 else '')}{behind}".rstrip())
@@ -97,7 +104,9 @@ def _in_words(state: BudgetState) -> str:
         if limit := getattr(state.budget, amount):
             unit = " tokens" if amount == "tokens" else ""
             used = _known(state.used, amount, render)
-            parts.append(f"{'?' if used == '-' else used} of {render(limit)}{unit}")
+            held = getattr(state.reserved, amount)
+            more = f" and {render(held)} reserved" if held else ""
+            parts.append(f"{'?' if used == '-' else used}{more} of {render(limit)}{unit}")
     return ", ".join(parts) or "no budget"
 
 
@@ -133,6 +142,8 @@ def _print_sessions(report: BudgetReport, style: Style, width: int | None) -> No
     print(style(f"{table.head()}{cut('DESCRIPTION', room)}".rstrip(), "dim"))
     for account in report.accounts:
         text = one_line(account.state.description) if account.state else ""
+        if account.member.host:
+            text = f"on {account.member.host}" + (f": {text}" if text else "")
         print(f"{table.line(account)}{cut(text, room)}".rstrip())
 
 
@@ -142,8 +153,10 @@ def _amount(name: str) -> Callable[[Account], str]:
 
 
 def _state_of(account: Account) -> str:
+    if account.is_reserved:
+        return "reserved"
     if account.state is None:
-        return "deleted"
+        return "settled" if account.member.host else "deleted"
     if account.is_running:
         return "running"
     return "finished" if account.state.turns or account.state.schema is None else "never ran"

@@ -75,6 +75,10 @@ class Conversation:
         self._open = None
         return messages
 
+    def call_of(self, event: Event) -> ToolCall | None:
+        """Return the call of this turn that an event is about; None if it is about none, or its beginning is lost."""
+        return self.calls.get(_text(event.data.get("id")))
+
     def add(self, event: Event) -> None:
         take = _TAKE.get(event.type)
         if take:
@@ -123,7 +127,7 @@ class Conversation:
         self._caller(event).calls.append(call)
 
     def go_on(self, event: Event) -> None:
-        call = self.calls.get(_text(event.data.get("id")))
+        call = self.call_of(event)
         if call is None:  # its beginning is lost, or was in an earlier turn
             return self.call(event)
         return _update(call, event.data)
@@ -131,7 +135,7 @@ class Conversation:
     def permission(self, event: Event) -> None:
         if event.data.get("status") != "denied":
             return
-        call = self.calls.get(_text(event.data.get("id")))
+        call = self.call_of(event)
         if call:
             call.status = "denied"
         else:

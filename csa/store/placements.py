@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from csa.errors import AmbiguousError, BusyError, NotFoundError, StateError
+from csa.errors import AmbiguousError, BusyError, NotFoundError, RefusedError, StateError
 from csa.ids import is_session_id
 from csa.model.placement import Placement, PlacementFault, placement_from_json
 from csa.paths import PLACED
@@ -54,6 +54,32 @@ def choose_placement(root: Path | str, selector: str) -> Placement:
     if len(found) > 1:
         raise AmbiguousError(selector, [f"{each.id} ({each.session_id} on {each.host})" for each in found], len(found))
     return found[0]
+
+
+def unsettled_below(root: Path | str, session_id: str) -> list[Placement]:
+    """Return what a session, or an agent of the tree that it is the root of, has on other hosts and is not settled."""
+    return [
+        each
+        for each in list_placements(root)
+        if not each.is_settled and (each.parent == session_id or (each.top and each.top[1] == session_id))
+    ]
+
+
+def refuse_unsettled(root: Path | str, session_id: str) -> None:
+    """Raise RefusedError for a session with something on other hosts that is not settled: its tree pays for it."""
+    if placed := unsettled_below(root, session_id):
+        raise RefusedError(
+            f"Session {session_id} is needed: {placed_in_words(placed)}.",
+            hint="csa sync settles what has ended; csa hosts --placed lists it, csa hosts --release gives it back; "
+            f"csa rm --force {session_id} deletes the session all the same",
+        )
+
+
+def placed_in_words(placed: list[Placement]) -> str:
+    """Say what is not settled."""
+    hosts = ", ".join(dict.fromkeys(each.host for each in placed))
+    count = f"{len(placed)} sessions are" if len(placed) > 1 else f"session {placed[0].session_id} is"
+    return f"{count} placed on {hosts}, and not settled"
 
 
 def _is_unknown(name: str) -> NotFoundError:

@@ -43,6 +43,16 @@ class Account(Struct):
     is_running: bool = False
     is_known: bool = True
 
+    @property
+    def is_reserved(self) -> bool:
+        """Whether it is on another host, and what it has spent is not settled: its whole allowance counts."""
+        return self.member.hold is not None and not self.member.hold.is_settled
+
+    @property
+    def is_void(self) -> bool:
+        """Whether it was given back, and was never on its host, as far as is known."""
+        return self.member.hold is not None and self.member.hold.is_released and self.spent == Spent()
+
 
 def below(accounts: list[Account], session_id: str) -> list[Account]:
     """Return the accounts of a session and all its descendants."""
@@ -59,8 +69,7 @@ def spent_here(root: Path, state: SessionState) -> tuple[Spent, int]:
     """Return what the tree of a session has spent, without what is above it on other hosts, and how many of it run."""
     top = [state, *ancestors(root, state)][-1]
     accounts = Ledger(root).accounts(*read_members(root, top))
-    held = sum(bool(each.member.hold and not each.member.hold.is_settled) for each in accounts)
-    return total(accounts), held + sum(each.is_running for each in accounts)
+    return total(accounts), sum(each.is_running or each.is_reserved for each in accounts)
 
 
 class Ledger:
@@ -77,7 +86,7 @@ class Ledger:
 
     def _account(self, member: Member, gone: Spent | None) -> Account:
         if member.hold:
-            return Account(member, None, member.hold.spent if not member.hold.is_settled else self._settled(member))
+            return self._settled(member) if member.hold.is_settled else Account(member, None, member.hold.spent)
         known = self._known.get(member.session_id)
         if known and not known.account.is_running and known.files == _sign(known.paths):
             return known.account
@@ -105,13 +114,14 @@ class Ledger:
         self._known[member.session_id] = _Known(account, paths, files, unfinished)
         return account
 
-    def _settled(self, member: Member) -> Spent:
+    def _settled(self, member: Member) -> Account:
         """Return what a settled member has used: it may have gone on, without having asked here."""
         assert member.hold
         if member.session_id not in self._mirrored:
             place = self._root, str(member.host), member.session_id, member.hold.project
             self._mirrored[member.session_id] = Mirrored(*place)
-        return member.hold.spent.at_least(self._mirrored[member.session_id].spent())
+        there = self._mirrored[member.session_id].accounts()
+        return Account(member, there[0].state if there else None, member.hold.spent.at_least(total(there)))
 
 
 class Mirrored:
@@ -132,10 +142,6 @@ class Mirrored:
             return below(self._ledger.accounts(*self._tree(top)), self._id)
         except (StateError, OSError):  # it is only a copy, and comes again
             return []
-
-    def spent(self) -> Spent:
-        """Return what all of them have spent."""
-        return total(self.accounts())
 
     def _tree(self, top: SessionState) -> tuple[list[Member], dict[str, Spent]]:
         """Return its members; a mirror has no list of them, and is searched when a session has come or gone."""

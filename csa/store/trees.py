@@ -164,10 +164,11 @@ class Tree:
     def book(self, member: Member, held: Budget) -> None:
         """List a member on another host, with what it takes along; durable when this returns.
 
-        What it took along before, and has settled, is within the new allowance.
+        What it has used before is within the new allowance.
         """
-        line = {"id": member.session_id, "gone": held.as_spent().to_dict(), "held": True}
-        known = member.session_id in self._roll().members
+        known = self._roll().members.get(member.session_id)
+        before = known.hold.spent if known and known.hold else Spent()
+        line = {"id": member.session_id, "gone": held.as_spent().at_least(before).to_dict(), "held": True}
         self._append(line, *(() if known else ({**_line(member), "host": member.host},)))
 
     def move(self, member: Member) -> None:

@@ -7,6 +7,9 @@ import os
 import random
 import signal
 import time
+import traceback
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,16 @@ from csa.errors import ConfigError, UsageError
 from csa.model.config import Layer, combine_layers
 from csa.model.conversation import read_conversation
 from csa.model.state import parse_time
+from csa.runner.copies.copying import Copier, source_of
 from csa.runner.copies.postgres import migrate, migrations
-from csa.runner.copies.target import Address, find_address
+from csa.runner.copies.reading import Reader
+from csa.runner.copies.target import Address, Standing, find_address, open_target
 from csa.store.journal import Journal
 from csa.store.mirrors import stores_everywhere
 from csa.store.sessions import Store
 from csa.store.transcript import read_events
 from csa.structs import replace
+from tests import effort
 from tests.store.support import IDS, PLAIN, publish
 from tests.support import Place, wait_for
 
@@ -97,8 +103,8 @@ def _seconds(stamp: str) -> int:
     return int(at.timestamp())
 
 
-def assert_equal(url: str, root: Path) -> tuple[int, int]:
-    """Check that the database is row for row what the files are; return how many rows that are."""
+def assert_equal(url: str, root: Path) -> int:
+    """Check that the database is row for row what the files are; return how many rows that are, of both kinds."""
     sessions = rows(url, "SELECT host, project, id, owner, status, turns, is_deleted FROM csa.session ORDER BY 1, 2, 3")
     messages = rows(
         url,
@@ -108,7 +114,7 @@ def assert_equal(url: str, root: Path) -> tuple[int, int]:
     wanted = expected(root)
     assert sorted(sessions) == wanted[0]
     assert sorted(messages, key=lambda row: row[:4]) == wanted[1]
-    return len(sessions), len(messages)
+    return len(sessions) + len(messages)
 
 
 def test_where_a_copy_goes_is_checked_before_anything_is_done() -> None:
@@ -117,6 +123,7 @@ def test_where_a_copy_goes_is_checked_before_anything_is_done() -> None:
         (f"postgresql://me:{PASSWORD}@db/x", "can be seen by every user"),
         (f"redis://db/0?password={PASSWORD}", "can be seen by every user"),
         (f"postgresql://me:{PASSWORD}@db:port/x", "not valid"),
+        (f"postgresql://me:1/{PASSWORD}@db/x", "not valid"),
         ("env:NOWHERE", "The variable NOWHERE is not set"),
         ("mysql://db/x", "not mysql://"),
         ("nonsense", "goes to a URL"),
@@ -130,6 +137,29 @@ def test_where_a_copy_goes_is_checked_before_anything_is_done() -> None:
     assert find_address(combine_layers([own]), {"URL": secret}, None).label == "postgresql://db/x"
     with pytest.raises(ConfigError, match="a project file may not set 'copies'"):
         combine_layers([replace(own, is_project=True)])
+
+
+def test_each_look_brings_what_is_new(place: Place) -> None:
+    """Rows are those of the whole transcript, whether it is read by one that stays, or by another each time."""
+    for seed in range(effort.number(8, least=2)):
+        chance = random.Random(seed)
+        session = Session(Store(place.state_root, f"/p{seed}"), IDS[0])
+        found: dict[int, Any] = {}
+        reader: Reader | None = None
+        standing: Standing | None = None
+        for _ in range(12):
+            session.say(chance)
+            reader = reader if reader and chance.random() < 0.5 else Reader(session.store, IDS[0], "here", standing)
+            for change in reader.changes(PLAIN, "messages"):
+                found = {} if change.anew else found
+                found |= {row.seq: row.content for row in change.messages}
+                standing = change.standing
+            wanted: dict[int, Any] = {}
+            for message in read_conversation(read_events(session.transcript)):
+                if message.content or not message.calls:
+                    wanted[message.seq] = message.content
+                wanted |= {call.seq: [call.title, call.content] for call in message.calls}
+            assert {seq: row.get("tool_result") or row["content"] for seq, row in found.items()} == wanted
 
 
 @pytest.mark.thorough
@@ -162,48 +192,70 @@ def test_postgres_has_what_was_said(place: Place, url: str) -> None:
     """Rows are those of the files, again after each turn, a deletion, a purge, and a restore; nothing is sent twice."""
     first = place.codex("fix it").session_id
 
-    def copied() -> tuple[int, int]:
+    def copied() -> int:
         mirror(place)
-        return assert_equal(url, place.state_root)
+        assert_equal(url, place.state_root)
+        return len(rows(url, "SELECT FROM csa.session"))
 
-    assert copied()[0] == 1
+    assert copied() == 1
     assert "nothing new" in mirror(place)
     place.run("run", "-s", first, "--tool", "codex", "and now?")
     second = place.codex("another").session_id
-    assert copied()[0] == 2
+    assert copied() == 2
     place.run("rm", first)
     copied()
     assert rows(url, "SELECT is_deleted, deleted_at IS NULL FROM csa.session WHERE id = %s", first) == [(True, False)]
     place.run("restore", first)
     copied()
     place.run("rm", "--purge", second)
-    assert copied()[0] == 1
+    assert copied() == 1
     assert rows(url, "SELECT DISTINCT session_id FROM csa.message") == [(first,)]
     place.run("rm", "--purge", first)
-    assert copied() == (0, 0)
+    assert copied() == 0
     assert rows(url, "SELECT count(*) FROM csa.message, csa.progress") == [(0,)]
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(300)
 def test_whoever_is_killed_loses_nothing(place: Place, url: str) -> None:
-    """Killed at 100 random instants, while turns are added, the next run makes the database what the files are."""
-    store = Store(place.state_root, "/p")
-    written = [Session(store, each) for each in IDS[:6]]
-    began = time.monotonic()
-    mirror(place)
-    longest_s = time.monotonic() - began
+    """Killed at 100 random instants, while turns are added; the next run makes the database what the files are."""
+    assert kill_again_and_again(place, url, 100, assert_equal) > 1000
+    assert "nothing new" in mirror(place)
+
+
+def kill_again_and_again(place: Place, url: str, count: int, check: Callable[[str, Path], int]) -> int:
+    """Kill copying at random instants of it, and have each followed by another run; return how many rows there are."""
+    written = [Session(Store(place.state_root, "/p"), each, owner="me") for each in IDS[:6]]
     chance = random.Random(7)
-    for _ in range(100):
+    took_s, killed = 0.2, 0
+    for at in range(count):
         for each in chance.sample(written, 3):
             each.say(chance)
-        running = place.start("mirror", "--to", "env:COPY")
-        time.sleep(chance.uniform(0.1 * longest_s, 1.2 * longest_s))
-        running.signal(signal.SIGKILL)
-        running.wait()
-    mirror(place)
-    sessions, messages = assert_equal(url, place.state_root)
-    assert (sessions, messages > 1000) == (6, True)
-    assert "nothing new" in mirror(place)
+        pid = begin_copying(url, place.state_root)
+        time.sleep(chance.uniform(0, took_s))
+        os.kill(pid, signal.SIGKILL)
+        killed += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        began = time.monotonic()
+        assert os.waitstatus_to_exitcode(os.waitpid(begin_copying(url, place.state_root), 0)[1]) == 0
+        took_s = (took_s + time.monotonic() - began) / 2
+        if at % 20 == 0:
+            check(url, place.state_root)
+    assert killed > count / 2, "too late"
+    return check(url, place.state_root)
+
+
+def begin_copying(url: str, root: Path) -> int:
+    """Copy what is new in a child, which has loaded everything already; return its pid."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        with closing(open_target(Address(url), source_of(root))) as target:
+            Copier(root, PLAIN, target).copy_all()
+        code = 0
+    except BaseException:  # noqa: BLE001  # it is another process
+        traceback.print_exc()
+    os._exit(code)
 
 
 class Session:
@@ -211,12 +263,12 @@ class Session:
 
     def __init__(self, store: Store, session_id: str, **known: str) -> None:
         with publish(store, session_id, **known) as held:
-            self._transcript = held.paths.transcript
+            self.store, self.transcript = store, held.paths.transcript
         self._turn = 1
 
     def say(self, chance: random.Random) -> None:
         """Add some events, at times a new turn, at times of one that is lost again, as after a power cut."""
-        size = self._transcript.stat().st_size
+        size = self.transcript.stat().st_size
         if chance.random() < 0.3:
             self._turn += 1
             self._add("run_started", tool="codex", prompt="h\u00e9llo\\ \t\0 \ud800")
@@ -227,10 +279,10 @@ class Session:
         if chance.random() < 0.3:
             self._add("run_finished", status=chance.choice(["succeeded", "failed"]), tool="codex")
         if chance.random() < 0.1:
-            os.truncate(self._transcript, chance.randint(size, self._transcript.stat().st_size))
+            os.truncate(self.transcript, chance.randint(size, self.transcript.stat().st_size))
 
     def _add(self, kind: Any, **data: object) -> None:
-        journal = Journal(self._transcript, PLAIN, turn=self._turn)
+        journal = Journal(self.transcript, PLAIN, turn=self._turn)
         journal.append(kind, data)
         journal.close()
 
@@ -276,10 +328,26 @@ def assert_only_own(url: str, owner: str, role: str) -> None:
         found = str(rows(url, words))
         assert f"I am {other}" not in found, words
         assert f"{other}_" not in found, words
+    assert f"I am {other}" not in leaked(url)
     assert "I am " + owner in str(rows(url, "SELECT text FROM csa.conversation"))
     for words in ("DELETE FROM csa.message", "SET ROLE csa", "UPDATE csa.session SET owner = current_user"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             rows(url, words)
+
+
+def leaked(url: str) -> str:
+    """Return what a function that costs nothing, and tells what it sees, has seen in a condition."""
+    seen: list[str] = []
+    with psycopg.connect(url) as connection:
+        connection.add_notice_handler(lambda said: seen.append(str(said.message_primary)))
+        connection.execute(
+            "CREATE FUNCTION pg_temp.tell(t text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS"
+            " $$ BEGIN RAISE NOTICE '%', t; RETURN false; END $$"
+        )
+        for table in ("session", "message", "conversation"):
+            connection.execute(f"SELECT FROM csa.{table} t WHERE pg_temp.tell(t::text)".encode())
+    assert seen
+    return "\n".join(seen)
 
 
 @pytest.mark.thorough
@@ -323,8 +391,9 @@ def assert_equal_in_redis(url: str, root: Path) -> int:
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(300)
 def test_redis_has_what_happened(place: Place, redis_url: str) -> None:
-    """Streams have the events, in order, each once; killed 30 times, the next run brings the rest."""
+    """Streams have the events, in order, each once; killed 40 times, the next run brings the rest."""
     first = place.codex("fix it").session_id
     mirror(place)
     assert_equal_in_redis(redis_url, place.state_root)
@@ -334,17 +403,8 @@ def test_redis_has_what_happened(place: Place, redis_url: str) -> None:
     assert_equal_in_redis(redis_url, place.state_root)
     assert "nothing new" in mirror(place)
     place.run("rm", "--purge", second)
-    written = [Session(Store(place.state_root, "/p"), each, owner="me") for each in IDS[:6]]
-    chance = random.Random(8)
-    for _ in range(30):
-        for each in chance.sample(written, 3):
-            each.say(chance)
-        running = place.start("mirror", "--to", "env:COPY")
-        time.sleep(chance.uniform(0.05, 0.6))
-        running.signal(signal.SIGKILL)
-        running.wait()
+    assert kill_again_and_again(place, redis_url, 40, assert_equal_in_redis) > 500
     mirror(place)
-    assert assert_equal_in_redis(redis_url, place.state_root) > 300
     with redis.Redis.from_url(redis_url) as client:
         assert not client.exists(f"csa:session:{os.uname().nodename}:{place.project}:{second}")
 
@@ -380,6 +440,15 @@ def test_watching_goes_on_as_things_happen(place: Place, url: str) -> None:
     place.play()
     place.codex("and another")
     wait_for(lambda: len(in_database()) == 2, "it is there again")
+    with publish(
+        Store(f"{place.state_root}/.mirrors/n1", "/srv/app"), IDS[1]
+    ) as held:  # a mirror, and what comes there
+        Path(f"{place.state_root}/.mirrors/n1/.mirror").mkdir()
+        wait_for(lambda: len(in_database()) == 3, "another host is seen", within_s=60)
+        with closing(Journal(held.paths.transcript, PLAIN, turn=1)) as journal:
+            journal.append("agent_message", {"text": "from afar"})
+        of_n1 = "SELECT text FROM csa.conversation WHERE host = 'n1' AND sender = 'agent'"
+        wait_for(lambda: rows(url, of_n1) == [("from afar",)], "what it says is seen")
     other = place.start("mirror", "--to", "env:COPY")
     assert other.wait().code == 4, other.err
     assert "Another csa mirror" in other.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +36,7 @@ from csa.store.sessions import Store
 from csa.store.spending import Ledger, total
 from csa.store.trees import begin_members, open_tree, read_members
 from csa.structs import replace
+from tests.process.tracing import can_trace, run_until_change
 from tests.store.support import IDS, NOON, PLAIN, finished_session
 
 ROOT, CHILD, AWAY, MORE, LOCAL = IDS[:5]
@@ -253,6 +255,8 @@ def test_a_session_that_goes_on_takes_its_allowance_along_again(family: Store, r
         assert tokens_of(family) == 30
     with pytest.raises(RefusedError, match="leaves 90 tokens"):
         reserve(AWAY, 91, inside=None)
+    reserve(AWAY, 15)  # which is less than it has used: its host refuses the turn
+    assert tokens_of(family) == 30
 
 
 def test_outside_of_any_tree_it_is_only_listed(family: Store, reserve: Reserve) -> None:
@@ -344,3 +348,52 @@ def test_a_damaged_record_is_no_placement(family: Store, reserve: Reserve, chang
     assert placement_from_json(record) == find_placement(family.root, placement.id) == placement
     with pytest.raises(PlacementFault):
         placement_from_json({**record, **changes})
+
+
+RESERVES = """
+import sys
+from pathlib import Path
+from csa.model.config import Engine, combine_layers
+from csa.model.limits import Budget
+from csa.runner.caller import Caller
+from csa.runner.context import Context
+from csa.runner.hosts import escrow
+from csa.store.sessions import Store
+root, project, parent, away = sys.argv[1:]
+store = Store(Path(root), Path(project))
+caller = Caller(store.load(parent), store.paths(parent), store.root)
+config = combine_layers([])
+context = Context(store=store, environ={}, directory=project, config=lambda _: config, caller=lambda: caller)
+escrow.reserve(context, Engine("n1"), away, Budget(tokens=60)).sent()
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not can_trace(), reason="ptrace is not allowed here, or this is no x86-64")
+def test_a_kill_at_any_change_leaves_nothing_or_what_can_be_given_back(family: Store) -> None:
+    """Between all of its system calls that write: what is booked is listed, and only what is listed was sent."""
+    argv = [sys.executable, "-c", RESERVES, str(family.root), str(family.project), ROOT]
+
+    def run(session_id: str, kill_at: int | None) -> list[str]:
+        env = {**os.environ, "PYTHONPATH": str(Path(escrow.__file__).parents[3])}
+        return run_until_change([*argv, session_id], env=env, cwd=Path("/"), root=family.root, kill_at=kill_at).changes
+
+    changes = run(IDS[9], None)
+    assert len(changes) > 10, changes
+    assert [each.session_id for each in list_placements(family.root)] == [IDS[9]]
+    with pytest.raises(BusyError):
+        escrow.release(family.root, IDS[9], lambda _: None)
+    escrow.release(family.root, IDS[9], ask_nobody, force=True)
+    seen = set[tuple[str, ...]]()
+    for number in range(1, len(changes) + 1):
+        run(IDS[10 + number % 20], number)
+        listed = list_placements(family.root)
+        booked = tokens_of(family) - 10
+        assert booked in ({0, 60} if listed else {0}), changes[number - 1]
+        assert booked or not any(each.state == "sent" for each in listed), changes[number - 1]
+        seen.add((*(each.state for each in listed), str(booked)))
+        for each in listed:
+            escrow.release(family.root, each.id, ask_nobody, force=each.state == "sent")
+        assert (tokens_of(family), list_placements(family.root)) == (10, [])
+    assert {("0",), ("reserved", "0"), ("reserved", "60")} <= seen
+    assert {name for name in os.listdir(family.root / ".placed") if name.endswith(".json")} == set()

@@ -246,6 +246,7 @@ ALIVE = known(
 _BUDGET = {
     "budget": record(_AMOUNTS, "the limits; null: none"),
     "used": record({**_AMOUNTS, **_UNMEASURED}, "by the session and everything below it"),
+    "reserved": record(_AMOUNTS, "for sessions on other hosts, until what they have used is settled; null: none"),
     "left": record(_AMOUNTS, "what is left"),
 }
 BUDGET = known(
@@ -257,7 +258,10 @@ BUDGET = known(
             record(
                 {
                     **words("session_id project parent_session_id"),
-                    "state": one_of("what it is doing", "running", "at_rest", "gone"),
+                    "mirror": MIRROR,
+                    "state": one_of(
+                        "what it is doing; `reserved`: on another host", "running", "at_rest", "gone", "reserved"
+                    ),
                     "known": flag("its usage is known"),
                     **_AMOUNTS,
                     **_UNMEASURED,
@@ -305,6 +309,19 @@ REMOTE = record(
         "heard_s": maybe(number("how many seconds ago that was")),
         "skew_s": maybe(number("how many seconds its clock is ahead")),
         "error": maybe(text("why it was not reached")),
+    }
+)
+PLACEMENT = record(
+    {
+        **words("session_id parent_session_id"),
+        "id": text("of the placement: a session can be placed for several turns"),
+        "mirror": text("the host"),
+        "state": one_of("how far it has come", "reserved", "sent", "placed", "settled"),
+        "project": text("its parent's, or where it was placed"),
+        "held": record(_AMOUNTS, "what it holds of the budgets here; null: none"),
+        "used": maybe(record({**_AMOUNTS, **_UNMEASURED}, "before, and when it was settled")),
+        "at": moment("when it was reserved"),
+        "awaits_code": flag("its commits are still to be fetched"),
     }
 )
 BROUGHT = known(

@@ -81,6 +81,8 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "repair": ("what was repaired", upkeep.REPAIRED),
     "fetch": ("what has come of the session's work", outputs.BROUGHT),
     "hosts": ("the other hosts", each(outputs.REMOTE, "")),
+    "hosts --placed": ("what was placed on other hosts", each(outputs.PLACEMENT, "")),
+    "hosts --release": ("what was given back", outputs.PLACEMENT),
     "tools": ("the tools that csa can run", each(upkeep.TOOL, "")),
     "doctor": ("the checks", upkeep.DIAGNOSIS),
     "config show": ("the settings", upkeep.SETTINGS),

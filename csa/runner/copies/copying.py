@@ -14,6 +14,7 @@ from csa.errors import CsaError, StateError
 from csa.model.redaction import Redactor
 from csa.paths import make_path
 from csa.runner.copies.reading import MOST, Reader
+from csa.runner.copies.rows import clean
 from csa.runner.copies.target import Change, Key, Target
 from csa.runner.sessions.fleet import Fleet
 from csa.store.mirrors import find_mirrors
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOOK_S = 0.1
+MIRRORS_S = 1.0  # between two looks at all sessions of other hosts, at least
+_SHARE = 20  # of the time, in which it looks at these
 WHOLE_S = 30.0  # after which everything is looked at again: what was purged, and new mirrors
 
 
@@ -58,6 +61,7 @@ class Copier:
 
     def copy_all(self) -> None:
         """Copy what is different, and remove what was purged. DatabaseError when the database cannot be reached."""
+        self.faults = {key: fault for key, fault in self.faults.items() if key[2]}  # of sessions
         faults: list[StateError] = []
         there = dict(self._find(faults.append))
         self._copy(self._reader(store, key) for key, store in there.items())
@@ -76,6 +80,7 @@ class Copier:
     def follow(self, wait: Callable[[float], bool]) -> None:
         """Copy what changes from now on, until `wait`, which pauses that many seconds, says so."""
         fleets: dict[str, Fleet] = {}
+        mirrors_at = 0.0
         while True:
             roots = self._roots()
             fleets = {host: fleets.get(host) or Fleet(root, self._served) for host, root in roots.items()}
@@ -91,16 +96,27 @@ class Copier:
                         key = (host, project, session_id)
                         found[key] = self._reader(Store(roots[host], project), key)
                 self._copy(found.values())
+                if (began := time.monotonic()) > mirrors_at:  # whose sessions have no slots that say what runs
+                    others = (self._reader(store, key) for key, store in self._find(lambda _: None, own=False))
+                    self._copy(others)
+                    mirrors_at = time.monotonic() + max(MIRRORS_S, _SHARE * (time.monotonic() - began))
 
     def _roots(self) -> dict[str, str]:
         """Return the state roots there are, by their hosts."""
         mirrors = {mirror.host: mirror.pathname for mirror in find_mirrors(str(self._root))}
         return {**mirrors, self._host: str(self._root)}
 
-    def _find(self, on_fault: Callable[[StateError], None]) -> Iterator[tuple[Key, Store]]:
+    def _find(self, on_fault: Callable[[StateError], None], *, own: bool = True) -> Iterator[tuple[Key, Store]]:
+        """Yield the sessions, deleted or not, each with its store; without `own` those of other hosts."""
         for host, root in self._roots().items():
+            if host == self._host and not own:
+                continue
             for store in find_stores(make_path(root), with_retired=True, on_fault=on_fault):
                 if not self._served(store.project_pathname):
+                    continue
+                if clean(store.project_pathname) != store.project_pathname:
+                    fault = StateError(store.pathname, "its project has a path that no database takes")
+                    self.faults[host, store.project_pathname, ""] = fault
                     continue
                 try:
                     ids = dict.fromkeys([*store.ids(), *store.retired_ids()])

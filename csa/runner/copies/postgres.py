@@ -26,6 +26,8 @@ _BLOCK = 1 << 16
 _STANDING = ("inode", "read_bytes", "digest", "turn_at", "stamp")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _OPTIONS = {"connect_timeout": CONNECT_S, "application_name": "csa mirror", "tcp_user_timeout": 30000}
+# With which the server notices soon that nobody is there any more, and lets go of the lock.
+_SETTINGS = {"tcp_keepalives_idle": "20", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 _KEY = "s.source = i.source AND s.host = i.host AND s.project = i.project AND s.id = i.id"
 
 
@@ -143,6 +145,8 @@ class Postgres:
         if (version := connection.info.server_version) < OLDEST:
             raise self._address.failure(f"PostgreSQL {version // 10000} is too old", hint="15 or newer is needed")
         connection.execute("SET client_min_messages = warning")
+        for name, value in _SETTINGS.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
         connection.execute(f"SET lock_timeout = '{_LOCK_S}s'")
         try:
             connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"csa {self._source}",))

@@ -99,9 +99,13 @@ class Reader:
     def _pieces(self, file: IO[bytes] | None, redactor: Redactor, takes: str) -> Iterator[_Piece]:
         """Yield what comes after that, up to the end there is now; at least one piece."""
         standing, last = self._standing, b""
-        lines = self._lines(file, takes) if file is not None else iter(())
+        at = standing.read_bytes
+        if self._messages is None:
+            self._messages = Messages(self._session_id)
+            at = standing.turn_at if takes == "messages" else at  # what comes later in a turn changes its rows
+        messages = self._messages
+        lines = _lines(file, at) if file is not None else iter(())
         while True:
-            messages = self._messages = self._messages or Messages(self._session_id)
             events: list[tuple[int, bytes]] = []
             size = 0
             is_over = True
@@ -126,24 +130,23 @@ class Reader:
             if is_over:
                 return
 
-    def _lines(self, file: IO[bytes], takes: str) -> Iterator[tuple[int, bytes]]:
-        """Yield the whole lines up to the end there is now, with where they begin."""
-        end, at = os.fstat(file.fileno()).st_size, self._standing.read_bytes
-        if takes == "messages" and self._messages is None:
-            at = self._standing.turn_at  # what comes later in that turn changes its rows
-        file.seek(at)
-        for line in file:
-            if at + len(line) > end or not line.endswith(b"\n"):
-                return
-            yield at, line
-            at += len(line)
-
 
 class _Piece(Struct):
     standing: Standing
     messages: list[MessageRow]
     events: list[tuple[int, bytes]]
     is_last: bool
+
+
+def _lines(file: IO[bytes], at: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the whole lines from there up to the end there is now, with where they begin."""
+    end = os.fstat(file.fileno()).st_size
+    file.seek(at)
+    for line in file:
+        if at + len(line) > end or not line.endswith(b"\n"):
+            return
+        yield at, line
+        at += len(line)
 
 
 def _read(line: bytes, redactor: Redactor) -> tuple[Event, bytes] | None:

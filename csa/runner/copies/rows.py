@@ -43,6 +43,7 @@ class SessionRow(Struct, kw_only=True):
     status: str
     turns: int
     parent_session_id: str | None
+    parent_host: str | None
     root_session_id: str | None
     depth: int
     created_at: datetime | None
@@ -86,6 +87,7 @@ def session_row(state: SessionState | None, redact: Callable[[str], str], **know
         owner=state.owner if state else None,
         turns=_number(state.turns) if state else 0,
         parent_session_id=state.parent_session_id if state else None,
+        parent_host=state.parent_host if state else None,
         root_session_id=state.root_session_id if state else None,
         depth=_number(state.depth) if state else 0,
         created_at=state.created_at if state else None,
@@ -118,7 +120,7 @@ class Messages:
             self._note(message, None)
             if message.calls:
                 self._note(message, message.calls[-1])
-        if event.type in _OF_CALLS and (call := talk.calls.get(str(event.data.get("id")))):
+        if event.type in _OF_CALLS and (call := talk.call_of(event)):
             self._note(self._callers[call.seq], call)
         if event.type == "run_finished":
             self._end_turn()

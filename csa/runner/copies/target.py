@@ -136,16 +136,23 @@ def _checked(address: Address, *, is_on_command_line: bool) -> Address:
     try:
         parts = urlsplit(address.url)
         has_password = bool(parts.password) or "password=" in parts.query
-        parts.port  # noqa: B018  # which raises if it is none
+        if "," not in parts.netloc:  # several hosts, as PostgreSQL takes them
+            parts.port  # noqa: B018  # which raises if it is none
     except ValueError:
-        hint = "percent-encode what is in its password"
-        raise UsageError("The URL of the database is not valid.", hint=hint) from None
+        raise _not_valid() from None
+    if "@" in parts.path + parts.fragment:  # the password was cut off by one of its characters
+        raise _not_valid()
     if has_password and is_on_command_line:
         raise UsageError(
             "A password in an argument can be seen by every user of this machine.",
             hint="--to env:NAME, with the URL in that variable; ~/.pgpass; or [copies.NAME] in your own configuration",
         )
     return address
+
+
+def _not_valid() -> UsageError:
+    hint = "percent-encode what is in its password"
+    return UsageError("The URL of the database is not valid.", hint=hint)
 
 
 def open_target(address: Address, source: str) -> Target:

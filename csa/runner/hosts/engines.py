@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections import deque
 from contextlib import suppress
+from random import random
 from typing import IO, Any
 
 from csa.errors import CsaError
@@ -20,6 +21,8 @@ from csa.runner.hosts.frames import ProtocolError, read_greeting
 _GRACE_S = 2.0
 _NOT_FOUND = 127
 _LINES_KEPT = 40
+_TURNED_AWAY = b"kex_exchange_identification:"  # what ssh says then
+_PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2)
 _SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _SSH_ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "--")
 # What ssh says, and the next step; the first that is found.
@@ -47,15 +50,25 @@ class Link:
     def __init__(self, engine: Engine, command: str, *options: str) -> None:
         """Start it; HostError if that fails."""
         self.engine, self._command = engine, command
-        argv = [*reach_of(engine), *engine.csa, command, *options]
+        self._argv = [*reach_of(engine), *engine.csa, command, *options]
+        self._is_ended = threading.Event()
+        self._start()
+
+    def _start(self) -> None:
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
-                argv, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=1 << 16, process_group=0, env=_environment(engine)
+                self._argv,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                bufsize=1 << 16,
+                process_group=0,
+                env=_environment(self.engine),
             )
         except OSError as error:
-            why = f"{argv[0]}: {error.strerror}"
-            raise HostError(f"{engine.name} cannot be reached: {why}.", hint="csa config show") from error
+            why = f"{self._argv[0]}: {error.strerror}"
+            raise HostError(f"{self.engine.name} cannot be reached: {why}.", hint="csa config show") from error
         self._said: deque[bytes] = deque(maxlen=_LINES_KEPT)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -71,14 +84,30 @@ class Link:
         return self._process.stdout
 
     def greeting(self) -> dict[str, Any]:
-        """Return what the command says first; HostError if it says nothing."""
+        """Return what the command says first; HostError if it says nothing.
+
+        An sshd to which many connect at once turns some of them away (MaxStartups): then this connects again.
+        """
+        pauses = iter(_PAUSES_S)
+        while (found := self._hear_greeting()) is None:
+            failure = self.failure()
+            pause_s = next(pauses, 0.0) * (0.5 + random())  # noqa: S311  # so that not all come again at once
+            if not pause_s or not self._is_turned_away() or self._is_ended.wait(pause_s):
+                raise failure
+            self.stdout.close()
+            self._start()
+            if self._is_ended.is_set():  # by another thread, which has ended the one before
+                self.end()
+        return found
+
+    def _hear_greeting(self) -> dict[str, Any] | None:
         try:
-            found = read_greeting(self.stdout, self._command)
+            return read_greeting(self.stdout, self._command)
         except ProtocolError as error:
             raise HostError(f"{self.engine.name}: {error.message}", hint=error.hint) from error
-        if found is None:
-            raise self.failure()
-        return found
+
+    def _is_turned_away(self) -> bool:
+        return any(_TURNED_AWAY in line for line in self._said)
 
     def failure(self) -> HostError:
         """Wait for the end, and return why there is no such command there, or none any more."""
@@ -88,6 +117,7 @@ class Link:
 
     def end(self) -> None:
         """Have it end, and see to it that nothing is left here; harmless when repeated, from any thread."""
+        self._is_ended.set()
         if self._process.poll() is None:
             self._process.terminate()
         self._close()

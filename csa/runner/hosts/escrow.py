@@ -294,15 +294,6 @@ def spent_there(root: Path, project: str, session_id: str) -> dict[str, Any]:
     return {"spent": spent.to_dict(), "running": running}
 
 
-def unsettled_below(root: Path | str, session_id: str) -> list[Placement]:
-    """Return what a session, or an agent of the tree that it is the root of, has on other hosts and is not settled."""
-    return [
-        each
-        for each in list_placements(root)
-        if not each.is_settled and (each.parent == session_id or (each.top and each.top[1] == session_id))
-    ]
-
-
 def mirrored_of(root: Path, placement: Placement) -> Mirrored:
     """Return what the mirror here knows of a placed session, and of all below it there."""
     return Mirrored(root, placement.host, placement.booked, None if placement.member else placement.there)

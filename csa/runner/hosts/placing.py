@@ -117,6 +117,7 @@ class Tether:
 
     Attributes:
         ended: `{"ended": exit code, "turn": number of the last}`, when it has.
+        cancelled: the name of the signal that is to end the turn; empty if none is.
         is_lost: the connection is broken, and is being made again.
         failure: why the end of the turn will not be known.
     """
@@ -130,7 +131,7 @@ class Tether:
         self._over = threading.Event()
         self._writing = threading.Lock()
         self._link: Link | None = None
-        self._cancel = ""
+        self.cancelled = ""
         self._threads: list[threading.Thread] = []
         self.ended: Mapping[str, Any] | None = None
         self.is_lost = False
@@ -173,8 +174,15 @@ class Tether:
         while True:
             try:
                 return self._await_begun(link)
+            except HostError:
+                raise
+            except CsaError:
+                if self.cancelled:  # and so nothing has begun
+                    self.is_sent = False
+                    raise StoppedError(self.cancelled) from None
+                raise
             except StoppedError as stopped:
-                if self._cancel:
+                if self.cancelled:
                     raise
                 self.cancel(stopped.name)
 
@@ -208,7 +216,7 @@ class Tether:
 
     def cancel(self, name: str) -> None:
         """Have the turn end, by the name of a signal; if the connection is broken, as soon as it is there again."""
-        self._cancel = name
+        self.cancelled = name
         self._write({"cancel": name})
 
     def close(self) -> None:
@@ -266,8 +274,8 @@ class Tether:
             nothing = CsaError(f"Nothing has begun on {self.engine.name}: {failure.message}", hint="run it again")
             nothing.exit_code = HostError.exit_code
             raise nothing
-        if self._cancel:
-            self._write({"cancel": self._cancel})
+        if self.cancelled:
+            self._write({"cancel": self.cancelled})
         return said
 
     def _listen(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from csa.errors import CsaError
@@ -135,9 +136,11 @@ class QueuedTether(Tether):
     def engine_now(self) -> Engine:
         """Return how the host is reached: through the scheduler as long as the job runs, and else as any host."""
         assert self._job
-        found = self._job.look()
-        is_running = found.state == RUNNING and found.host
-        return self._job.engine_at(found.host) if is_running else self._config.engine(self.engine.name)
+        with suppress(HostError):  # the host may be there all the same
+            found = self._job.look()
+            if found.state == RUNNING and found.host:
+                return self._job.engine_at(found.host)
+        return self._config.engine(self.engine.name)
 
     def _ask(self, failure: CsaError) -> Mapping[str, Any] | None:
         """Ask as the host is reached now, which may be without the job."""

@@ -10,22 +10,26 @@ from csa.runner.session import Session
 from csa.store.genealogy import ancestors
 from csa.store.spending import Account, Ledger, below, total
 from csa.store.trees import read_members
-from csa.structs import Struct
+from csa.structs import Struct, field
 
 AMOUNTS = ("tokens", "usd", "time_s")
 
 
 class BudgetState(Struct):
-    """One session's budget, and what it and everything below it have used of it."""
+    """One session's budget, and what it and everything below it have used of it.
+
+    `reserved` is for sessions on other hosts, until it is settled what they have used.
+    """
 
     session_id: str
     budget: Budget
     used: Spent
+    reserved: Spent = field(default_factory=Spent)
 
     def left(self, amount: str) -> float | None:
         """Return what is left of one amount; None where it has no limit."""
         limit: float = getattr(self.budget, amount)
-        return max(0, round(limit - (getattr(self.used, amount) or 0), 6)) if limit else None
+        return max(0, round(limit - (getattr(self.used + self.reserved, amount) or 0), 6)) if limit else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object for `session budget --json`."""
@@ -33,6 +37,7 @@ class BudgetState(Struct):
             "session_id": self.session_id,
             "budget": {amount: getattr(self.budget, amount) or None for amount in AMOUNTS},
             "used": self.used.to_dict(),
+            "reserved": {amount: getattr(self.reserved, amount) or None for amount in AMOUNTS},
             "left": {amount: self.left(amount) for amount in AMOUNTS},
         }
 
@@ -69,12 +74,14 @@ def report_budget(session: Session) -> BudgetReport:
     accounts = Ledger(root).accounts(members, gone)
 
     def of(session_id: str, budget: Budget) -> BudgetState:
-        return BudgetState(session_id, budget, total(below(accounts, session_id)))
+        family = below(accounts, session_id)
+        used = total(each for each in family if not each.is_reserved)
+        return BudgetState(session_id, budget, used, total(each for each in family if each.is_reserved))
 
     return BudgetReport(
         of(state.session_id, state.budget),
         [of(each.session_id, each.budget) for each in above if each.budget],
-        below(accounts, state.session_id),
+        [account for account in below(accounts, state.session_id) if not account.is_void],
     )
 
 
@@ -82,8 +89,17 @@ def _account_json(account: Account) -> dict[str, Any]:
     return {
         "session_id": account.member.session_id,
         "project": account.member.project,
+        "mirror": account.member.host,
         "parent_session_id": account.member.parent,
-        "state": "gone" if account.state is None else "running" if account.is_running else "at_rest",
+        "state": _state_of(account),
         "known": account.is_known,
         **(account.spent.to_dict() if account.is_known else dict.fromkeys(account.spent.to_dict())),
     }
+
+
+def _state_of(account: Account) -> str:
+    if account.is_reserved:
+        return "reserved"
+    if account.state is None and not account.member.host:
+        return "gone"
+    return "running" if account.is_running else "at_rest"

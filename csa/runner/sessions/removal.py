@@ -21,6 +21,7 @@ from csa.store.family import family_of
 from csa.store.held import open_session
 from csa.store.liveness import probe
 from csa.store.owner import CHANGE
+from csa.store.placements import refuse_unsettled
 from csa.store.retiring import bring_back, hold, purge, remove_empty_directories, retire
 from csa.store.searchindex import forget, index_name
 from csa.store.sessions import Store
@@ -125,6 +126,7 @@ def _refuse_to_delete(session: Session) -> None:
         raise RefusedError(
             f"Session {session_id} is pinned; nothing was deleted.", hint=f"csa session pin --off {session_id}"
         )
+    refuse_unsettled(session.store.root_pathname, session_id)
     if why := why_kept(session.context, session.store, session_id, state):
         raise RefusedError(
             f"Session {session_id} is kept, and nothing was deleted: {why}.",

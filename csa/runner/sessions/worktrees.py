@@ -18,6 +18,7 @@ from csa.store.gitwork import WorktreeError, common_directory, worktree_path
 from csa.store.gonetrees import leave_note, move_aside, repository_beside
 from csa.store.keeping import Kept, keep_work
 from csa.store.liveness import probe
+from csa.store.placements import placed_in_words, refuse_unsettled, unsettled_below
 from csa.store.sessions import Store, is_directory
 from csa.store.statefile import save_state
 from csa.store.unlanded import Work, examine_work
@@ -131,10 +132,12 @@ def give_up(
     With `purge` its record goes as well, and a note says where the refs of its work are, until `undo_days` are over.
 
     Raises:
-        RefusedError: its work has not landed, or that is unknown, and `force` is not set.
+        RefusedError: its work has not landed, or what it has on other hosts is not settled, and `force` is not set.
         BusyError, OSError: as `drop_worktree`.
     """
     session_id = paths.session_id.removeprefix(NEW_PREFIX)
+    if not force:
+        refuse_unsettled(store.root_pathname, session_id)
     worktrees = store.path / WORKTREES
     if state is None:
         return _give_up_unknown(worktrees / session_id, session_id, force=force)
@@ -178,7 +181,9 @@ def put_away(path: Path, session_id: str) -> Path:
 
 
 def why_kept(context: Context, store: Store, session_id: str, state: SessionState | None) -> str | None:
-    """Say why a session that is old enough is not deleted: its work has not landed. Only reads."""
+    """Say why a session that is old enough is not deleted: its work has not landed, or is not settled. Only reads."""
+    if placed := unsettled_below(store.root_pathname, session_id):
+        return placed_in_words(placed)
     if state is None or state.worktree is None:
         is_there = os.path.lexists(f"{store.pathname}/{WORKTREES}/{session_id}")
         return "it has a worktree of which its record does not tell" if is_there else None

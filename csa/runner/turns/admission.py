@@ -247,7 +247,9 @@ def _check_budget(state: SessionState, accounts: list[Account]) -> list[str]:
 
 def _running_words(accounts: list[Account]) -> str:
     running = sum(account.is_running for account in accounts)
-    return f", and {_count(running, 'turn')} running" if running else ""
+    reserved = sum(account.is_reserved for account in accounts)
+    words = f", with what is reserved for {_count(reserved, 'session')} on other hosts" if reserved else ""
+    return words + (f", and {_count(running, 'turn')} running" if running else "")
 
 
 def _unknown(state: SessionState, accounts: list[Account]) -> list[str]:

@@ -14,6 +14,7 @@ CREATE TABLE csa.session (
     status text NOT NULL,              -- as csa ls shows it, when it was copied last
     turns bigint NOT NULL,
     parent_session_id text,
+    parent_host text,                  -- if the parent is on another host
     root_session_id text,
     depth bigint NOT NULL,
     created_at timestamptz,

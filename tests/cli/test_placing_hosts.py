@@ -1,0 +1,137 @@
+"""`csa run --on` over real hosts: trees over several, what binds there, what ends them, and what does not travel."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.realhosts import Host, Hosts
+from tests.support import Json, Running, wait_for
+
+pytestmark = pytest.mark.thorough
+LEASH_S = 5
+IDLE = 2  # a host's own processes: the first one, and its sshd
+
+
+@pytest.fixture
+def three(hosts: Hosts) -> list[Host]:
+    """Three hosts, each with a project in a directory of the same name, whose turns elsewhere have a short leash."""
+    found = hosts.up("a", "n1", "n2")
+    for host in found:
+        host.project = hosts.same
+        config = host.home / ".config" / "csa" / "config.toml"
+        config.parent.mkdir(parents=True)
+        config.write_text("".join(f"[engines.{each.name}]\nleash_s = {LEASH_S}\ncode = 'shared'\n" for each in found))
+    return found
+
+
+def rule(match: str, *steps: list[object]) -> Json:
+    return {"match": match, "do": list(steps)}
+
+
+def on(host: Host, prompt: str, *words: str) -> str:
+    """Return what an agent calls to have another one work on a host."""
+    return " ".join(["csa", "run", "--on", host.name, "--tool", "codex", *words, f"'{prompt}'"])
+
+
+def card(host: Host, name: str) -> Json:
+    (found,) = (each for each in host.run("ls", "--json").json if each["name"] == name)
+    return dict(found)
+
+
+def tree_over_all(three: list[Host]) -> Running:
+    """Begin a tree on n1, from a: there a child, and a child of that on n2; all of them wait."""
+    a, n1, n2 = three
+    n1.script(
+        rule("outer", ["run-parallel", ["csa run --tool codex --name child 'child'", on(n2, "far", "--name far")]]),
+        rule("child", *n1.hold()),
+    )
+    n2.script(rule("far", *n2.hold()))
+    running = a.start("run", "--on", "n1", "--tool", "codex", "--name", "outer", "outer")
+    n1.wait_ready()
+    n2.wait_ready()
+    return running
+
+
+def test_nothing_is_left_when_its_submitter_is_killed(three: list[Host]) -> None:
+    """SIGKILL of csa run: twice a leash later there is nothing left of the tree, on any host."""
+    a, n1, n2 = three
+    running = tree_over_all(three)
+    running.kill()
+    killed_at = time.monotonic()
+    wait_for(lambda: len(n1.everyone()) == len(n2.everyone()) == IDLE, "nothing is left", within_s=2 * LEASH_S)
+    assert time.monotonic() - killed_at > LEASH_S - 2
+    wait_for(lambda: len(a.everyone()) == IDLE, "nothing is left here")
+    assert {card(n1, "outer")["status"], card(n1, "child")["status"], card(n2, "far")["status"]} == {"cancelled"}
+
+
+def test_detached_it_goes_on_without_its_submitter(three: list[Host]) -> None:
+    """Also when that host is off: what runs there ends as it would, and is seen when the host is back."""
+    a, n1, _ = three
+    n1.play(*n1.hold(), ["say", "done"])
+    session_id = a.run("run", "--on", "n1", "--tool", "codex", "--detach", "long").out.strip()
+    n1.wait_ready()
+    a.kill()
+    time.sleep(LEASH_S + 1)  # what would have been its leash
+    n1.release()
+    wait_for(lambda: n1.status(session_id) == "succeeded", "it ends")
+    a.start_again()
+    assert a.run("sync", "n1").code == 0
+    assert a.run("result", session_id).out == "done\n"
+
+
+def test_many_turns_on_three_hosts_are_found_from_one(three: list[Host]) -> None:
+    """20 of them, 6 nested: each is found from one host by the first characters of its id, and has one root."""
+    a, n1, n2 = three
+    for host, other in ((n1, n2), (n2, n1)):
+        host.script(rule("nest", ["run", on(other, "leaf", "-q")], ["say", "nested"]))
+    started = [a.start("run", "--on", host.name, "--tool", "codex", "nest") for host in (n1, n2) for _ in range(3)]
+    started += [a.start("run", "--on", host.name, "--tool", "codex", "plain") for host in (n1, n2) for _ in range(3)]
+    started += [a.start("run", "--tool", "codex", "plain") for _ in range(2)]
+    codes = [running.process.wait(90) for running in started]
+    assert codes == [0] * 14, [running.err for running in started]
+    assert a.run("sync", "n1", "n2").code == 0
+    ids = {each for host in three for each in host.published()}
+    assert len(ids) == 20
+    for each in ids:
+        assert a.run("status", "--json", each[:16]).json["session_id"] == each
+    listed = a.run("ls", "--json", "--all-hosts").json
+    assert {each["status"] for each in listed} == {"succeeded"}
+
+
+def places_of(host: Host, secret: str) -> list[str]:
+    """Return where a host has a secret: in its files, in environments and command lines of what runs there."""
+    content = secret.encode()
+    files = [str(path) for path in host.tmp.rglob("*") if path.is_file() and content in path.read_bytes()]
+    shown = (f"/proc/{pid}/{name}" for pid in host.everyone() for name in ("environ", "cmdline"))
+    return [*files, *(pathname for pathname in shown if has(pathname, content))]
+
+
+def has(pathname: str, content: bytes) -> bool:
+    try:
+        return content in Path(pathname).read_bytes()
+    except OSError:  # it has just ended
+        return False
+
+
+def test_no_secret_travels(three: list[Host]) -> None:
+    """Not one of ours to the other host, in no file, environment or command line; nor one of that host's to ours."""
+    a, n1, _ = three
+    ours, theirs = "sk-ours-0123456789abcdef", "sk-theirs-0123456789abcdef"
+    a.env["OPENAI_API_KEY"] = a.env["MY_SECRET_TOKEN"] = ours
+    (a.home / ".codex").mkdir()
+    (a.home / ".codex" / "auth.json").write_text(f'{{"OPENAI_API_KEY": "{ours}"}}')
+    n1.env["OPENAI_API_KEY"] = theirs
+    n1.play(["run", "env"], *n1.hold(), ["say", f"the key is {theirs}"])
+    running = a.start("run", "--on", "n1", "--tool", "codex", "long")
+    n1.wait_ready()
+    assert places_of(n1, theirs), "it is looked for in vain"
+    assert places_of(a, ours), "likewise"
+    assert places_of(n1, ours) == []
+    n1.release()
+    done = running.wait()
+    assert (done.code, theirs in done.out) == (0, False), done
+    assert places_of(n1, ours) == []
+    assert places_of(a, theirs) == []
