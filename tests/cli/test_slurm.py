@@ -162,10 +162,12 @@ def test_nobody_says_lost_of_a_node_that_is_gone(cluster: Cluster) -> None:
     running = a.start("run", "--on", "lab:n2", "--tool", "codex", "long")
     wait_ready(n2)
     (job,) = cluster.jobs()
+    mirror = mirror_for(str(a.state_root), "n2")
+    wait_for(mirror.heard_at, "it is seen here")
     n2.kill()
     wait_for(lambda: "connection to n2 is lost" in running.err, "it is noticed here", within_s=60)
     assert cluster.state(job["id"]) == "NODE_FAIL"
-    make_old(mirror_for(str(a.state_root), "n2"))
+    make_old(mirror)
     assert a.run("ls", "--all-hosts", "--json").json[0]["status"] == "away"
     running.signal(signal.SIGTERM)
     running.signal(signal.SIGTERM)
