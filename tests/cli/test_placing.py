@@ -228,6 +228,37 @@ def test_a_connection_that_stands_still_hides_no_end(hosts: Hosts) -> None:
 
 
 @pytest.mark.thorough
+def test_a_network_that_is_cut_longer_than_the_leash(hosts: Hosts) -> None:
+    """The turn there ends; the command hears of it when the network is back."""
+    a, n1 = hosts.up("a", "n1")
+    running = waiting(a, n1)
+    n1.cut()
+    time.sleep(LEASH_S + 2)
+    n1.heal()
+    done = running.wait()
+    assert (done.code, "a was not heard of for 5 s" in done.err) == (130, True), done
+
+
+@pytest.mark.thorough
+def test_a_host_that_is_gone_is_left_on_the_second_signal(hosts: Hosts) -> None:
+    """A power cut there: the turn is away, and what it took is held; when the host is back, it says that it was lost."""
+    a, n1 = hosts.up("a", "n1")
+    running = waiting(a, n1)
+    n1.kill()
+    wait_for(lambda: "the connection to n1 is lost" in running.err, "it is noticed")
+    running.signal(signal.SIGINT)
+    time.sleep(0.5)
+    running.signal(signal.SIGINT)
+    done = running.wait()
+    assert (done.code, "on n1 is away" in done.err) == (130, True), done
+    assert list((a.state_root / ".placed").glob("*.json"))
+    n1.start_again()
+    assert a.run("sync", "n1").code == 0
+    assert [each["status"] for each in a.run("ls", "--json", "--all-hosts").json] == ["lost"]
+    assert not list((a.state_root / ".placed").glob("*.json"))
+
+
+@pytest.mark.thorough
 def test_the_leash_ends_a_turn_whose_host_is_gone(hosts: Hosts) -> None:
     """The other host has a power cut: the turn ends when the leash has run out, and nothing of it is left."""
     a, n1 = hosts.up("a", "n1")
