@@ -37,6 +37,7 @@ from csa.runner.hosts.frames import (
 )
 from csa.runner.sessions.fleet import Fleet
 from csa.store.atomic import read_regular, require_regular
+from csa.store.genealogy import ancestors
 from csa.store.liveness import Liveness, probe
 from csa.store.sessions import Store
 from csa.store.slots import running_turns
@@ -101,8 +102,10 @@ class Outlet:
         while not wait(LOOK_S):
             changed = dict.fromkeys([*self._again, *fleet.look()])
             self._again.clear()
+            new = [key for key in changed if key not in self._sent]
             for key in changed:
                 self._send_key(key)
+            self._again |= {top for key in new if (top := self._top(key))}  # whose list has it now
             if changed or time.monotonic() - beat_at > BEAT_S:
                 self._beat(is_complete=not self._again)
                 beat_at = time.monotonic()
@@ -113,6 +116,15 @@ class Outlet:
             self._send(store, key[1])
         elif key in self._sent and key not in self._gone and self._root.is_dir():
             self._send_gone(key)
+
+    def _top(self, key: Key) -> Key | None:
+        """Return the root of the tree that a session is in, or what there is of it here; None for a root."""
+        state = Store(self._root, key[0]).record(key[1]).state
+        try:
+            above = list(ancestors(self._root, state)) if state else []
+        except StateError:  # the ancestors of a damaged record are unknown
+            return None
+        return (above[-1].project_path, above[-1].session_id) if above else None
 
     def _ids(self, store: Store) -> list[str]:
         try:
@@ -141,7 +153,8 @@ class Outlet:
                 self._again.add(key)
                 return
             for name in SMALL_FILES:
-                is_new |= self._send_file(sent, name, _read_small(f"{session}/{name}"), names)
+                content = _read_small(f"{session}/{name}")
+                is_new |= self._send_file(sent, name, content, {**names, "at": _written(f"{session}/{name}")})
             is_new |= self._send_file(sent, _TOLD, told, names)
             if is_new:
                 write_frame(self._stream, "whole", **names)
@@ -279,6 +292,13 @@ def _read_small(pathname: str) -> bytes | None:
         if not os.path.islink(pathname) and len(content := read_regular(pathname)) <= MOST_FILE_BYTES:
             return content
     return None
+
+
+def _written(pathname: str) -> float:
+    try:
+        return os.stat(pathname).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _stamp(pathname: str) -> tuple[int, int] | None:
