@@ -241,7 +241,7 @@ def test_a_network_that_is_cut_longer_than_the_leash(hosts: Hosts) -> None:
 
 @pytest.mark.thorough
 def test_a_host_that_is_gone_is_left_on_the_second_signal(hosts: Hosts) -> None:
-    """A power cut there: the turn is away, and what it took is held; when the host is back, it says that it was lost."""
+    """A power cut there: the turn is away, and what it took is held; when the host is back, it says it was lost."""
     a, n1 = hosts.up("a", "n1")
     running = waiting(a, n1)
     n1.kill()
