@@ -38,7 +38,41 @@ def on(host: Host, prompt: str, *words: str) -> str:
 
 def card(host: Host, name: str) -> Json:
     (found,) = (each for each in host.run("ls", "--json").json if each["name"] == name)
-    return dict(found)
+    return {**found}
+
+
+def test_a_child_elsewhere_is_bound_as_one_here(three: list[Host]) -> None:
+    """It has its parent, depth and root; depth, permission and allowance bind there, with exit code 5 and all below."""
+    a, n1, _ = three
+    a.script(
+        rule(
+            "outer",
+            ["run", on(n1, "inner", "--name inner --allow-tokens 1500")],
+            ["run", on(n1, "too much", "--allow-tokens 1000000") + "; echo beyond $?"],
+            ["run", on(n1, "any", "--permission full --allow-tokens 1000") + "; echo permission $?"],
+            ["say", "over"],
+        )
+    )
+    n1.script(
+        rule("inner", ["run", "csa run --tool codex --name leaf 'leaf'"], ["say", "inner is done"]),
+        rule("leaf", ["run", "csa run --tool codex 'deeper'; echo deeper $?"], ["say", "leaf is done"]),
+    )
+    a.env["CSA_CONF_MAX_DEPTH"] = "2"
+    done = a.start("run", "--tool", "codex", "--name", "outer", "--budget-tokens", "9000", "outer")
+    assert done.process.wait(90) == 0, done.err
+    said = a.run("logs", "--json", done.session_id).out
+    assert "beyond 5" in said
+    assert "permission 5" in said
+    inner, leaf = card(n1, "inner"), card(n1, "leaf")
+    assert "deeper 5" in n1.run("logs", "--json", "leaf").out
+    assert (inner["parent_session_id"], inner["depth"]) == (done.session_id, 1)
+    assert (leaf["parent_session_id"], leaf["depth"]) == (inner["session_id"], 2)
+    assert {n1.state(each["session_id"])["genealogy"]["root_session_id"] for each in (inner, leaf)} == {done.session_id}
+    more = a.run("run", "-s", "n1:inner", "more")
+    assert (more.code, "budget" in more.err) == (5, True), more.err
+    assert a.run("hosts", "--placed", "--json").json == []
+    tree = set(a.run("ls", "-q", "--tree", "outer").out.split())
+    assert tree == {done.session_id, inner["session_id"], leaf["session_id"]}
 
 
 def tree_over_all(three: list[Host]) -> Running:
@@ -98,6 +132,7 @@ def test_many_turns_on_three_hosts_are_found_from_one(three: list[Host]) -> None
     for each in ids:
         assert a.run("status", "--json", each[:16]).json["session_id"] == each
     listed = a.run("ls", "--json", "--all-hosts").json
+    assert sorted(each["depth"] for each in listed) == [0] * 14 + [1] * 6
     assert {each["status"] for each in listed} == {"succeeded"}
 
 
@@ -135,3 +170,44 @@ def test_no_secret_travels(three: list[Host]) -> None:
     assert (done.code, theirs in done.out) == (0, False), done
     assert places_of(n1, ours) == []
     assert places_of(a, theirs) == []
+
+
+def test_a_budget_reaches_over_three_hosts(three: list[Host]) -> None:
+    """Each takes a part along, refuses what is beyond it, and says what was used; of a host that is gone it is held."""
+    a, n1, n2 = three
+    uses: list[object] = ["usage", 990, 10]
+    a.script(rule("top", ["run", on(n1, "middle", "--name", "middle", "--allow-tokens", "9000")], uses))
+    n1.script(
+        rule(
+            "middle",
+            ["run", f"{on(n2, 'leaf')}; test $? = 2"],  # its budget has to say how much
+            ["run", f"{on(n2, 'leaf', '--allow-tokens', '9500')}; test $? = 5"],
+            ["run", on(n2, "leaf", "--name", "leaf", "--allow-tokens", "3000")],
+            uses,
+        ),
+        rule("", ["run", "exit 1"]),
+    )
+    n2.play(uses, ["say", "done"])
+    a.run("run", "--tool", "codex", "--name", "top", "--budget-tokens", "20000", "top")
+    for host, name, used in ((a, "top", 3000), (n1, "middle", 2000), (n2, "leaf", 1000)):
+        report = host.run("budget", name, "--json").json
+        assert (report["used"]["tokens"], report["reserved"]["tokens"]) == (used, None), name
+        assert host.run("hosts", "--placed", "--json").json == []
+    leaf = n2.state(n2.ids()[0])["genealogy"]
+    assert (leaf["depth"], leaf["parent_host"]) == (2, "n1")
+    assert leaf["root_session_id"] == a.ids()[0]
+    n1.play(*n1.hold(), uses, ["say", "done"])
+    (middle,) = n1.ids()
+    a.run("run", "-s", f"n1:{middle}", "--detach", "again")
+    n1.wait_ready()
+    assert a.run("budget", "top", "--json").json["reserved"]["tokens"] == 9000
+    assert a.run("hosts", "--release", middle).code == 4
+    n1.cut()
+    assert a.run("hosts", "--release", middle).code == 7
+    assert a.run("hosts", "--release", middle, "--force").code == 0
+    assert a.run("budget", "top", "--json").json["used"]["tokens"] == 3000
+    n1.heal()
+    n1.release()
+    wait_for(lambda: card(n1, "middle")["status"] == "succeeded", "it has ended")
+    a.run("sync", "n1")
+    assert a.run("budget", "top", "--json").json["used"]["tokens"] == 4000
