@@ -64,16 +64,18 @@ def test_a_tree_over_a_cluster(cluster: Cluster) -> None:
 
 
 def test_what_waits_and_what_runs_is_ended(cluster: Cluster) -> None:
-    """TERM takes a job back, and ends a turn; nothing is left of either."""
+    """TERM takes a job back, and ends a turn; nothing is left of either. What nobody waits for does not begin."""
     a, n1, n2, _ = (cluster[name] for name in ("a", "n1", "n2", "n3"))
-    cluster.configure('code = "none"', "leash_s = 20")
+    cluster.configure('code = "none"', "leash_s = 5")
     cluster.play(HELD, SAID)
     queued = waiting(cluster, "hello")
     queued.signal(signal.SIGTERM)
     assert queued.wait().code == 143
     assert cluster.jobs() == []
     assert unsettled(a) == []
+    waiting(cluster, "hello").kill()
     cluster.slurm("scontrol", "update", "nodename=n2", "state=resume")
+    wait_for(lambda: not cluster.jobs(), "the job of what was killed has ended")
     assert n2.ids(n2.home) == []
 
     running = a.start("run", "--on", "lab:n1", "--tool", "codex", "long")
@@ -149,7 +151,7 @@ def test_a_ring_in_the_queue_is_opened(cluster: Cluster) -> None:
     assert [parent.wait().code for parent in parents] == [0, 0]
     for node in (n1, n2):
         records = [node.state(session_id, node.home) for session_id in node.ids(node.home)]
-        assert sorted(record.get("depth", 0) for record in records) == [0, 1]
+        assert sorted(record["genealogy"].get("depth", 0) for record in records) == [0, 1]
         assert unsettled(node) == []
     wait_for(lambda: not cluster.jobs(), "the jobs have ended")
 
