@@ -69,8 +69,9 @@ playground: $(RUNTIME)
 test: $(STAMP) shells
 	$(BIN)/pytest -q -n 3
 
+# Three at once: much of the time of a test is waiting.
 check: lint $(SITE) shells chromium openssh databases
-	$(BIN)/pytest -q -n 2 --thorough
+	$(BIN)/pytest -q -n 3 --thorough
 
 # zsh and fish, for the tests of completion, where they are not installed; without them those are skipped.
 shells:

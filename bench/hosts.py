@@ -1,5 +1,8 @@
 """What mirrors cost: python bench/hosts.py [EVENTS]; by default 200,000, of about 250 bytes.
 
+With --on [HOST], what a turn on another host costs: one that does nothing, by a fake codex, after the same turn here;
+over a stand-in for ssh, and over ssh HOST, if that is given and has csa and a codex.
+
 Prints how many events a second go through an outlet and an intake, beside `cat` of the same transcript into a file in
 the same round, and how long it takes until an event of a running turn can be read in the mirror.
 
@@ -9,6 +12,7 @@ so many sessions: one by its id, the newest 50, and those below a session here t
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -33,7 +37,8 @@ from csa.structs import replace
 
 CSA = str(Path(sys.executable).with_name("csa"))
 SESSION = "01JH4QWERT0000000000000000"
-ROUNDS, SINGLE = 5, 100
+ROUNDS, SINGLE, TURNS = 5, 100, 15
+_THEN_S = 1767225600.0  # the records' time, in Unix seconds
 PAUSE_S = 0.03  # between two events, which come at any moment of a look
 
 
@@ -60,6 +65,33 @@ def main() -> None:
         print(f"an event in the mirror after {middle * 1e3:.0f} ms (p50), {worst * 1e3:.0f} ms (p95)")
         journal.close()
         held.close()
+
+
+def _place(hosts: list[str]) -> None:
+    """Print how long a turn takes on each host, as a ratio to one here in the same round."""
+    with tempfile.TemporaryDirectory() as base:
+        place = Path(base)
+        for name in ("home", "there", "project"):
+            (place / name).mkdir()
+        reach = ["env", f"HOME={place}/there", f"CSA_STATE_DIR={place}/there/state"]
+        config = place / "config.toml"
+        config.write_text(f"[engines.stand-in]\nreach = {json.dumps(reach)}\ncsa = {json.dumps([CSA])}\n")
+        fakes = Path(__file__).parents[1] / "adapters" / "csa_fakes" / "bin"
+        path = os.pathsep.join([str(fakes), str(Path(CSA).parent), os.environ["PATH"]])
+        own = {"HOME": f"{place}/home", "CSA_STATE_DIR": f"{place}/state", "CSA_CONFIG": str(config), "PATH": path}
+        environ = {**os.environ, **own}
+        for host in ("stand-in", *hosts):
+            rounds = [[_turn(environ, place, *words) for words in ((), ("--on", host))] for _ in range(TURNS + 1)][1:]
+            here_s, there_s = (statistics.median(each) for each in zip(*rounds, strict=True))
+            ratio = statistics.median(there / here for here, there in rounds)
+            print(f"a turn: here {here_s * 1e3:.0f} ms, on {host} {there_s * 1e3:.0f} ms, {ratio:.1f}x")
+
+
+def _turn(environ: dict[str, str], place: Path, *words: str) -> float:
+    began = time.perf_counter()
+    argv = [CSA, "run", "-q", "--tool", "codex", "--cd", str(place / "project"), *words, "hello"]
+    subprocess.run(argv, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
 
 
 def _state() -> SessionState:
@@ -175,14 +207,17 @@ def _many_states(root: Path, hosts: int, count: int) -> str:
         os.makedirs(sessions)
         for number in range(host, count, hosts):
             os.mkdir(f"{sessions}/{_ulid(number)}")
-            with open(f"{sessions}/{_ulid(number)}/state.toml", "w") as file:
+            with open(state := f"{sessions}/{_ulid(number)}/state.toml", "w") as file:
                 file.write(f'meta_session_id = "{_ulid(number)}"\n{text}')
+            os.utime(state, (_THEN_S + number / count,) * 2)
     return f'meta_session_id = "{_ulid(count // 2)}"\n{text}'
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--many"]:
         _many(int(sys.argv[2]), int((sys.argv[3:] or ["10"])[0]))
+    elif sys.argv[1:2] == ["--on"]:
+        _place(sys.argv[2:])
     elif sys.argv[1:2] == ["--intake"]:
         _take(sys.argv[2])
     else:

@@ -100,10 +100,10 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     """Delete old sessions and whatever finished ones have left behind: for cron.
 
     Does what `csa clean --days N` does, deletes the runtime directories of runs that died, and stops processes that
-    finished sessions have left running, unless they were kept with --keep-background. Also resumes detached turns that
-    wait for a quota (--on-quota wait) when their time has come and their supervisor has died, as after a reboot, and
-    goes on with queued prompts (csa run --queue) that nobody goes on with. What other hosts have deleted more than N
-    days ago is forgotten here.
+    finished sessions have left running, unless they were kept with --keep-background. Code that other hosts have sent
+    is deleted when no session has used it for 30 days. Also resumes detached turns that wait for a quota (--on-quota
+    wait) when their time has come and their supervisor has died, as after a reboot, and goes on with queued prompts
+    (csa run --queue) that nobody goes on with. What other hosts have deleted more than N days ago is forgotten here.
 
     Prints one line when something was done, else nothing. Exits 0 in both cases, and 1 when something could not be
     deleted.

@@ -16,6 +16,7 @@ from csa.model.state import parse_time
 from csa.model.wording import elapsed, money, tokens
 from csa.runner.client import Csa
 from csa.runner.hosts.escrow import release
+from csa.runner.hosts.fencing import is_fenced
 from csa.runner.hosts.syncing import Sync
 from csa.store.liveness import HEARTBEAT_FRESH_S
 from csa.store.mirrors import mirror_for
@@ -40,14 +41,16 @@ def print_placed(client: Csa, hosts: list[str], *, json: bool) -> int:
 def release_placed(client: Csa, selector: str, *, force: bool, json: bool) -> int:
     """Give one back."""
 
-    def ask(placement: Placement) -> None:
+    def ask(placement: Placement) -> bool:
         tell("csa", f"asking {placement.host}")
-        mirror = mirror_for(client.store.root_pathname, placement.host)
+        engine = client.context.config.engine(placement.host)
+        refused = is_fenced(engine, placement.id)
         try:
-            Sync(client.store.root_pathname, client.context.config.engine(placement.host)).once()
+            Sync(client.store.root_pathname, engine).once()
         except BusyError:
-            if mirror.heard_s() > HEARTBEAT_FRESH_S:  # otherwise another process keeps it up to date
-                raise
+            if mirror_for(client.store.root_pathname, engine.name).heard_s() > HEARTBEAT_FRESH_S:
+                raise  # otherwise another process keeps it up to date
+        return refused
 
     given = release(client.store.root, selector, ask, force=force)
     if json:

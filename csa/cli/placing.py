@@ -164,7 +164,8 @@ def _place(client: Csa, where: _Where, arguments: argparse.Namespace, *, signs: 
             except AppearedError as appeared:  # its name means a session that was not seen here
                 if not where.is_new or where.session_id == appeared.session_id:
                     raise
-                where = replace(where, session_id=appeared.session_id)
+                named = replace(where.request, session=f"{where.engine.name}:{appeared.session_id}", session_id=None)
+                where = replace(_find(client, named, None, None), after=where.after)
                 continue
             if sync:
                 settle_heard(client.store.root, where.engine.name)  # if it was not the connection that said so

@@ -5,7 +5,7 @@ not; then stdout and stderr become the turn's supervisor.log. If nobody is left 
 what has begun continues. TERM ends the turn as cancelled; a hangup is ignored.
 
 A turn that is attached (`start_attached`) ends when stdin does, whose other end its caller alone has: however that
-process ends. Queued prompts follow it here, while the caller lives.
+process ends; it may say why before. Queued prompts follow it here, while the caller lives.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from csa.store.queue import Entry, GoneError, hold, next_entry, why_held
 _LAST_OUTPUT_S = 1.0
 _ABANDONED = CsaError.exit_code
 _CALLER_ENDED = "the process that started it has ended"
+_MOST_REASON = 1 << 10  # of what may come before the end of stdin
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -140,7 +141,7 @@ class _Ordered:
             return plan_entry(entry, os.environ, is_detached=self.lifeline is None)
 
         if self.lifeline is not None and _has_ended(self.lifeline):
-            hold(self.turn.paths, _why_ended(self.order))
+            hold(self.turn.paths, _CALLER_ENDED)
             return None
         if _code() != _CODE:  # csa was upgraded meanwhile: another process goes on
             return None
@@ -224,7 +225,7 @@ async def _supervise(ordered: _Ordered) -> _Ordered:
             async with turn, anyio.create_task_group() as tasks:
                 tasks.start_soon(_obey, turn, signals)
                 if ordered.lifeline is not None:
-                    tasks.start_soon(_end_with_caller, turn, ordered.lifeline, _why_ended(ordered.order))
+                    tasks.start_soon(_end_with_caller, turn, ordered.lifeline)
                 if is_heard:
                     _say({"session_id": turn.session_id, "turn": turn.turn, "tool": turn.plan.adapter.name})
                     is_heard = False
@@ -246,14 +247,9 @@ async def _obey(turn: Turn, signals: AsyncIterator[signal.Signals]) -> None:
         turn.cancel(signal_name=signal.Signals(number).name)
 
 
-async def _end_with_caller(turn: Turn, lifeline: int, why: str) -> None:
+async def _end_with_caller(turn: Turn, lifeline: int) -> None:
     await anyio.wait_readable(lifeline)
-    turn.cancel(detail=why)
-
-
-def _why_ended(order: dict[str, Any]) -> str:
-    """Return what it means that stdin has ended."""
-    return str(order.get("caller_ended") or _CALLER_ENDED)
+    turn.cancel(detail=os.read(lifeline, _MOST_REASON).decode("utf-8", "replace") or _CALLER_ENDED)
 
 
 def _has_ended(lifeline: int) -> bool:

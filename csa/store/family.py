@@ -14,12 +14,11 @@ from pathlib import Path
 from csa.errors import StateError
 from csa.model.genealogy import descend
 from csa.model.state import SessionState
-from csa.paths import make_path
 from csa.store.atomic import read_regular
 from csa.store.genealogy import ancestors
 from csa.store.sessions import Store, Target, is_directory
 from csa.store.stores import find_stores
-from csa.store.trees import Member, has_hosts, has_members, read_members
+from csa.store.trees import has_hosts, has_members, read_members
 
 _PARENT = re.compile(rb"parent_session_id\s*=\s*[\"']([0-9A-Z]{26})[\"']")
 _Key = tuple[str, str]  # see `Store.key`
@@ -63,21 +62,30 @@ class Descendants:
         return store.key(session_id) in self._members or not is_directory(store.find(session_id).pathname)
 
 
-def family_of(founders: Sequence[Target], *, on_fault: _Faults | None = None) -> Descendants:
-    """Return the descendants of sessions: on their own host, and as far as mirrors show it, on others.
+class Family:
+    """The descendants of sessions: on their own host, and as far as mirrors show it, on others."""
+
+    def __init__(self, founders: Sequence[Target], on_fault: _Faults | None) -> None:
+        self._founders = founders
+        self._roots = list(dict.fromkeys(store.root for store, _ in founders))
+        self._on_fault = on_fault
+        self._here = Descendants(founders, self._find)
+
+    def look(self) -> list[Target]:
+        """Return the current ones, parents before children."""
+        found = [*self._here.look(), *find_elsewhere(self._founders)]  # one may be placed at any time
+        return list({store.key(session_id): (store, session_id) for store, session_id in found}.values())
+
+    def _find(self) -> Iterator[Store]:
+        return chain.from_iterable(find_stores(root, on_fault=self._on_fault) for root in self._roots)
+
+
+def family_of(founders: Sequence[Target], *, on_fault: _Faults | None = None) -> Family:
+    """Return the descendants of sessions, to look at again and again.
 
     At each look `on_fault` gets the directories that cannot be listed: descendants may be there.
     """
-    own = list(dict.fromkeys(store.root for store, _ in founders))
-    goes_out = False
-
-    def find() -> Iterator[Store]:
-        nonlocal goes_out
-        goes_out = goes_out or _are_spread(founders)  # a child may be placed at any time
-        roots = dict.fromkeys([*own, *_roots(founders[0][0].home)]) if goes_out else own
-        return chain.from_iterable(find_stores(root, on_fault=on_fault) for root in roots)
-
-    return Descendants(founders, find)
+    return Family(founders, on_fault)
 
 
 def find_relatives(store: Store, states: Iterable[SessionState]) -> list[Target]:
@@ -95,9 +103,8 @@ def find_relatives(store: Store, states: Iterable[SessionState]) -> list[Target]
     }
     below = set(descend(known, ((each.session_id, each.parent) for each in members.values())))
     found = [each for each in members.values() if each.session_id in below]
-    if any(each.host for each in found):
-        return _find_everywhere(store, known, found)
-    return [(each.store(store.root), each.session_id) for each in found]
+    here = [(each.store(store.home), each.session_id) for each in found]
+    return _with_all_below(here) if any(each.host for each in found) else here
 
 
 def is_spread(root: Path, state: SessionState) -> bool:
@@ -106,11 +113,8 @@ def is_spread(root: Path, state: SessionState) -> bool:
 
 
 def find_elsewhere(founders: Sequence[Target]) -> list[Target]:
-    """Return the descendants of sessions that are on other hosts than those, parents before children."""
-    if not _are_spread(founders):
-        return []
-    hosts = {store.host for store, _ in founders}
-    return [found for found in family_of(founders).look() if found[0].host not in hosts]
+    """Return the descendants of sessions that are on other hosts than those, as far as mirrors show them."""
+    return _with_all_below(find_placed(founders))
 
 
 def find_placed(founders: Sequence[Target]) -> list[Target]:
@@ -127,23 +131,22 @@ def find_placed(founders: Sequence[Target]) -> list[Target]:
     return list(found.values())
 
 
-def _find_everywhere(store: Store, known: set[str], members: list[Member]) -> list[Target]:
-    """Return the relatives of a tree on several hosts: what members there have started is in no list here."""
+def _with_all_below(targets: Iterable[Target]) -> list[Target]:
+    """Return those of some sessions that can be seen here, and all that the lists of those on other hosts name.
 
-    def find() -> Iterator[Store]:
-        return chain.from_iterable(map(find_stores, _roots(store.home)))
-
-    ours = [(store, session_id) for session_id in known]
-    here = [(each.store(store.root), each.session_id) for each in members if not each.host or each.paths(store.root)]
-    more = Descendants([*ours, *here], find).look()
-    found = {each[0].key(each[1]): each for each in (*here, *more)}
+    Each host's list comes with its sessions, and has what was started there.
+    """
+    found: dict[_Key, Target] = {}
+    queue = list(targets)
+    for store, session_id in queue:  # the list grows
+        key, record = store.key(session_id), store.record(session_id)
+        if key in found or (record.fault and record.is_gone):
+            continue
+        found[key] = store, session_id
+        if store.host and record.state:
+            _, *members = read_members(store.root, record.state)[0]
+            queue += [(each.store(store.home if each.host else store.root), each.session_id) for each in members]
     return list(found.values())
-
-
-def _are_spread(founders: Iterable[Target]) -> bool:
-    """Say whether some sessions' trees have members on other hosts."""
-    states = ((store.root, store.record(each).state) for store, each in founders)
-    return any(state is not None and is_spread(root, state) for root, state in states)
 
 
 def _highest(root: Path, state: SessionState) -> SessionState:
@@ -153,13 +156,6 @@ def _highest(root: Path, state: SessionState) -> SessionState:
         for above in ancestors(root, state):
             top = above
     return top
-
-
-def _roots(home: Path) -> list[Path]:
-    """Return the state roots of this host, and of the others."""
-    from csa.store.mirrors import find_mirrors  # noqa: PLC0415  # few trees are on several hosts
-
-    return [home, *(make_path(mirror.pathname) for mirror in find_mirrors(str(home)))]
 
 
 def _parent(store: Store, session_id: str) -> Target | None:

@@ -147,4 +147,5 @@ def _load(root: Path | str, placement_id: str) -> Placement | None:
     except OSError as error:
         raise StateError.unreadable(pathname, error) from error
     except (ValueError, RecursionError) as error:
-        raise StateError(pathname, f"is not the record of a placement ({error})") from error
+        hint = "delete it, if nothing that it may be for runs on another host any more"
+        raise StateError(pathname, f"is not the record of a placement ({error})", hint=hint) from error

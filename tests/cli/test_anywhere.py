@@ -39,6 +39,7 @@ READS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "context"): ("{}", 0),
     ("session", "queue"): ("{}", 0),
     ("session", "diff"): ("{}", 3),  # which needs a git repository
+    ("session", "fetch"): ("{}", 2),  # it is on this host
     ("answer",): ("--session {}", 0),
     ("replay",): ("--speed 1000 {}", 0),
     ("template", "save"): ("mine -s {}", 0),
@@ -83,16 +84,25 @@ def test_every_command_is_tried() -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("command", ALL, ids=" ".join)
-def test_a_command_finds_it_from_another_project(place: Place, other: Store, command: tuple[str, ...]) -> None:
-    """By a full id, or ten characters in any case. Who acts there is told so; who reads is not, and writes nothing."""
-    words, code = ALL[command]
+def test_what_reads_finds_it_from_another_project(place: Place, other: Store) -> None:
+    """By ten characters in any case; nobody is told where it is, and nothing is written."""
     before = snapshot(other.path)
-    selector = THERE[:10].lower() if command in READS else THERE
-    done = place.run(*command, *words.format(selector).split())
+    for command, (words, code) in READS.items():
+        done = place.run(*command, *words.format(THERE[:10].lower()).split())
+        assert (command, done.code) == (command, code), done.err
+        assert IS_THERE not in done.err
+        assert (command, snapshot(other.path)) == (command, before)
+    assert place.ids() == []
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("command", ACTS, ids=" ".join)
+def test_what_acts_finds_it_from_another_project(place: Place, other: Store, command: tuple[str, ...]) -> None:
+    """By a full id; who acts there is told so."""
+    words, code = ACTS[command]
+    done = place.run(*command, *words.format(THERE).split())
     assert done.code == code, done.err
-    assert (IS_THERE + str(other.project) in done.err) is (command in ACTS)
-    assert command in ACTS or snapshot(other.path) == before
+    assert IS_THERE + str(other.project) in done.err
     assert place.ids() == []
 
 

@@ -49,3 +49,33 @@ def test_fetching_comparing_landing(place: Place, remote: Place) -> None:
     assert (done.code, "git cherry-pick" in done.err) == (1, True)
     done = place.run("fetch", "nobody")
     assert done.code == 3
+
+
+@pytest.mark.thorough
+def test_a_dirty_work_tree_there_and_back(place: Place, remote: Place) -> None:
+    """An agent there sees all of it, from the same directory; its work comes by itself, and the host may clean up."""
+    make_repository(place)
+    remote.env |= {name: value for name, value in place.env.items() if name.startswith("GIT_")}
+    sh(place, "echo mine > a; echo staged > staged; git add staged; echo new > sub/new; echo secret > x.log")
+    look = "git --no-optional-locks status --porcelain; git stash list; git reflog; stat -c %y.%i .git/index; ls .git"
+    before = sh(place, look)
+    remote.script(
+        {"do": [["run", "set -e; cat new ../a ../staged; ls ..; pwd; echo theirs > theirs"], ["say", "Done."]]}
+    )
+    place.env["FAKE_TOOL_SCRIPT"] = remote.env["FAKE_TOOL_SCRIPT"]
+    done = place.run("run", "--on", "n1", "--tool", "codex", "look", cwd=place.project / "sub")
+    assert done.code == 0, done.err
+    session = done.session_id
+    assert sh(place, look) == before
+    ref = f"refs/csa/{session}/1"
+    assert sh(place, f"git diff --name-only {ref}~ {ref}") == "sub/theirs"
+    assert "git diff --binary" in done.err
+    tree = remote.run("status", session, "--json").json["worktree"]
+    assert (tree["target"], "x.log" in sh(remote, f"ls {tree['path']}")) == ("main", False)
+    more = place.run("run", "-s", f"n1:{session}", "look again")
+    assert more.code == 0, more.err
+    assert sh(place, f"git for-each-ref refs/csa/{session} | wc -l") == "2"
+    assert place.run("land", f"n1:{session}").code == 0
+    assert sh(place, "cat sub/theirs a; git log --format=%s") == "theirs\nmine\nlook\nfirst"
+    assert not list((place.state_root / ".placed").glob("*.json"))  # it is settled, and its code is here
+    assert remote.run("rm", session).code == 0

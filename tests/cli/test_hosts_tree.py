@@ -107,6 +107,7 @@ def test_what_was_not_heard_of_has_not_ended(
         known = {each["session_id"]: (each["outcome"], each["status"]) for each in found.json}
         assert known[tree.placed] == ("failed", "away")
     assert place.run("status", "n1:kid", "--json").json["status"] == "away"
+    assert place.run("wait", "--tree", "root").code == 4  # nobody here can know
     ssh.write_text(text)
     assert place.run("kill", "--tree", "n1:kid").code == 0
     running.wait()

@@ -161,29 +161,40 @@ def spoil(value: Any, odd: object) -> Any:
     return [spoil(each, odd) for each in value] if isinstance(value, list) and value else odd
 
 
+ODD: tuple[object, ...] = (None, NAN, INFINITY, -5, 10**400, "x", [], {}, True)
+
+
 @pytest.mark.thorough
-@pytest.mark.parametrize("odd", [None, NAN, INFINITY, -5, 10**400, "x", [], {}, True], ids=lambda odd: str(odd)[:9])
-def test_events_of_odd_values(place: Place, odd: object) -> None:
-    """Whatever the events of one session hold, it is shown as it can be; what is printed as JSON is JSON."""
-    write_session(store_of(place), 1)
-    write_session(store_of(place), 2, events=EVENTS, status="failed", result={"denied": ("x",)})
-    transcript = place.session(BAD) / "transcript.jsonl"
-    events = [json.loads(line) for line in transcript.read_text().splitlines()]
+@pytest.mark.timeout(240)
+def test_events_of_odd_values(place: Place) -> None:
+    """Whatever the events of sessions hold, they are shown as they can be; what is printed as JSON is JSON."""
+    store = store_of(place)
+    write_session(store, 1)
+    odd = {
+        write_session(store, number, events=EVENTS, status="failed", result={"denied": ("x",)}): value
+        for number, value in enumerate(ODD, 2)
+    }
+    transcripts = {each: place.session(each) / "transcript.jsonl" for each in odd}
+    events = {each: [json.loads(line) for line in path.read_text().splitlines()] for each, path in transcripts.items()}
     for is_deep in (False, True):
-        spoiled = [
-            {**event, "data": spoil(event["data"], odd) if is_deep else dict.fromkeys(event["data"], odd)}
-            for event in events
-        ]
-        if is_deep:  # how it ended is still known
-            spoiled[-1]["data"] |= {"status": "failed", "exit_code": 1}
-        transcript.write_text("".join(json.dumps(event, separators=(",", ":")) + "\n" for event in spoiled))
-        for words in (*READERS, *(("session", *words, "-s", BAD) for words in READERS_OF_ONE)):
+        for each, value in odd.items():
+            spoiled = [
+                {**event, "data": spoil(event["data"], value) if is_deep else dict.fromkeys(event["data"], value)}
+                for event in events[each]
+            ]
+            if is_deep:  # how it ended is still known
+                spoiled[-1]["data"] |= {"status": "failed", "exit_code": 1}
+            lines = (json.dumps(event, separators=(",", ":")) + "\n" for event in spoiled)
+            transcripts[each].write_text("".join(lines))
+        for words in (*READERS, *(("session", *words, "-s", each) for words in READERS_OF_ONE for each in odd)):
             done = look(place, *words)
             if "--json" in words and "logs" not in words:  # which are the lines of the transcript as they are
                 json.loads(done.out, parse_constant=pytest.fail)
         assert place.run("stats", "--json").json["total"]["usage"]["input_tokens"] == 1000
-    problems = {item["line"]: item for item in place.run("session", "validate", "--json").json if item["line"]}
-    assert ("which is not JSON" in str(problems.get(3))) is isinstance(odd, float)
+    for each, value in odd.items():
+        found = place.run("session", "validate", each, "--json").json
+        problems = {item["line"]: item for item in found if item["line"]}
+        assert ("which is not JSON" in str(problems.get(3))) is isinstance(value, float)
 
 
 @pytest.mark.thorough

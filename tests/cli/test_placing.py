@@ -72,6 +72,10 @@ def test_it_goes_on_with_a_session_of_that_host(place: Place, remote: Place) -> 
         done = place.run(*way, "--json", *(["go on"] if way[0] == "run" else []))
         assert (done.code, done.json["turn"], done.json["session_id"]) == (0, number, session_id), done.err
     assert place.run("run", "--on", "n2", "-s", "n1:auth", "x").code == 2
+    by_name = place.run(*words(remote, "--session-id", "auth", "--json", "and on"))
+    assert (by_name.code, by_name.json["session_id"], by_name.json["turn"]) == (0, session_id, 6), by_name.err
+    named = [place.run(*words(remote, "--session-id", "new", "--json", "x")).json for _ in range(2)]
+    assert [(each["name"], each["turn"]) for each in named] == [("new", 1), ("new", 2)]
     stays = place.run("run", "--on", "n1", "-s", "mine", "x")
     assert (stays.code, "is on this host, and stays here" in stays.err) == (5, True)
     assert place.run("run", "--on", "here", "-s", "n1:auth", "x").code == 5
@@ -228,6 +232,37 @@ def test_a_connection_that_stands_still_hides_no_end(hosts: Hosts) -> None:
 
 
 @pytest.mark.thorough
+def test_a_network_that_is_cut_longer_than_the_leash(hosts: Hosts) -> None:
+    """The turn there ends; the command hears of it when the network is back."""
+    a, n1 = hosts.up("a", "n1")
+    running = waiting(a, n1)
+    n1.cut()
+    time.sleep(LEASH_S + 2)
+    n1.heal()
+    done = running.wait()
+    assert (done.code, "a was not heard of for 5 s" in done.err) == (130, True), done
+
+
+@pytest.mark.thorough
+def test_a_host_that_is_gone_is_left_on_the_second_signal(hosts: Hosts) -> None:
+    """A power cut there: the turn is away, and what it took is held; when the host is back, it says that it is lost."""
+    a, n1 = hosts.up("a", "n1")
+    running = waiting(a, n1)
+    n1.kill()
+    wait_for(lambda: "the connection to n1 is lost" in running.err, "it is noticed")
+    running.signal(signal.SIGINT)
+    time.sleep(0.5)
+    running.signal(signal.SIGINT)
+    done = running.wait()
+    assert (done.code, "on n1 is away" in done.err) == (130, True), done
+    assert list((a.state_root / ".placed").glob("*.json"))
+    n1.start_again()
+    assert a.run("sync", "n1").code == 0
+    assert [each["status"] for each in a.run("ls", "--json", "--all-hosts").json] == ["lost"]
+    assert not list((a.state_root / ".placed").glob("*.json"))
+
+
+@pytest.mark.thorough
 def test_the_leash_ends_a_turn_whose_host_is_gone(hosts: Hosts) -> None:
     """The other host has a power cut: the turn ends when the leash has run out, and nothing of it is left."""
     a, n1 = hosts.up("a", "n1")
@@ -269,16 +304,18 @@ def test_nothing_of_this_host_is_in_the_environment_there(place: Place, remote: 
 
 
 @pytest.mark.thorough
-def test_who_supervises_is_killed(place: Place, remote: Place) -> None:
-    """SIGKILL of `csa supervise`: the turn ends as cancelled. Of the supervisor: it is lost, which the command says."""
+@pytest.mark.parametrize(("is_supervisor", "code", "status"), [(True, 1, "lost"), (False, 130, "cancelled")])
+def test_who_supervises_is_killed(place: Place, remote: Place, *, is_supervisor: bool, code: int, status: str) -> None:
+    """SIGKILL of the supervisor: the turn is lost, as the command says. Of `csa supervise`: it ends as cancelled."""
     running = held(place, remote)
     (ssh,) = links(running, "supervise")  # the stand-in has become csa supervise
     (supervisor,) = children_of(ssh)
-    os.kill(supervisor, signal.SIGKILL)
+    os.kill(supervisor if is_supervisor else ssh, signal.SIGKILL)
     done = running.wait()
-    assert (done.code, "was lost" in done.err) == (1, True), done
+    assert done.code == code, done.err
+    assert ("was lost" if is_supervisor else "the process that started it has ended") in done.err
     (session_id,) = remote.published()
-    wait_for(lambda: remote.status(session_id) == "lost", "nothing of it is left")
+    wait_for(lambda: remote.status(session_id) == status, "nothing of it is left")
 
 
 @pytest.mark.thorough

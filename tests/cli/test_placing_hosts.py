@@ -21,10 +21,14 @@ def three(hosts: Hosts) -> list[Host]:
     found = hosts.up("a", "n1", "n2")
     for host in found:
         host.project = hosts.same
-        config = host.home / ".config" / "csa" / "config.toml"
-        config.parent.mkdir(parents=True)
-        config.write_text("".join(f"[engines.{each.name}]\nleash_s = {LEASH_S}\ncode = 'shared'\n" for each in found))
+        own_config(host).parent.mkdir(parents=True)
+        engines = (f"[engines.{each.name}]\nleash_s = {LEASH_S}\ncode = 'shared'\n" for each in found)
+        own_config(host).write_text("".join(engines))
     return found
+
+
+def own_config(host: Host) -> Path:
+    return host.home / ".config" / "csa" / "config.toml"
 
 
 def rule(match: str, *steps: list[object]) -> Json:
@@ -38,7 +42,41 @@ def on(host: Host, prompt: str, *words: str) -> str:
 
 def card(host: Host, name: str) -> Json:
     (found,) = (each for each in host.run("ls", "--json").json if each["name"] == name)
-    return dict(found)
+    return {**found}
+
+
+def test_a_child_elsewhere_is_bound_as_one_here(three: list[Host]) -> None:
+    """It has its parent, depth and root; depth, permission and allowance bind there, with exit code 5 and all below."""
+    a, n1, _ = three
+    a.script(
+        rule(
+            "outer",
+            ["run", on(n1, "inner", "--name inner --allow-tokens 1500")],
+            ["run", on(n1, "too much", "--allow-tokens 1000000") + "; echo beyond $?"],
+            ["run", on(n1, "any", "--permission full --allow-tokens 1000") + "; echo permission $?"],
+            ["say", "over"],
+        )
+    )
+    n1.script(
+        rule("inner", ["run", "csa run --tool codex --name leaf 'leaf'"], ["say", "inner is done"]),
+        rule("leaf", ["run", "csa run --tool codex 'deeper'; echo deeper $?"], ["say", "leaf is done"]),
+    )
+    a.env["CSA_CONF_MAX_DEPTH"] = "2"
+    done = a.start("run", "--tool", "codex", "--name", "outer", "--budget-tokens", "9000", "outer")
+    assert done.process.wait(90) == 0, done.err
+    said = a.run("logs", "--json", done.session_id).out
+    assert "beyond 5" in said
+    assert "permission 5" in said
+    inner, leaf = card(n1, "inner"), card(n1, "leaf")
+    assert "deeper 5" in n1.run("logs", "--json", "leaf").out
+    assert (inner["parent_session_id"], inner["depth"]) == (done.session_id, 1)
+    assert (leaf["parent_session_id"], leaf["depth"]) == (inner["session_id"], 2)
+    assert {n1.state(each["session_id"])["genealogy"]["root_session_id"] for each in (inner, leaf)} == {done.session_id}
+    more = a.run("run", "-s", "n1:inner", "more")
+    assert (more.code, "budget" in more.err) == (5, True), more.err
+    assert a.run("hosts", "--placed", "--json").json == []
+    tree = set(a.run("ls", "-q", "--tree", "outer").out.split())
+    assert tree == {done.session_id, inner["session_id"], leaf["session_id"]}
 
 
 def tree_over_all(three: list[Host]) -> Running:
@@ -98,6 +136,7 @@ def test_many_turns_on_three_hosts_are_found_from_one(three: list[Host]) -> None
     for each in ids:
         assert a.run("status", "--json", each[:16]).json["session_id"] == each
     listed = a.run("ls", "--json", "--all-hosts").json
+    assert sorted(each["depth"] for each in listed) == [0] * 14 + [1] * 6
     assert {each["status"] for each in listed} == {"succeeded"}
 
 
@@ -116,6 +155,28 @@ def has(pathname: str, content: bytes) -> bool:
         return False
 
 
+def test_a_tree_over_three_hosts_is_seen_and_ended_from_one(three: list[Host]) -> None:
+    """What was placed on a host, and from there on a third one, is in one tree; killed from here, nothing is left."""
+    a, n1, n2 = three
+    a.script(rule("outer", ["run", on(n1, "middle", "--name middle")]))
+    n1.script(rule("middle", ["run", on(n2, "far", "--name far")]))
+    n2.script(rule("far", *n2.hold()))
+    running = a.start("run", "--tool", "codex", "--name", "outer", "outer")
+    n2.wait_ready()
+    assert a.run("sync", "n2").code == 0
+    wait_for(lambda: len(a.run("ls", "--tree", "-q").out.split()) == 3, "all of it is seen")
+    rows = a.run("ls", "--tree", "--json", "outer").json
+    assert [(row["name"], row["mirror"]) for row in rows] == [("outer", None), ("middle", "n1"), ("far", "n2")]
+    assert {row["status"] for row in rows} == {"running"}
+    assert {row["name"] for row in a.run("top", "--json").json} == {"outer", "middle", "far"}
+    killed = a.run("kill", "--tree", "outer")
+    assert killed.code == 0, killed
+    assert running.wait().code != 0
+    for host in (n1, n2):
+        assert host.run("ps", "--json").json == []
+        assert [each["status"] for each in host.run("ls", "--json").json] == ["cancelled"]
+
+
 def test_no_secret_travels(three: list[Host]) -> None:
     """Not one of ours to the other host, in no file, environment or command line; nor one of that host's to ours."""
     a, n1, _ = three
@@ -123,15 +184,64 @@ def test_no_secret_travels(three: list[Host]) -> None:
     a.env["OPENAI_API_KEY"] = a.env["MY_SECRET_TOKEN"] = ours
     (a.home / ".codex").mkdir()
     (a.home / ".codex" / "auth.json").write_text(f'{{"OPENAI_API_KEY": "{ours}"}}')
+    own_config(a).write_text("")  # code travels, which it does by default
+    code = a.tmp / "same"
+    for name, content in {"app.py": "pass\n", ".gitignore": ".env\n", ".env": f"KEY={ours}\n"}.items():
+        (code / name).write_text(content)
+    for words in (["init", "-q"], ["remote", "add", "origin", f"https://ann:{ours}@host/r"], ["add", "."]):
+        a.git(*words)
+    a.git("commit", "-qm", "one")
     n1.env["OPENAI_API_KEY"] = theirs
-    n1.play(["run", "env"], *n1.hold(), ["say", f"the key is {theirs}"])
+    n1.play(["run", "env; ls -a; cat app.py .env"], *n1.hold(), ["say", f"the key is {theirs}"])
     running = a.start("run", "--on", "n1", "--tool", "codex", "long")
     n1.wait_ready()
     assert places_of(n1, theirs), "it is looked for in vain"
     assert places_of(a, ours), "likewise"
     assert places_of(n1, ours) == []
+    assert "pass" in n1.run("logs", "--json", running.session_id).out, "the code is there"
     n1.release()
     done = running.wait()
     assert (done.code, theirs in done.out) == (0, False), done
     assert places_of(n1, ours) == []
     assert places_of(a, theirs) == []
+
+
+def test_a_budget_reaches_over_three_hosts(three: list[Host]) -> None:
+    """Each takes a part along, refuses what is beyond it, and says what was used; of a host that is gone it is held."""
+    a, n1, n2 = three
+    uses: list[object] = ["usage", 990, 10]
+    a.script(rule("top", ["run", on(n1, "middle", "--name", "middle", "--allow-tokens", "9000")], uses))
+    n1.script(
+        rule(
+            "middle",
+            ["run", f"{on(n2, 'leaf')}; test $? = 2"],  # its budget has to say how much
+            ["run", f"{on(n2, 'leaf', '--allow-tokens', '9500')}; test $? = 5"],
+            ["run", on(n2, "leaf", "--name", "leaf", "--allow-tokens", "3000")],
+            uses,
+        ),
+        rule("", ["run", "exit 1"]),
+    )
+    n2.play(uses, ["say", "done"])
+    a.run("run", "--tool", "codex", "--name", "top", "--budget-tokens", "20000", "top")
+    for host, name, used in ((a, "top", 3000), (n1, "middle", 2000), (n2, "leaf", 1000)):
+        report = host.run("budget", name, "--json").json
+        assert (report["used"]["tokens"], report["reserved"]["tokens"]) == (used, None), name
+        assert host.run("hosts", "--placed", "--json").json == []
+    leaf = n2.state(n2.ids()[0])["genealogy"]
+    assert (leaf["depth"], leaf["parent_host"]) == (2, "n1")
+    assert leaf["root_session_id"] == a.ids()[0]
+    n1.play(*n1.hold(), uses, ["say", "done"])
+    (middle,) = n1.ids()
+    a.run("run", "-s", f"n1:{middle}", "--detach", "again")
+    n1.wait_ready()
+    assert a.run("budget", "top", "--json").json["reserved"]["tokens"] == 9000
+    assert a.run("hosts", "--release", middle).code == 4
+    n1.cut()
+    assert a.run("hosts", "--release", middle).code == 7
+    assert a.run("hosts", "--release", middle, "--force").code == 0
+    assert a.run("budget", "top", "--json").json["used"]["tokens"] == 3000
+    n1.heal()
+    n1.release()
+    wait_for(lambda: card(n1, "middle")["status"] == "succeeded", "it has ended")
+    a.run("sync", "n1")
+    assert a.run("budget", "top", "--json").json["used"]["tokens"] == 4000

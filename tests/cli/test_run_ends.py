@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import CSA, Place, Steps, allowing, headline_id, wait_for
+from tests.support import CSA, Done, Place, Steps, allowing, headline_id, wait_for
 
 BOTH = pytest.mark.parametrize("tool", ["codex", "claude-code", "opencode"])
 TREE: list[list[Any]] = [
@@ -166,6 +166,20 @@ def _warnings(place: Place, session_id: str) -> list[dict[str, str]]:
     return [event["data"] for event in place.events(session_id) if event["type"] == "warning"]
 
 
+# csa with shorter waits.
+IMPATIENT = """
+import sys
+import csa.runner.turns.attempt as attempt
+from csa.cli.main import main
+attempt.REAP_GRACE_S, attempt.BACKGROUND_LIMIT_S, attempt.BACKGROUND_LOOK_S = 2.0, 3.0, 0.5
+sys.exit(main())
+"""
+
+
+def impatient(place: Place, *words: str) -> Done:
+    return place.shell([sys.executable, "-c", IMPATIENT, "run", "--tool", "claude-code", "--json", *words])
+
+
 @pytest.mark.thorough
 def test_finished_tool_that_hangs_is_reaped(place: Place) -> None:
     """A tool that has announced its end and does not exit is ended after a grace; the turn has succeeded."""
@@ -182,9 +196,9 @@ def test_a_tool_that_goes_on_after_a_result_is_not_ended(place: Place) -> None:
     """claude's results of a turn with work in the background: the last is the answer, however long it takes."""
     first: Steps = [["say", "first"], ["usage", 100, 10], ["finish"]]
     second: Steps = [["say", "second"], ["finish"]]
-    waits: Steps = [["background", ["make", "look"]], *first, ["sleep", 6.5], ["background", ["look"]], ["sleep", 0.5]]
-    place.play(*waits, ["start"], ["sleep", 6], *first, ["background", []], ["start"], *second)
-    done = place.run("run", "--tool", "claude-code", "--json", "hello")
+    waits: Steps = [["background", ["make", "look"]], *first, ["sleep", 2.6], ["background", ["look"]], ["sleep", 0.3]]
+    place.play(*waits, ["start"], ["sleep", 2.6], *first, ["background", []], ["start"], *second)
+    done = impatient(place, "hello")
     assert (done.code, done.json["text"]) == (0, "second")
     assert done.json["usage"]["input_tokens"] == 300
     assert _warnings(place, done.session_id) == []
@@ -193,9 +207,9 @@ def test_a_tool_that_goes_on_after_a_result_is_not_ended(place: Place) -> None:
 @pytest.mark.thorough
 def test_lost_background_work_does_not_end_the_next_turn(place: Place) -> None:
     """A result of zero turns for it comes before the prompt's own, which may take long."""
-    place.play(["orphan", "look"], ["start"], ["sleep", 6], ["say", "done"], ["finish"], start=False)
-    done = place.run("run", "--tool", "claude-code", "hello")
-    assert (done.code, done.out) == (0, "done\n")
+    place.play(["orphan", "look"], ["start"], ["sleep", 3], ["say", "done"], ["finish"], start=False)
+    done = impatient(place, "hello")
+    assert (done.code, done.json["text"]) == (0, "done")
 
 
 @pytest.mark.thorough
@@ -209,20 +223,11 @@ def test_what_ends_with_a_turn_in_the_background_is_named(place: Place) -> None:
     assert warning["message"].endswith("and its background commands: npm run dev")
 
 
-IMPATIENT = """
-import sys
-import csa.runner.turns.attempt as attempt
-from csa.cli.main import main
-attempt.BACKGROUND_LIMIT_S, attempt.BACKGROUND_LOOK_S = 4.0, 0.5
-sys.exit(main())
-"""
-
-
 @pytest.mark.thorough
 def test_a_background_command_that_never_ends_does_not_keep_a_turn_for_ever(place: Place) -> None:
     """Once the tool has answered and is silent, the turn ends with that answer, and with what it ended."""
     place.play(["say", "it serves"], ["background", ["npm run dev"]], ["finish"], ["sleep", 600])
-    done = place.shell([sys.executable, "-c", IMPATIENT, "run", "--tool", "claude-code", "--json", "hello"])
+    done = impatient(place, "hello")
     assert (done.code, done.json["text"]) == (0, "it serves")
     (warning,) = _warnings(place, done.session_id)
     assert warning["message"].endswith("and its background commands: npm run dev")
@@ -233,7 +238,7 @@ def test_a_background_command_that_never_ends_does_not_keep_a_turn_for_ever(plac
 def test_a_nested_turn_in_the_background_is_no_command_that_never_ends(place: Place) -> None:
     """The tool has answered and is silent, but a csa works below it: for longer than the limit, and to its end."""
     place.script(
-        {"match": "inner", "do": [["sleep", 8], ["say", "inner done"]]},
+        {"match": "inner", "do": [["sleep", 5], ["say", "inner done"]]},
         {
             "match": "outer",
             "do": [
@@ -242,7 +247,7 @@ def test_a_nested_turn_in_the_background_is_no_command_that_never_ends(place: Pl
                 ["finish"],
                 ["spawn-grandchild", f"{CSA} run --tool codex inner > inner.txt"],
                 ["wait-file", "inner.txt", 60],
-                ["sleep", 9],
+                ["sleep", 6],
                 ["run", "until grep -q done inner.txt; do sleep 0.1; done"],
                 ["background", []],
                 ["start"],
@@ -251,7 +256,7 @@ def test_a_nested_turn_in_the_background_is_no_command_that_never_ends(place: Pl
             ],
         },
     )
-    done = place.shell([sys.executable, "-c", IMPATIENT, "run", "--tool", "claude-code", "--json", "outer"])
+    done = impatient(place, "outer")
     assert (done.code, done.json["text"]) == (0, "all done"), done
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from csa.cli.views.live import REFRESH_S
+from tests.cli.prepared import store_of, write_session
 from tests.cli.terminal import ENTER_SCREEN, LEAVE_SCREEN, SHOW_CURSOR, Terminal
 from tests.support import Place, Running, wait_for
 
@@ -140,7 +141,7 @@ def test_killing(place: Place, tmp_path: Path) -> None:
 def test_it_follows_the_size(place: Place) -> None:
     """Wider, narrower, lower and higher: nothing of an earlier size stays, wide characters included."""
     for number in range(12):
-        place.codex(f"日本語の仕事 {number}")
+        write_session(store_of(place), number, description=f"日本語の仕事 {number}")
     with Terminal(place, "session", "list", "--watch", size=(80, 24)) as terminal:
         terminal.wait_for_frame("12 sessions", KEYS_SHOWN)
         for columns, lines in ((40, 10), (132, 40), (60, 8), (100, 24), (30, 5), (80, 24)):

@@ -17,6 +17,7 @@ import pytest
 
 from csa.cli.views.live import REFRESH_S
 from csa.store.sessions import Store
+from tests.cli.prepared import store_of, write_session
 from tests.cli.terminal import ENTER_SCREEN, HIDE_CURSOR, LEAVE_SCREEN, SHOW_CURSOR, Terminal
 from tests.support import Place, Running, snapshot
 
@@ -82,7 +83,7 @@ def test_watching_writes_nothing(place: Place) -> None:
 def test_watch_follows_the_size_of_the_terminal(place: Place) -> None:
     """The right columns move to the new edge, and fewer lines show fewer rows."""
     for number in range(8):
-        place.codex(f"task {number}")
+        write_session(store_of(place), number, description=f"task {number}")
     with Terminal(place, *WATCH, size=(80, 24)) as terminal:
         terminal.wait_for_frame("task 0", "task 7", "8 sessions", columns=80)
         terminal.resize(120, 24)

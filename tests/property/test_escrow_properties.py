@@ -216,8 +216,9 @@ def _settled(away: Away, used: int | None = None) -> None:
 
 
 def _release(world: World, session_id: str, away: Away, *, force: bool) -> None:
-    def ask(_: Placement) -> None:
+    def ask(_: Placement) -> bool:
         world.hear()
+        return away.used == 0
 
     try:
         escrow.release(world.store.root, session_id, ask, force=force)

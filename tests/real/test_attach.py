@@ -114,7 +114,11 @@ def test_a_conversation_goes_on_in_the_tools_interface(place: Workplace, tool: R
     assert [request.user_texts for request in place.asked("tapir")] == [said]
 
 
-@pytest.mark.parametrize("way", ["kill", "TERM"])
+@pytest.mark.parametrize(  # what csa does is the same for all: each tool once
+    ("tool", "way"),
+    [(CODEX, "kill"), (CLAUDE_CODE, "TERM"), (GEMINI_CLI, "kill"), (OPENCODE, "TERM")],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_an_interface_is_ended_from_outside(place: Workplace, tool: RealTool, way: str) -> None:
     """`session kill` and SIGTERM end the tool and all it started; the terminal is as before, the session usable."""
     session_id = begin(place, tool)

@@ -3,11 +3,12 @@
 import pytest
 
 from fixtures.mock_provider import text
-from tests.real.workplace import RealTool, Workplace
+from tests.real.workplace import OF_TWO, RealTool, Workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]  # opencode takes 30 s a run on a busy machine
 
 
+@OF_TWO
 def test_a_window_of_two_sends_two_turns(place: Workplace, tool: RealTool) -> None:
     """Once three turns are held, a new conversation begins with the last two; pruned turns are not sent any more."""
     for city in ("Ulm", "Linz", "Bonn"):

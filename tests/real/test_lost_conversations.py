@@ -63,7 +63,7 @@ def test_a_session_goes_on(place: Workplace, tool: RealTool, lose: Callable[[Wor
     assert (card["since_turn"], card["replaces"]) == (2, gone)
 
 
-@LOSSES
+@pytest.mark.parametrize("lose", [lose_one, pytest.param(lose_home, marks=pytest.mark.slow)])
 def test_a_fork_becomes_a_handoff(
     place: Workplace, tool: RealTool, lose: Callable[[Workplace, RealTool], None]
 ) -> None:

@@ -5,27 +5,23 @@ import pytest
 from fixtures.mock_provider import slow, text, tool_call
 from tests.real.workplace import TOOLS, RealTool, Workplace
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]  # opencode takes 30 s a run on a busy machine
 
 MARKER = "project-rule-alpha-seven"
 EMPHATIC = 'Answer in verse.\n"Quoted", \\n, ünïcödé ✓ = [x]'
 
 
-def test_model_and_effort_are_asked_for(place: Workplace, tool: RealTool) -> None:
-    """The provider's request names the model and the effort, and the record the model."""
-    result = place.run(tool, "hello", "--model", tool.model, "--effort", "high")
-    (request,) = place.asked("hello")
-    assert request.model == "some-model-9"
-    assert tool.effort(request.body) == "high"
-    assert result["model"] == tool.model
-
-
 def test_a_session_keeps_its_model_and_effort(place: Workplace, tool: RealTool) -> None:
-    """Later turns ask for what the first one did, until they are told otherwise; a fork does as well."""
-    session_id = place.run(tool, "hello", "--model", tool.model, "--effort", "high")["session_id"]
+    """The provider is asked for them, and later turns ask for what the first one did, until they are told otherwise.
+
+    A fork does as well.
+    """
+    first = place.run(tool, "hello", "--model", tool.model, "--effort", "high")
+    assert first["model"] == tool.model
+    session_id = first["session_id"]
     place.resume(session_id, "proceed")
     place.csa("run", "--json", "--fork-from", session_id, "and a fork")
-    for prompt in ("proceed", "and a fork"):
+    for prompt in ("hello", "proceed", "and a fork"):
         asked = place.asked(prompt)
         assert asked
         assert {(request.model, tool.effort(request.body)) for request in asked} == {("some-model-9", "high")}
@@ -52,16 +48,11 @@ def test_a_further_directory_can_be_written(place: Workplace, tool: RealTool) ->
     assert list(beside.iterdir()) == []
 
 
-def test_the_system_text_is_added(place: Workplace, tool: RealTool) -> None:
-    """The user's system text reaches the provider beside csa's own note."""
-    session_id = place.run(tool, "hello", "--system", EMPHATIC)["session_id"]
-    (request,) = place.asked("hello")
-    assert EMPHATIC in request.system_text
-    assert session_id in request.system_text
-
-
 def test_read_only_changes_nothing(place: Workplace, tool: RealTool) -> None:
-    """Whatever way the agent tries, it writes no file in the project; nor in a later turn that says no level."""
+    """Whatever way the agent tries, it writes no file in the project; nor in a later turn that says no level.
+
+    It writes when a later turn allows it: tools do not keep their first level.
+    """
     target = place.project / "written.txt"
     before = _files(place)
     place.provider.on("write", *tool.writes(str(target)), text("could not"))
@@ -71,6 +62,9 @@ def test_read_only_changes_nothing(place: Workplace, tool: RealTool) -> None:
     place.provider.on("again", *tool.writes(str(target)), text("could not either"))
     assert place.resume(result["session_id"], "try again")["text"] == "could not either"
     assert _files(place) == before
+    place.provider.on("allowed", *tool.writes(str(target)), text("did"))
+    place.resume(result["session_id"], "it is allowed now", "--permission", "edit")
+    assert target.read_text().strip() == "x"
 
 
 def test_edit_writes_in_the_project(place: Workplace, tool: RealTool) -> None:
@@ -78,15 +72,6 @@ def test_edit_writes_in_the_project(place: Workplace, tool: RealTool) -> None:
     target = place.project / "written.txt"
     place.provider.on("write", *tool.writes(str(target)), text("did"))
     place.run(tool, "write a file")
-    assert target.read_text().strip() == "x"
-
-
-def test_a_level_can_change_between_turns(place: Workplace, tool: RealTool) -> None:
-    """A session that was read-only writes when a later turn allows it: tools do not keep their first level."""
-    target = place.project / "written.txt"
-    session_id = place.run(tool, "hello", "--permission", "read-only")["session_id"]
-    place.provider.on("write", *tool.writes(str(target)), text("did"))
-    place.resume(session_id, "write a file", "--permission", "edit")
     assert target.read_text().strip() == "x"
 
 
@@ -99,22 +84,22 @@ def test_a_denied_command_is_recorded(place: Workplace, tool: RealTool) -> None:
     assert [data["status"] for data in place.events(result["session_id"], "permission")] == ["denied"]
 
 
-def test_a_system_text_at_a_resume(place: Workplace, tool: RealTool) -> None:
-    """It replaces the earlier one where the tool can do that; elsewhere the first one stays."""
-    session_id = place.run(tool, "hello", "--system", "Speak Latin.")["session_id"]
+def test_what_else_the_model_is_told(place: Workplace, tool: RealTool) -> None:
+    """The user's system text, csa's own note, and the tool's own file of instructions; the conversation is kept.
+
+    At a resume the system text replaces the earlier one where the tool can do that; elsewhere the first one stays.
+    """
+    (place.project / tool.project_file).write_text(f"Remember {MARKER}.\n")
+    session_id = place.run(tool, "hello", "--system", EMPHATIC)["session_id"]
+    (request,) = place.asked("hello")
+    assert EMPHATIC in request.system_text
+    assert session_id in request.system_text
+    assert MARKER in str(request.body)
+    assert len(place.conversations(tool)) == 1
     place.resume(session_id, "go on", "--system", "Speak Greek.")
     (request,) = place.asked("go on")
     assert ("Speak Greek." in request.system_text) == tool.hears_system_again
-    assert ("Speak Latin." in request.system_text) != tool.hears_system_again
-
-
-def test_an_ordinary_run_reads_the_project_file(place: Workplace, tool: RealTool) -> None:
-    """The tool's own file of instructions is in the request, and the conversation is kept."""
-    (place.project / tool.project_file).write_text(f"Remember {MARKER}.\n")
-    place.run(tool, "hello")
-    (request,) = place.asked("hello")
-    assert MARKER in str(request.body)
-    assert len(place.conversations(tool)) == 1
+    assert (EMPHATIC in request.system_text) != tool.hears_system_again
 
 
 def test_an_ephemeral_run_leaves_nothing(place: Workplace, tool: RealTool) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.mock_provider import slow, text, tool_call
 from tests.real.test_turns import csa_variables
-from tests.real.workplace import CLAUDE_CODE, CODEX, CSA, GEMINI_CLI, OPENCODE, RealTool, Workplace
+from tests.real.workplace import CLAUDE_CODE, CODEX, CSA, GEMINI_CLI, OF_TWO, OPENCODE, RealTool, Workplace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -29,10 +29,17 @@ CHAINS = [
 ]
 WITHOUT_SANDBOX = [(CODEX, CLAUDE_CODE, CODEX), (CLAUDE_CODE, CODEX, CLAUDE_CODE), (CODEX, CODEX), (OPENCODE, CODEX)]
 
+REPEATED = [((CODEX, GEMINI_CLI, CLAUDE_CODE), "edit"), ((CODEX, CODEX), "full")]  # of which others show as much
+
 
 def _chains() -> list[object]:
     return [
-        pytest.param(chain, level, id=f"{'>'.join(tool.name for tool in chain)}-{level}")
+        pytest.param(
+            chain,
+            level,
+            id=f"{'>'.join(tool.name for tool in chain)}-{level}",
+            marks=[pytest.mark.slow] if (chain, level) in REPEATED else [],
+        )
         for level, chains in (("edit", CHAINS), ("full", WITHOUT_SANDBOX))
         for chain in chains
     ]
@@ -93,6 +100,7 @@ def test_a_child_stays_below_its_parents_permission(place: Workplace, tool: Real
     assert place.asked("more") == []
 
 
+@OF_TWO
 def test_an_agent_continues_its_sub_agent(place: Workplace, tool: RealTool) -> None:
     """A second command of the same agent resumes the session that its first one made."""
     place.provider.on(

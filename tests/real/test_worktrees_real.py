@@ -28,7 +28,7 @@ def repository(place: Workplace) -> Workplace:
     return place
 
 
-@pytest.mark.parametrize("permission", ["edit", "full"])
+@pytest.mark.parametrize("permission", ["edit", pytest.param("full", marks=pytest.mark.slow)])
 def test_what_a_tool_leaves_in_a_worktree_is_committed(repository: Workplace, tool: RealTool, permission: str) -> None:
     """It works there at each level, reads the project's instructions there, and resumes there; csa commits."""
     place = repository

@@ -220,6 +220,11 @@ TOOLS = tuple(
     for tool in (CODEX, CLAUDE_CODE, GEMINI_CLI, OPENCODE)
     if tool.name in os.environ.get("CSA_REAL_TOOLS", tool.name).split(",")
 )
+# For what csa does by itself, whichever tool it is; the two that take longest are left to the slow suite.
+OF_TWO = pytest.mark.parametrize(
+    "tool",
+    [pytest.param(tool, marks=[pytest.mark.slow] * (tool in (GEMINI_CLI, OPENCODE)), id=tool.name) for tool in TOOLS],
+)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def placed_there(store: Store, tokens: int) -> Path:
     return mirrored(store, AWAY, tokens, parent_session_id=ROOT, **known)
 
 
-def ask_nobody(placement: Placement) -> None:
+def ask_nobody(placement: Placement) -> bool:
     pytest.fail(f"{placement.host} was asked")
 
 
@@ -207,8 +207,9 @@ def test_what_was_sent_is_asked_for(family: Store, reserve: Reserve) -> None:
     escrowed.sent()
     escrowed.close()
 
-    def ask(placement: Placement) -> None:
+    def ask(placement: Placement) -> bool:
         asked.append(placement.host)
+        return False
 
     with pytest.raises(BusyError, match="may yet arrive"):
         escrow.release(family.root, AWAY, ask)
@@ -382,7 +383,7 @@ def test_a_kill_at_any_change_leaves_nothing_or_what_can_be_given_back(family: S
     assert len(changes) > 10, changes
     assert [each.session_id for each in list_placements(family.root)] == [IDS[9]]
     with pytest.raises(BusyError):
-        escrow.release(family.root, IDS[9], lambda _: None)
+        escrow.release(family.root, IDS[9], lambda _: False)
     escrow.release(family.root, IDS[9], ask_nobody, force=True)
     seen = set[tuple[str, ...]]()
     for number in range(1, len(changes) + 1):

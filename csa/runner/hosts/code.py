@@ -21,6 +21,7 @@ from csa.runner.detach import error_from_json
 from csa.runner.hosts.engines import Link
 from csa.runner.hosts.frames import ProtocolError, read_line, write_line
 from csa.runner.session import Session
+from csa.runner.turns.worktree import refuse_foreign
 from csa.store.comingback import BroughtRef, is_name, keep_refs, note_fetched
 from csa.store.gitplumbing import Git, open_project
 from csa.store.gitwork import find_commit, is_ancestor, is_object_id, kept_last, open_repository, refs_of
@@ -84,10 +85,12 @@ def outgoing(context: Context, engine: Engine) -> Outgoing | None:
     """Return the work tree around the context's directory, for a host; None if there is none, or none is to go there.
 
     It is as it is now, with what is not committed and what is untracked, but for what git ignores. Raises as
-    `read_code`.
+    `read_code`, and RefusedError for an agent in a repository that it may have made.
     """
     if engine.code != BUNDLE:
         return None
+    if top := git_top(os.path.realpath(context.directory_pathname)):
+        refuse_foreign(context, top)
     code = read_code(context.directory_pathname, context.environ)
     return Outgoing(code) if code else None
 
@@ -289,8 +292,9 @@ def _read_refs(link: Link) -> tuple[dict[str, str], list[str]]:
 
 def _repository_around(context: Context) -> Git:
     directory = context.directory_pathname
-    if git_top(os.path.realpath(directory)) is None:
+    if (top := git_top(os.path.realpath(directory))) is None:
         raise RefusedError(f"{directory} is in no git repository.", hint="csa fetch in that which the code came from")
+    refuse_foreign(context, top)
     return bounded(open_project(directory, context.environ, commits=False))
 
 

@@ -230,13 +230,14 @@ def fetched(root: Path, placement_id: str) -> None:
         forget_placement(root, placement_id) if placement.is_settled else save_placement(root, placement)
 
 
-def release(root: Path, selector: str, ask: Callable[[Placement], None], *, force: bool = False) -> Placement:
+def release(root: Path, selector: str, ask: Callable[[Placement], bool], *, force: bool = False) -> Placement:
     """Give back what a placement holds; what was used there, as far as its mirror knows, is booked.
 
     Args:
         root: the state root.
         selector: of the placement, as `choose_placement` takes it.
-        ask: brings the mirror of a host up to date; raises if the host cannot be reached.
+        ask: brings the mirror of its host up to date, and says whether that has refused the order for all time: else
+            one that has just been sent may arrive yet. It raises if the host cannot be reached.
         force: the host is not asked, and what runs there is not waited for.
 
     Raises:
@@ -250,11 +251,10 @@ def release(root: Path, selector: str, ask: Callable[[Placement], None], *, forc
             return _close(root, placement, None)
         if placement.is_settled:
             return _close(root, placement, placement.spent)
-        if not force:
-            ask(placement)
+        is_fenced = force or ask(placement)
         accounts = mirrored_of(root, placement).accounts()
         if not force:
-            _refuse_at_work(placement, accounts)
+            _refuse_at_work(placement, accounts, is_fenced=is_fenced)
         return _close(root, placement, total(accounts) if accounts else None)
 
 
@@ -354,14 +354,14 @@ def _is_placed(session_id: str) -> BusyError:
     )
 
 
-def _refuse_at_work(placement: Placement, accounts: list[Account]) -> None:
+def _refuse_at_work(placement: Placement, accounts: list[Account], *, is_fenced: bool) -> None:
     """Raise BusyError for a session that its host has, and runs, or may yet get."""
     session_id, host = placement.session_id, placement.host
     if any(account.is_running for account in accounts):
         raise BusyError(f"Session {session_id} runs on {host}.", hint=f"csa kill --tree {host}:{session_id}")
     sent_at = parse_time(placement.sent_at)
     since_s = (datetime.now(UTC) - sent_at).total_seconds() if sent_at else ON_ITS_WAY_S
-    if not accounts and since_s < ON_ITS_WAY_S:
+    if not accounts and not is_fenced and since_s < ON_ITS_WAY_S:
         raise BusyError(
             f"The order for session {session_id} was sent {since_s:.0f} s ago, and may yet arrive on {host}.",
             hint=f"try again in {ON_ITS_WAY_S - since_s:.0f} s",

@@ -5,7 +5,7 @@ The intake speaks first, of what it has, and then is silent. The outlet greets, 
     {"k": "told", "p": PROJECT, "s": SESSION, "n": N}         who holds its lock; N bytes of JSON follow
     {"k": "lines", ..., "at": OFFSET, "n": N}                 N bytes of its transcript, which end at a line's end but
                                                               for parts of a very long line
-    {"k": "file", ..., "name": NAME, "n": N}                  a small file, whole
+    {"k": "file", ..., "name": NAME, "at": T, "n": N}         a small file, whole, written at T
     {"k": "anew", ...}                                        its transcript is not what was seen: all of it comes again
     {"k": "whole", ...}                                       what was said of it so far belongs together
     {"k": "gone", ...}                                        it was deleted

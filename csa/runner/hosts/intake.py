@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _PART = "transcript.jsonl.part"
 _SYNC_S = 5.0
+_MOST_S = 1 << 33
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 _FILES = {"told": TOLD_FILE, **{name: name for name in SMALL_FILES}}  # by their names in digests
 
@@ -153,6 +154,9 @@ class Intake:
             if "/" in name:
                 make_private_directory(Path(session, name).parent)
             replace_private(Path(session, name), frame.content)
+            written = frame.said.get("at")
+            if isinstance(written, float) and 0 < written < _MOST_S:  # by which lists find those used last
+                os.utime(f"{session}/{name}", (written, written))
         elif frame.kind == "anew":
             os.close(open_private(f"{session}/{_PART}", _APPEND | os.O_TRUNC))
         elif frame.kind == "whole":

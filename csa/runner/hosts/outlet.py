@@ -37,6 +37,7 @@ from csa.runner.hosts.frames import (
 )
 from csa.runner.sessions.fleet import Fleet
 from csa.store.atomic import read_regular, require_regular
+from csa.store.genealogy import ancestors
 from csa.store.liveness import Liveness, probe
 from csa.store.sessions import Store
 from csa.store.slots import running_turns
@@ -80,6 +81,8 @@ class Outlet:
         self._sent = {key: _Sent(has.bytes, has.digest, dict(has.files)) for key, has in having.items()}
         self._gone = {key for key, has in having.items() if has.is_gone}
         self._again = set[Key]()  # changed while they were looked at
+        self._tops: dict[Key, Key] = {}  # of what runs: the root of its tree
+        self._rolls: dict[Key, int] = {}  # of these: the size of the list of members
 
     def send_all(self) -> None:
         """Send what is different from what the other side has. OSError when nobody reads any more."""
@@ -101,6 +104,7 @@ class Outlet:
         while not wait(LOOK_S):
             changed = dict.fromkeys([*self._again, *fleet.look()])
             self._again.clear()
+            changed |= dict.fromkeys(self._grown(fleet.running))
             for key in changed:
                 self._send_key(key)
             if changed or time.monotonic() - beat_at > BEAT_S:
@@ -113,6 +117,21 @@ class Outlet:
             self._send(store, key[1])
         elif key in self._sent and key not in self._gone and self._root.is_dir():
             self._send_gone(key)
+
+    def _grown(self, running: list[Key]) -> list[Key]:
+        """Return the roots of what runs whose list of members has grown since the last look."""
+        self._tops = {key: self._tops.get(key) or self._top(key) for key in running}
+        before, self._rolls = self._rolls, {top: _roll_size(self._root, top) for top in {*self._tops.values()}}
+        return [top for top, size in self._rolls.items() if size != before.get(top, 0)]
+
+    def _top(self, key: Key) -> Key:
+        """Return the root of the tree that a session is in, or what there is of it here."""
+        state = Store(self._root, key[0]).record(key[1]).state
+        try:
+            above = list(ancestors(self._root, state)) if state else []
+        except StateError:  # the ancestors of a damaged record are unknown
+            above = []
+        return (above[-1].project_path, above[-1].session_id) if above else key
 
     def _ids(self, store: Store) -> list[str]:
         try:
@@ -141,7 +160,8 @@ class Outlet:
                 self._again.add(key)
                 return
             for name in SMALL_FILES:
-                is_new |= self._send_file(sent, name, _read_small(f"{session}/{name}"), names)
+                content = _read_small(f"{session}/{name}")
+                is_new |= self._send_file(sent, name, content, {**names, "at": _written(f"{session}/{name}")})
             is_new |= self._send_file(sent, _TOLD, told, names)
             if is_new:
                 write_frame(self._stream, "whole", **names)
@@ -279,6 +299,20 @@ def _read_small(pathname: str) -> bytes | None:
         if not os.path.islink(pathname) and len(content := read_regular(pathname)) <= MOST_FILE_BYTES:
             return content
     return None
+
+
+def _roll_size(root: Path, key: Key) -> int:
+    try:
+        return os.stat(Store(root, key[0]).paths(key[1]).tree_lock).st_size
+    except OSError:
+        return 0
+
+
+def _written(pathname: str) -> float:
+    try:
+        return os.stat(pathname).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _stamp(pathname: str) -> tuple[int, int] | None:

@@ -205,8 +205,7 @@ def _start(asked: Mapping[str, Any], given: Mapping[str, Any], context: Context)
     told = {**asked, "directory": directory, "placed": {"by": given.get("by"), "passport": given.get("passport")}}
     leash_s = float(given["leash_s"])
     if leash_s:
-        words = f"{given.get('by') or 'the host that placed it'} was not heard of for {leash_s:g} s"
-        told |= {"attached": True, "caller_ended": words}
+        told["attached"] = True
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died, and its answer will be missing
         process.stdin.write(order_line(told))
@@ -222,6 +221,7 @@ class _Keeper:
     def __init__(self, order: Order, given: Mapping[str, Any], incoming: Incoming) -> None:
         self._order, self._incoming = order, incoming
         self._leash_s = float(given["leash_s"])
+        self._by = given.get("by") or "the host that placed it"
         self._heard, self._touched = time.monotonic(), order.touched_at()
         self._answer: Mapping[str, Any] | None = None
 
@@ -246,7 +246,8 @@ class _Keeper:
                 if self._answer and not self._leash_s:
                     return 0
                 if self._is_leash_out():
-                    process.stdin.close()
+                    with suppress(OSError), process.stdin as lifeline:  # it has just ended
+                        lifeline.write(f"{self._by} was not heard of for {self._leash_s:g} s".encode())
                     process.stdout.close()  # what waits for a slot, or for its session, ends too
                     answer.is_over, self._leash_s = True, float("inf")
         finally:

@@ -19,7 +19,7 @@ from csa.model.result import told_error
 from csa.model.usage import number_of
 from csa.paths import SessionPaths
 from csa.store.atomic import open_regular
-from csa.store.family import Descendants, family_of
+from csa.store.family import Family, family_of
 from csa.store.liveness import probe
 from csa.store.locks import is_locked
 from csa.store.queue import count_queued, why_held
@@ -219,7 +219,7 @@ class _Watch:
 class _Waiting:
     """The sessions to wait for, and those that have finished so far."""
 
-    def __init__(self, targets: Sequence[Target], family: Descendants | None) -> None:
+    def __init__(self, targets: Sequence[Target], family: Family | None) -> None:
         self._founders = {store.key(session_id): (store, session_id) for store, session_id in targets}
         self.pending = {key: _Watch(*target) for key, target in self._founders.items()}
         self._ended = set[tuple[str, str]]()

@@ -79,7 +79,7 @@ def plan_worktree(plan: TurnPlan) -> TurnPlan:
         require_commit(found.top, request.worktree_base, environ)
         found = replace(found, head=request.worktree_base, branch=request.worktree_target)
     else:
-        _refuse_foreign(context, found.top)
+        refuse_foreign(context, found.top)
     branch = BRANCHES + (request.worktree or state.name or state.session_id[-_SHORT_ID:].lower())
     try:
         check_branch(found.top, branch, environ)
@@ -153,7 +153,7 @@ def _refuse_setup(context: Context, request: RunRequest) -> None:
         refuse_setup(context.caller)
 
 
-def _refuse_foreign(context: Context, top: str) -> None:
+def refuse_foreign(context: Context, top: str) -> None:
     """Refuse an agent a repository that it may have made: its configuration can name programs for git to run.
 
     Where the agent calls csa by MCP, those would run outside of its sandbox.
@@ -167,7 +167,7 @@ def _refuse_foreign(context: Context, top: str) -> None:
         return
     if tree is None or tree.path != top or link_of(top) != os.path.realpath(tree.git_dir):
         raise RefusedError(
-            f"Session {context.caller.session_id} may not have a worktree of {top}, which is not its project's.",
+            f"Session {context.caller.session_id} may not use {top}, which is not its project's repository.",
             hint="run it from the project or the session's own worktree, as they were, or ask whoever started you",
         )
 
