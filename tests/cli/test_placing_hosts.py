@@ -21,10 +21,14 @@ def three(hosts: Hosts) -> list[Host]:
     found = hosts.up("a", "n1", "n2")
     for host in found:
         host.project = hosts.same
-        config = host.home / ".config" / "csa" / "config.toml"
-        config.parent.mkdir(parents=True)
-        config.write_text("".join(f"[engines.{each.name}]\nleash_s = {LEASH_S}\ncode = 'shared'\n" for each in found))
+        own_config(host).parent.mkdir(parents=True)
+        engines = (f"[engines.{each.name}]\nleash_s = {LEASH_S}\ncode = 'shared'\n" for each in found)
+        own_config(host).write_text("".join(engines))
     return found
+
+
+def own_config(host: Host) -> Path:
+    return host.home / ".config" / "csa" / "config.toml"
 
 
 def rule(match: str, *steps: list[object]) -> Json:
@@ -180,13 +184,21 @@ def test_no_secret_travels(three: list[Host]) -> None:
     a.env["OPENAI_API_KEY"] = a.env["MY_SECRET_TOKEN"] = ours
     (a.home / ".codex").mkdir()
     (a.home / ".codex" / "auth.json").write_text(f'{{"OPENAI_API_KEY": "{ours}"}}')
+    own_config(a).write_text("")  # code travels, which it does by default
+    code = a.tmp / "same"
+    for name, content in {"app.py": "pass\n", ".gitignore": ".env\n", ".env": f"KEY={ours}\n"}.items():
+        (code / name).write_text(content)
+    for words in (["init", "-q"], ["remote", "add", "origin", f"https://ann:{ours}@host/r"], ["add", "."]):
+        a.git(*words)
+    a.git("commit", "-qm", "one")
     n1.env["OPENAI_API_KEY"] = theirs
-    n1.play(["run", "env"], *n1.hold(), ["say", f"the key is {theirs}"])
+    n1.play(["run", "env; ls -a; cat app.py .env"], *n1.hold(), ["say", f"the key is {theirs}"])
     running = a.start("run", "--on", "n1", "--tool", "codex", "long")
     n1.wait_ready()
     assert places_of(n1, theirs), "it is looked for in vain"
     assert places_of(a, ours), "likewise"
     assert places_of(n1, ours) == []
+    assert "pass" in n1.run("logs", "--json", running.session_id).out, "the code is there"
     n1.release()
     done = running.wait()
     assert (done.code, theirs in done.out) == (0, False), done
