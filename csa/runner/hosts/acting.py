@@ -33,7 +33,7 @@ class Answer(Struct):
             if self.out[at] in "[{":
                 try:
                     return json.loads(self.out[at:])
-                except ValueError:
+                except (ValueError, RecursionError):
                     pass
             at = self.out.find("\n", at) + 1 or len(self.out)
         return None

@@ -51,7 +51,7 @@ def _outcomes(
             raise call
         answer = call.answer()
         if isinstance(said := answer.json, list):
-            yield from (_result(engine.name, each) for each in said)
+            yield from _said_of(engine.name, those, [each for each in said if isinstance(each, dict)], answer)
         elif answer.code != NotFoundError.exit_code or not isinstance(said, dict):
             raise _failure(call, answer)
         elif len(those) > 1:  # one of them is not there, so that nothing was done: each by itself
@@ -63,6 +63,23 @@ def _outcomes(
     except HostError as error:
         for each in those:
             yield _unheard(each, error)
+
+
+def _said_of(
+    host: str, those: Sequence[Target], said: Sequence[Mapping[str, Any]], answer: Answer
+) -> Iterator[KillResult]:
+    """Yield what a host has said of each session; of one it says nothing of, nothing is known."""
+    results = [_result(host, each) for each in said]
+    known = {each.session_id for each in results}
+    lines = answer.err.strip().splitlines() or [f"csa exits {answer.code}"]
+    why = next((each for each in lines if each.startswith("error: ")), lines[0]).removeprefix("error: ")
+    if missing := [each for each in those if each[1] not in known]:
+        error = HostError(f"{host} has not said what became of it: {why}", hint=f"ssh {host} csa ps")
+        results += (_without_turn(each, outcome="failed", status="unknown", error=error) for each in missing)
+    elif answer.code and not any(each.error for each in results):  # something there could not be looked at
+        error = HostError(f"{host}: {why}", hint=f"what is running there continues: ssh {host} csa ps")
+        results[-1] = replace(results[-1], error=error)
+    yield from results
 
 
 def _failure(call: Call, answer: Answer) -> HostError:
@@ -81,17 +98,25 @@ def _result(host: str, said: Mapping[str, Any]) -> KillResult:
         failure = CsaError(f"{host}: {error.get('message')}", hint=error.get("hint"))
     return KillResult(
         session_id=str(said.get("session_id")),
-        name=said.get("name"),
+        name=_text(said.get("name")) or None,
         project=str(said.get("project")),
-        host=said.get("mirror") or host,
+        host=_text(said.get("mirror")) or host,
         outcome=str(said.get("outcome")),
         status=str(said.get("status")),
-        tool=said.get("tool") or "",
-        turn=said.get("turn") or 0,
+        tool=_text(said.get("tool")),
+        turn=_number(said.get("turn")),
         forced=bool(said.get("forced")),
-        queued=int(said.get("queued") or 0),
+        queued=_number(said.get("queued")),
         error=failure,
     )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _unheard(target: Target, error: HostError) -> KillResult:
