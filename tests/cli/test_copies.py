@@ -28,6 +28,7 @@ from csa.runner.copies.target import Address, Standing, find_address, open_targe
 from csa.store.journal import Journal
 from csa.store.mirrors import stores_everywhere
 from csa.store.sessions import Store
+from csa.store.statefile import load_state, save_state
 from csa.store.transcript import read_events
 from csa.structs import replace
 from tests import effort
@@ -476,3 +477,16 @@ def test_what_may_still_be_there_is_not_removed(place: Place, url: str) -> None:
     Path(f"{place.state_root}/.mirrors/n1").rename(place.tmp / "n1")  # the user forgets the host
     assert "1 removed" in mirror(place)
     assert_equal(url, place.state_root)
+
+
+@pytest.mark.thorough
+def test_an_owner_too_long_for_an_index_stops_nothing(place: Place, url: str) -> None:
+    """Another host may name any owner; the copy goes on, and whoever it names is still found."""
+    ids = {place.codex("one").session_id, place.codex("two").session_id}
+    state = place.session(min(ids)) / "state.toml"
+    at = load_state(state)
+    save_state(state, replace(at, owner="alice@" + random.Random(1).randbytes(9000).hex()))
+    mirror(place)
+    assert rows(
+        url, "SELECT count(*), count(*) FILTER (WHERE split_part(owner, '@', 1) = 'alice') FROM csa.session"
+    ) == [(2, 1)]
