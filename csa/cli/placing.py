@@ -47,6 +47,7 @@ from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_session
 from csa.runner.turns.checks import asked_id, check_request
+from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.planning import new_id_now
 from csa.store.following import Follower
 from csa.store.liveness import probe
@@ -192,7 +193,7 @@ def _place(client: Csa, where: _Where, arguments: argparse.Namespace, *, signs: 
     try:
         while True:
             try:
-                with _reserved(client, where, arguments) as escrow:
+                with _reserved_when_free(client, where, arguments, noted) as escrow:
                     code = _place_once(client, where, escrow, arguments, sync=sync, signs=signs, noted=noted)
             except AppearedError as appeared:  # its name means a session that was not seen here
                 if not where.is_new or where.session_id == appeared.session_id:
@@ -207,6 +208,16 @@ def _place(client: Csa, where: _Where, arguments: argparse.Namespace, *, signs: 
         return 128 + signal.Signals[stopped.name]
     finally:
         sync.end()
+
+
+def _reserved_when_free(client: Csa, where: _Where, arguments: argparse.Namespace, noted: list[int]) -> Escrow:
+    """Book what the session takes along; with `--wait` as soon as what it took the last time is settled."""
+    if arguments.wait is None:
+        return _reserved(client, where, arguments)
+    tell_wait = (lambda _: None) if arguments.quiet else (lambda words: tell("csa", f"waiting: {words}"))
+    return try_until_free(
+        lambda: _reserved(client, where, arguments), limit_s=arguments.wait, tell=tell_wait, check=lambda: _heed(noted)
+    )
 
 
 def _reserved(client: Csa, where: _Where, arguments: argparse.Namespace) -> Escrow:

@@ -46,7 +46,7 @@ from csa.structs import Struct
 
 SUPERVISE = "supervise"
 PLACED_ALREADY, NOT_PLACED = "placed_already", "not_placed"
-_SILENCE_S = 60.0  # of the other side, before it has given its order
+_SILENCE_S = 600.0  # of the other side, before its order is whole: a large repository takes time to pack
 _LOOK_S = 1.0
 _LOOK_AT_HELD_S = 0.1
 _BLOCK = 1 << 16
