@@ -22,7 +22,7 @@ CLIS := $(CACHE)/$(VERSIONS)_acp-$(CODEX_ACP_VERSION)
 # What a program that uses the library sees, and is therefore checked by pyright as well, with the examples of its documents.
 PUBLIC := csa/__init__.py csa/errors.py $(addprefix csa/runner/, client.py verbs.py request.py session.py turns/turn.py)
 
-.PHONY: help demo demo-plan playground test check shells chromium openssh databases acpx lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
+.PHONY: help demo demo-plan playground test check shells chromium openssh slurm databases acpx lint test-real test-real-slow torture mutants bench docs examples replay site captures format \
 	constraints clean
 
 help:
@@ -70,7 +70,7 @@ test: $(STAMP) shells
 	$(BIN)/pytest -q -n 3
 
 # Three at once: much of the time of a test is waiting.
-check: lint $(SITE) shells chromium openssh databases
+check: lint $(SITE) shells chromium openssh slurm databases
 	$(BIN)/pytest -q -n 3 --thorough
 
 # zsh and fish, for the tests of completion, where they are not installed; without them those are skipped.
@@ -84,6 +84,10 @@ chromium:
 # OpenSSH with its server, for the tests over hosts in namespaces, where it is not installed; without it those are skipped.
 openssh:
 	@bash fixtures/openssh.sh $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-openssh
+
+# Slurm, for the tests over a cluster in such namespaces; without it those are skipped.
+slurm:
+	@bash fixtures/slurm.sh $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/csa-slurm
 
 # PostgreSQL and Redis, for the tests of csa mirror, where they are not installed; without them those are skipped.
 databases:

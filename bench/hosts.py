@@ -38,6 +38,7 @@ from csa.structs import replace
 CSA = str(Path(sys.executable).with_name("csa"))
 SESSION = "01JH4QWERT0000000000000000"
 ROUNDS, SINGLE, TURNS = 5, 100, 15
+_THEN_S = 1767225600.0  # the records' time, in Unix seconds
 PAUSE_S = 0.03  # between two events, which come at any moment of a look
 
 
@@ -206,8 +207,9 @@ def _many_states(root: Path, hosts: int, count: int) -> str:
         os.makedirs(sessions)
         for number in range(host, count, hosts):
             os.mkdir(f"{sessions}/{_ulid(number)}")
-            with open(f"{sessions}/{_ulid(number)}/state.toml", "w") as file:
+            with open(state := f"{sessions}/{_ulid(number)}/state.toml", "w") as file:
                 file.write(f'meta_session_id = "{_ulid(number)}"\n{text}')
+            os.utime(state, (_THEN_S + number / count,) * 2)
     return f'meta_session_id = "{_ulid(count // 2)}"\n{text}'
 
 

@@ -24,6 +24,7 @@ from tests.cli.hosts import mirror, remote  # noqa: F401  # fixtures
 from tests.databases import postgres_server, redis_server  # noqa: F401  # fixtures
 from tests.forkserver import ForkServer
 from tests.realhosts import hosts, openssh  # noqa: F401  # fixtures
+from tests.realslurm import cluster  # noqa: F401  # likewise
 from tests.serving import Server, serving
 from tests.support import OUTLASTING, Place, close_place
 

@@ -43,7 +43,7 @@ def execute_sync(arguments: argparse.Namespace) -> int:
     from csa.runner.hosts.syncing import Sync, sync_hosts  # noqa: PLC0415  # `csa completion` loads every command
 
     client = open_client()
-    engines = _engines(client, arguments.hosts)
+    engines = _hosts(_engines(client, arguments.hosts), arguments.hosts)
     if not engines:
         raise UsageError("Name a host.", hint="csa sync HOST, as in ssh HOST")
     telling = _teller if arguments.watch else lambda _: lambda _: None
@@ -82,6 +82,16 @@ def _engines(client: Csa, names: list[str]) -> list[Engine]:
     config = client.context.config
     known = {**config.engines, **{m.host: None for m in find_mirrors(client.store.root_pathname)}}
     return [config.engine(name) for name in dict.fromkeys(names or known) if is_host_name(name)]
+
+
+def _hosts(engines: list[Engine], named: list[str]) -> list[Engine]:
+    """Leave out what finds hosts and is none; UsageError for one that is named."""
+    from csa.runner.hosts.jobs import is_scheduler  # noqa: PLC0415  # `csa completion` loads every command
+
+    for engine in engines:
+        if is_scheduler(engine) and engine.name in named:
+            raise UsageError(f"{engine.name} is no host, but finds one.", hint="name its nodes; csa hosts lists them")
+    return [engine for engine in engines if not is_scheduler(engine)]
 
 
 def configure_list(parser: argparse.ArgumentParser) -> None:
@@ -134,11 +144,12 @@ def _ask(engines: list[Engine], failures: dict[str, CsaError]) -> dict[str, Mapp
     """Ask all of them at once."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  # only this needs it
 
+    from csa.runner.hosts.jobs import check, is_scheduler  # noqa: PLC0415  # as above
     from csa.runner.hosts.syncing import check_host  # noqa: PLC0415  # as above
 
     found: dict[str, Mapping[str, Any]] = {}
     with ThreadPoolExecutor(max(1, len(engines))) as pool:
-        asked = {engine.name: pool.submit(check_host, engine) for engine in engines}
+        asked = {engine.name: pool.submit(check if is_scheduler(engine) else check_host, engine) for engine in engines}
         for name, answer in asked.items():
             try:
                 found[name] = answer.result()
@@ -151,7 +162,7 @@ def _row(client: Csa, engine: Engine, asked: Mapping[str, Any] | None, failures:
     """Return the object that `csa hosts --json` prints of a host."""
     from csa.model.clock import from_timestamp  # noqa: PLC0415  # `csa completion` loads every command
     from csa.model.state import format_time  # noqa: PLC0415  # as above
-    from csa.runner.hosts.engines import reach_of  # noqa: PLC0415  # as above
+    from csa.runner.hosts.jobs import words_of  # noqa: PLC0415  # as above
 
     mirror = mirror_for(client.store.root_pathname, engine.name)
     about, heard = asked or mirror.about(), mirror.heard_at()
@@ -159,7 +170,7 @@ def _row(client: Csa, engine: Engine, asked: Mapping[str, Any] | None, failures:
     return {
         "host": engine.name,
         "kind": engine.kind,
-        "reach": [*reach_of(engine), *engine.csa],
+        "reach": words_of(engine),
         "reached": None if asked is None and failure is None else asked is not None,
         "version": about.get("version"),
         "tools": about.get("tools") or [],

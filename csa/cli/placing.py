@@ -7,14 +7,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from typing import NoReturn
 
 from csa.cli.fetching import next_steps
 from csa.cli.output import lossy, print_json, tell, to_json, warn
 from csa.cli.run import (
+    carry_out,
     follow_up,
     heeded_signals,
     noted_signals,
@@ -36,14 +37,17 @@ from csa.runner.context import Context
 from csa.runner.detach import AppearedError
 from csa.runner.environment import outer_sandbox
 from csa.runner.hosts.code import Outgoing, bring_back, outgoing
-from csa.runner.hosts.engines import HostError, reach_of
+from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.escrow import Escrow, reserve, settle_heard
+from csa.runner.hosts.jobs import WithdrawnError, is_scheduler, words_of
 from csa.runner.hosts.placing import Begun, StoppedError, Tether, directory_there, order_of, refuse_elsewhere
+from csa.runner.hosts.scheduled import QueuedTether
 from csa.runner.hosts.syncing import Sync
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_session
 from csa.runner.turns.checks import asked_id, check_request
+from csa.runner.turns.patience import try_until_free
 from csa.runner.turns.planning import new_id_now
 from csa.store.following import Follower
 from csa.store.liveness import probe
@@ -68,6 +72,12 @@ class _Where(Struct):
     is_new: bool
     code: Outgoing | None = None  # what goes along
     after: FollowUp | None = None  # what is run here at its end
+    node: Engine | None = None  # which a scheduler is asked for
+
+    @property
+    def host(self) -> Engine:
+        """The host, or the scheduler that finds one."""
+        return self.node or self.engine
 
 
 def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, host: str | None) -> int:
@@ -87,26 +97,48 @@ def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, h
         return 0
     with unread_stdin_told(arguments), signs_of_life(client.caller, quiet=arguments.quiet) as signs:
         signs.about(lambda: f"waiting for {where.engine.name}")
-        with noted_signals() as noted:
-            return _place(client, where, arguments, signs=signs, noted=noted)
+        try:
+            with noted_signals() as noted:
+                return _place(client, where, arguments, signs=signs, noted=noted)
+        except WithdrawnError as withdrawn:
+            if not where.is_new:
+                raise
+            if not arguments.quiet:
+                tell("csa", f"{withdrawn.message} The turn runs here")
+    return carry_out(client, request, arguments)
 
 
 def _find(client: Csa, request: RunRequest, host: str | None, directory: str | None) -> _Where:
     named, _, typed = (request.session or "").rpartition(":")
-    host = host or named
-    if not is_host_name(host):
-        raise UsageError(f"'{host}' cannot name a host here.", hint=f'[engines.NAME] reach = ["ssh", "{host}"] does')
-    if named and named != host:
+    engine, node = _engine(client, host or named, named)
+    if named and named != (node or engine).name:
         raise UsageError(f"Session {typed} is on {named}, and stays there.", hint=f"leave --on {host} out")
-    engine = client.context.config.engine(host)
     if not typed:
         session_id = asked_id(request) or new_id_now()
         there = directory_there(client.context, engine, directory)
         code = outgoing(client.context, engine)
-        return _Where(engine, request, session_id, there, is_new=True, code=code)
-    session = _find_there(client, engine, typed)
+        return _Where(engine, request, session_id, there, is_new=True, code=code, node=node)
+    session = _find_there(client, node or engine, typed)
     request = replace(request, session=session.session_id)
-    return _Where(engine, request, session.session_id, session.store.project_pathname, is_new=False)
+    directory = session.store.project_pathname
+    return _Where(engine, request, session.session_id, directory, is_new=False, node=node)
+
+
+def _engine(client: Csa, host: str, named: str) -> tuple[Engine, Engine | None]:
+    """Return the host that is meant; or a scheduler, and the node that is asked for, or where the session is."""
+    host, _, node = host.partition(":")
+    for name in filter(None, (host, node)):
+        if not is_host_name(name):
+            words = f"'{name}' cannot name a host here."
+            raise UsageError(words, hint=f'[engines.NAME] reach = ["ssh", "{name}"] does')
+    config = client.context.config
+    engine = config.engine(host)
+    if is_scheduler(engine):
+        node = node or (named if named != host else "")
+        return engine, config.engine(node) if node else None
+    if node:
+        raise UsageError(f"{host} is a host, and has no {node}.", hint=f"--on {node}, if that is a host")
+    return engine, None
 
 
 def _find_there(client: Csa, engine: Engine, typed: str) -> Session:
@@ -137,8 +169,8 @@ def _print_plan(where: _Where, *, as_json: bool) -> None:
     goes = code if where.is_new and (where.code or code == SHARED) else None
     facts = {
         "session_id": None if where.is_new else where.session_id,
-        "mirror": engine.name,
-        "reach": [*reach_of(engine), *engine.csa],
+        "mirror": where.host.name,
+        "reach": words_of(engine, where.node.name if where.node else None),
         "code": goes,
         "directory": None if where.code else where.directory or "~",
         "tool": where.request.tool,
@@ -155,11 +187,13 @@ def _print_plan(where: _Where, *, as_json: bool) -> None:
 
 def _place(client: Csa, where: _Where, arguments: argparse.Namespace, *, signs: Signs, noted: list[int]) -> int:
     warn(where.code.warnings if where.code else ())
-    sync = None if arguments.detach else _Watching(client, where.engine)
+    sync = _Watching(client)
+    if not (arguments.detach or is_scheduler(where.engine)):
+        sync.begin(where.engine)
     try:
         while True:
             try:
-                with _reserved(client, where, arguments) as escrow:
+                with _reserved_when_free(client, where, arguments, noted) as escrow:
                     code = _place_once(client, where, escrow, arguments, sync=sync, signs=signs, noted=noted)
             except AppearedError as appeared:  # its name means a session that was not seen here
                 if not where.is_new or where.session_id == appeared.session_id:
@@ -167,14 +201,23 @@ def _place(client: Csa, where: _Where, arguments: argparse.Namespace, *, signs: 
                 named = replace(where.request, session=f"{where.engine.name}:{appeared.session_id}", session_id=None)
                 where = replace(_find(client, named, None, None), after=where.after)
                 continue
-            if sync:
-                settle_heard(client.store.root, where.engine.name)  # if it was not the connection that said so
+            if sync.engine:
+                settle_heard(client.store.root, sync.engine.name)  # if it was not the connection that said so
             return code
     except StoppedError as stopped:
         return 128 + signal.Signals[stopped.name]
     finally:
-        if sync:
-            sync.end()
+        sync.end()
+
+
+def _reserved_when_free(client: Csa, where: _Where, arguments: argparse.Namespace, noted: list[int]) -> Escrow:
+    """Book what the session takes along; with `--wait` as soon as what it took the last time is settled."""
+    if arguments.wait is None:
+        return _reserved(client, where, arguments)
+    tell_wait = (lambda _: None) if arguments.quiet else (lambda words: tell("csa", f"waiting: {words}"))
+    return try_until_free(
+        lambda: _reserved(client, where, arguments), limit_s=arguments.wait, tell=tell_wait, check=lambda: _heed(noted)
+    )
 
 
 def _reserved(client: Csa, where: _Where, arguments: argparse.Namespace) -> Escrow:
@@ -183,12 +226,14 @@ def _reserved(client: Csa, where: _Where, arguments: argparse.Namespace) -> Escr
         tokens=arguments.allow_tokens or 0, usd=arguments.allow_usd or 0.0, time_s=arguments.allow_time or 0.0
     )
     try:
-        return reserve(client.context, where.engine, where.session_id, allowance)
+        return reserve(client.context, where.host, where.session_id, allowance)
     except BusyError:
+        if is_scheduler(where.host):
+            raise
         with suppress(BusyError):  # it is being brought up to date
-            Sync(client.store.root_pathname, where.engine).once()
-        settle_heard(client.store.root, where.engine.name)
-        return reserve(client.context, where.engine, where.session_id, allowance)
+            Sync(client.store.root_pathname, where.host).once()
+        settle_heard(client.store.root, where.host.name)
+        return reserve(client.context, where.host, where.session_id, allowance)
     except OSError as error:
         raise _is_unrecorded(error) from error
 
@@ -205,7 +250,7 @@ def _place_once(
     escrow: Escrow,
     arguments: argparse.Namespace,
     *,
-    sync: _Watching | None,
+    sync: _Watching,
     signs: Signs,
     noted: list[int],
 ) -> int:
@@ -215,18 +260,38 @@ def _place_once(
         if not arguments.quiet:
             tell("csa", words)
 
-    tether = Tether(where.engine, escrow.id, is_detached=arguments.detach, tell=announce)
+    tether = _tether(client, where, escrow, is_detached=arguments.detach, noted=noted, tell=announce)
     try:
         begun = _begin(client, where, escrow, arguments, tether=tether, noted=noted)
         with _recording(begun.host):
             escrow.placed(begun.to_json(), awaits_code=where.code is not None)
-        if sync is None:
-            return _tell_detached(client, where, begun, arguments)
+        if arguments.detach:
+            return _tell_detached(client, tether, begun, arguments)
+        if not sync.engine:
+            sync.begin(tether.engine)
         watch = _Watch(client, begun, where=where, tether=tether, sync=sync, arguments=arguments)
         signs.about(about_sessions([watch.target]))
         return watch.run(noted, escrow)
     finally:
         tether.close()
+
+
+def _tether(
+    client: Csa, where: _Where, escrow: Escrow, *, is_detached: bool, noted: list[int], tell: Callable[[str], None]
+) -> Tether:
+    if not is_scheduler(where.engine):
+        return Tether(where.engine, escrow.id, is_detached=is_detached, tell=tell)
+    return QueuedTether(
+        client.context.config,
+        where.engine,
+        escrow.id,
+        node=where.node.name if where.node else None,
+        queue_s=where.engine.queue_s if client.caller else None,
+        is_detached=is_detached,
+        noted=lambda: signal.Signals(noted[0]).name if noted else "",
+        moved=escrow.moved,
+        tell=tell,
+    )
 
 
 def _begin(
@@ -241,8 +306,9 @@ def _begin(
             directory=where.directory,
             wait_s=arguments.wait,
         )
-        with _stopping_signals():
-            _heed(noted)
+        with nullcontext() if is_scheduler(where.engine) else _stopping_signals():
+            if not is_scheduler(where.engine):
+                _heed(noted)
             return tether.begin(
                 order, passport=escrow.passport, code=where.code, before_sending=escrow.sent, meanwhile=_load
             )
@@ -296,19 +362,26 @@ def _stopping_signals() -> Iterator[None]:
 class _Watching:
     """Keeps the mirror of a host up to date, in a thread, for as long as a turn is watched."""
 
-    def __init__(self, client: Csa, engine: Engine) -> None:
-        self._root, self._engine = client.store.root_pathname, engine
+    def __init__(self, client: Csa) -> None:
+        self._root = client.store.root_pathname
+        self.engine: Engine | None = None
         self.failure: CsaError | None = None  # to catch up
+        self._sync: Sync | None = None
+        self._thread: threading.Thread | None = None
+
+    def begin(self, engine: Engine) -> None:
+        """Begin with this host."""
+        self.engine = engine
         self._sync = Sync(self._root, engine)
         self._thread = threading.Thread(target=self._sync.watch, daemon=True)
         self._thread.start()
 
-    def catch_up(self) -> None:
-        """Bring it up to date over a connection of its own."""
+    def catch_up(self, engine: Engine) -> None:
+        """Bring it up to date over a connection of its own, as the host is reached now."""
         self.end()
         for _ in range(_TRIES):
             try:
-                Sync(self._root, self._engine).once()
+                Sync(self._root, engine).once()
             except CsaError as error:
                 self.failure = error
                 time.sleep(1)
@@ -317,15 +390,16 @@ class _Watching:
                 return
 
     def end(self) -> None:
-        """End it; harmless when repeated."""
-        self._sync.end()
-        self._thread.join()
+        """End it; harmless when repeated, or if it has not begun."""
+        if self._sync and self._thread:
+            self._sync.end()
+            self._thread.join()
 
 
-def _tell_detached(client: Csa, where: _Where, begun: Begun, arguments: argparse.Namespace) -> int:
+def _tell_detached(client: Csa, tether: Tether, begun: Begun, arguments: argparse.Namespace) -> int:
     """Print the id of a turn that runs there by itself, which is then found here, too."""
     try:
-        Sync(client.store.root_pathname, where.engine).once()
+        Sync(client.store.root_pathname, tether.engine).once()
     except BusyError:  # whoever keeps the mirror up to date will have it in a moment
         pass
     except CsaError as error:
@@ -419,7 +493,7 @@ class _Watch:
         if self._where.code is None and (state is None or state.worktree is None):
             return
         try:
-            brought = bring_back(self._client.context, self._where.engine, self._begun.session_id)
+            brought = bring_back(self._client.context, self._tether.engine_now(), self._begun.session_id)
         except (CsaError, OSError) as error:
             if self._where.code is not None:
                 warn([f"the commits on {self._begun.host} are not here yet: {error}"])
@@ -442,7 +516,7 @@ class _Watch:
             failure = CsaError(f"{what} is away: {why}", hint=hint)
             failure.exit_code = 128 + signal.Signals[self._stops[-1]] if self._stops else _EXIT_AWAY
         elif ended.get("lost"):
-            self._sync.catch_up()  # then csa status says so, too
+            self._sync.catch_up(self._tether.engine_now())  # then csa status says so, too
             failure = CsaError(f"{what} was lost: its supervisor there was killed.", hint=hint)
         else:
             why = f": {self._sync.failure.message}" if self._sync.failure else "."
@@ -472,7 +546,7 @@ class _Watch:
                         await self._show_new(progress)
                         await anyio.sleep(_LOOK_S)
                         if self._lags():
-                            await anyio.to_thread.run_sync(self._sync.catch_up)
+                            await anyio.to_thread.run_sync(self._sync.catch_up, self._tether.engine_now())
                             await self._show_new(progress)
                             break
                     await self._show_new(progress)

@@ -13,6 +13,10 @@ from csa.cli.selecting import open_client
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hold", metavar="ID", help="attend to the turn of this order, whose connection broke")
+    parser.add_argument(
+        "--within", metavar="S", type=float, default=0.0, help="with --hold: it may come within S seconds"
+    )
+    parser.add_argument("--job", action="store_true", help="as the job of a scheduler")
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -27,4 +31,6 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.hosts.supervising import hold, supervise  # noqa: PLC0415  # as above
 
     context = open_client().context
-    return supervise(context) if arguments.hold is None else hold(context, arguments.hold)
+    if arguments.hold is None:
+        return supervise(context, is_job=arguments.job)
+    return hold(context, arguments.hold, within_s=arguments.within)

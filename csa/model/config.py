@@ -36,7 +36,8 @@ _Kind = Literal[
 AUTO = "auto"
 NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
-SSH = "ssh"
+SSH, SLURM = "ssh", "slurm"
+ENGINES = (SSH, SLURM)
 BUNDLE, SHARED, NONE = CODES = ("bundle", "shared", "none")  # how code gets to a host
 
 
@@ -108,9 +109,13 @@ TOOL_KEYS: Mapping[str, Key] = {
     "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
 ENGINE_KEYS: Mapping[str, Key] = {
-    "kind": Key("engine", SSH, "what reaches the host: ssh"),
+    "kind": Key("engine", SSH, "what reaches the host: ssh; or what finds one: slurm"),
     "reach": Key("words", (), "what runs a command there, such as kubectl exec -i POD --; empty: ssh NAME"),
     "csa": Key("words", ("csa",), "how to start csa there, if it is not on the PATH of commands"),
+    "options": Key(
+        "words", (), "what sbatch is told of each turn, such as --mem=2G, --partition=agents, --time=4:00:00"
+    ),
+    "queue_s": Key("seconds", 60.0, "an agent that waits for so long in a scheduler's queue runs where its caller is"),
     "leash_s": Key("seconds", 60.0, "a turn there ends when csa run --on is not heard of for so many seconds"),
     "code": Key("code", BUNDLE, "how your code gets there: bundle (a copy of its commits), shared (it is there), none"),
     "directory": Key("text", "", "where agents work there if no code goes along; empty: in the home directory"),
@@ -180,6 +185,8 @@ class Engine(Struct):
     code: str = BUNDLE
     directory: str = ""  # empty: the home directory there; with `shared` the one here
     leash_s: float = 60.0
+    options: tuple[str, ...] = ()  # of a scheduler's command
+    queue_s: float = 60.0
 
 
 class _Value(Generic[_T]):
@@ -299,6 +306,8 @@ class Config(Struct):
             code=str(known["code"]),
             directory=str(known["directory"]),
             leash_s=known["leash_s"],
+            options=tuple(known["options"]),
+            queue_s=known["queue_s"],
         )
 
     @property
@@ -452,7 +461,7 @@ _EXPECTED: Mapping[_Kind, str] = {
     "permission": "one of read-only, edit, full",
     "table": "a table of strings",
     "transport": "native or acp",
-    "engine": SSH,
+    "engine": "ssh or slurm",
     "code": "bundle, shared or none",
     "duration": "a time such as 7d, 12h or 30m",
     "flag": "true or false",
@@ -465,7 +474,7 @@ _EXPECTED: Mapping[_Kind, str] = {
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "permission": tuple(level.value for level in Permission),
     "transport": TRANSPORTS,
-    "engine": (SSH,),
+    "engine": ENGINES,
     "code": CODES,
     "switch": ("on", "off"),
 }

@@ -13,7 +13,7 @@ from csa.store.atomic import read_regular
 from csa.store.gitplumbing import GitError
 from csa.store.retiring import remove_tree
 from csa.store.sessions import Store, is_directory
-from csa.store.travelling import BASES, USED, open_received
+from csa.store.travelling import ASIDE, BASES, USED, open_received
 
 UNUSED_AFTER_S = 30 * 86_400.0
 _REMAINS_AFTER_S = 86_400.0
@@ -50,6 +50,10 @@ def forget_code(root: str, environ: Mapping[str, str]) -> Iterator[int]:
 
 
 def _forget_bases(place: str, environ: Mapping[str, str]) -> None:
+    objects = f"{place}/.git/objects"
+    for name in _names(objects):
+        if name.startswith(ASIDE) and os.lstat(f"{objects}/{name}").st_mtime < time.time() - _REMAINS_AFTER_S:
+            remove_tree(Path(f"{objects}/{name}"))  # whoever took it in was killed
     git, oldest = open_received(place, environ), int(time.time() - UNUSED_AFTER_S) // _DAY_S
     said = git.run("for-each-ref", "--format=delete %(refname) %(objectname)", BASES).decode()
     old = [line for line in said.splitlines() if _day_of(line) < oldest]

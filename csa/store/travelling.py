@@ -32,6 +32,7 @@ from csa.structs import Struct, replace
 CUT = "-cut"  # what follows the key of a repository whose history does not go back to its root
 BASES = "refs/csa/base/"  # in the repository there, by the day and its id: what was sent
 USED = "csa-used"  # of git's directory there: touched when something is sent
+ASIDE = "tmp_objdir-incoming-csa-"  # likewise, of its objects: what is coming; git itself deletes old ones
 _DAY_S = 86_400
 _MOST_HAVES = 64
 _BLOCK = 1 << 18
@@ -258,7 +259,7 @@ def take_pack(
 def _aside(git: Git) -> Iterator[tuple[Git, str]]:
     """Yield git whose new objects are kept aside, in a place that git itself cleans up when it is old."""
     objects = git.path("rev-parse", "--path-format=absolute", "--git-path", "objects")
-    place = tempfile.mkdtemp(prefix="tmp_objdir-incoming-csa-", dir=objects)
+    place = tempfile.mkdtemp(prefix=ASIDE, dir=objects)
     try:
         os.mkdir(f"{place}/pack")
         for each in (place, f"{place}/pack") if git.user else ():

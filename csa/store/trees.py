@@ -171,6 +171,10 @@ class Tree:
         line = {"id": member.session_id, "gone": held.as_spent().at_least(before).to_dict(), "held": True}
         self._append(line, *(() if known else ({**_line(member), "host": member.host},)))
 
+    def move(self, member: Member) -> None:
+        """Record on which host a member is, as a scheduler has chosen it; what it took along stays booked."""
+        self._append(_line(member))
+
     def settle(self, session_id: str, spent: Spent, *, project: str | None = None, released: bool = False) -> None:
         """Record what a member on another host has used; with `released`, that it was never there."""
         line: dict[str, Any] = {"id": session_id, "gone": spent.to_dict(), "settled": True}

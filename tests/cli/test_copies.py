@@ -267,19 +267,19 @@ class Session:
         self._turn = 1
 
     def say(self, chance: random.Random) -> None:
-        """Add some events, at times a new turn, at times of one that is lost again, as after a power cut."""
-        size = self.transcript.stat().st_size
+        """Add some events, at times a new turn; at times what was said last is lost before, as after a power cut."""
+        if chance.random() < 0.2:
+            size = self.transcript.stat().st_size
+            os.truncate(self.transcript, chance.randint(max(0, size - 1000), size))
         if chance.random() < 0.3:
             self._turn += 1
             self._add("run_started", tool="codex", prompt="h\u00e9llo\\ \t\0 \ud800")
         for at in range(chance.randrange(40)):
             self._add("agent_message", text=f"part {at}\n", chunk=chance.random() < 0.5)
             self._add("tool_call", id=f"c{self._turn}-{at}", title="ls -l", status="in_progress")
-            self._add("tool_call_update", id=f"c{self._turn}-{chance.randint(0, at)}", content=f"line {at}\n")
+            self._add("tool_call_update", id=f"c{self._turn}-{chance.randrange(40)}", content=f"line {at}\n")
         if chance.random() < 0.3:
             self._add("run_finished", status=chance.choice(["succeeded", "failed"]), tool="codex")
-        if chance.random() < 0.1:
-            os.truncate(self.transcript, chance.randint(size, self.transcript.stat().st_size))
 
     def _add(self, kind: Any, **data: object) -> None:
         journal = Journal(self.transcript, PLAIN, turn=self._turn)

@@ -131,6 +131,30 @@ def test_a_signal_cancels_the_turn_there(place: Place, remote: Place, number: in
 
 
 @pytest.mark.thorough
+def test_a_busy_session_is_waited_for(place: Place, remote: Place) -> None:
+    """With `--wait`, whoever runs a turn in it, here or there; a signal ends the wait, and nothing was sent."""
+    first = held(place, remote, "--name", "busy")
+    go_on = ["run", "-s", "n1:busy", "more"]
+    wait_for(lambda: place.run("show", "n1:busy").code == 0, "it is seen")
+    assert place.run(*go_on).code == 4
+    given_up, waits = (place.start(*go_on, "--wait") for _ in range(2))
+    wait_for(lambda: "waiting: " in given_up.err, "it waits")
+    given_up.signal(signal.SIGINT)
+    assert given_up.wait().code == 130
+    remote.release()
+    assert first.wait().code == waits.wait().code == 0
+    remote.ready.unlink()
+    remote.go.unlink()
+    there = remote.start("run", "-s", "busy", "long")
+    remote.wait_ready()
+    waits = place.start(*go_on, "--wait")
+    wait_for(lambda: links(waits, "supervise"), "it is connected")
+    time.sleep(1)
+    remote.release()
+    assert (there.wait().code, waits.wait().code) == (0, 0)
+
+
+@pytest.mark.thorough
 @pytest.mark.usefixtures("leash")
 def test_a_turn_ends_when_nobody_holds_its_leash(place: Place, remote: Place) -> None:
     """SIGKILL of csa run: when it was not heard of for as long as the leash, the turn ends, and says why."""

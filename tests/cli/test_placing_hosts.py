@@ -21,10 +21,14 @@ def three(hosts: Hosts) -> list[Host]:
     found = hosts.up("a", "n1", "n2")
     for host in found:
         host.project = hosts.same
-        config = host.home / ".config" / "csa" / "config.toml"
-        config.parent.mkdir(parents=True)
-        config.write_text("".join(f"[engines.{each.name}]\nleash_s = {LEASH_S}\ncode = 'shared'\n" for each in found))
+        own_config(host).parent.mkdir(parents=True)
+        engines = (f"[engines.{each.name}]\nleash_s = {LEASH_S}\ncode = 'shared'\n" for each in found)
+        own_config(host).write_text("".join(engines))
     return found
+
+
+def own_config(host: Host) -> Path:
+    return host.home / ".config" / "csa" / "config.toml"
 
 
 def rule(match: str, *steps: list[object]) -> Json:
@@ -151,6 +155,28 @@ def has(pathname: str, content: bytes) -> bool:
         return False
 
 
+def test_a_tree_over_three_hosts_is_seen_and_ended_from_one(three: list[Host]) -> None:
+    """What was placed on a host, and from there on a third one, is in one tree; killed from here, nothing is left."""
+    a, n1, n2 = three
+    a.script(rule("outer", ["run", on(n1, "middle", "--name middle")]))
+    n1.script(rule("middle", ["run", on(n2, "far", "--name far")]))
+    n2.script(rule("far", *n2.hold()))
+    running = a.start("run", "--tool", "codex", "--name", "outer", "outer")
+    n2.wait_ready()
+    assert a.run("sync", "n2").code == 0
+    wait_for(lambda: len(a.run("ls", "--tree", "-q").out.split()) == 3, "all of it is seen")
+    rows = a.run("ls", "--tree", "--json", "outer").json
+    assert [(row["name"], row["mirror"]) for row in rows] == [("outer", None), ("middle", "n1"), ("far", "n2")]
+    assert {row["status"] for row in rows} == {"running"}
+    assert {row["name"] for row in a.run("top", "--json").json} == {"outer", "middle", "far"}
+    killed = a.run("kill", "--tree", "outer")
+    assert killed.code == 0, killed
+    assert running.wait().code != 0
+    for host in (n1, n2):
+        assert host.run("ps", "--json").json == []
+        assert [each["status"] for each in host.run("ls", "--json").json] == ["cancelled"]
+
+
 def test_no_secret_travels(three: list[Host]) -> None:
     """Not one of ours to the other host, in no file, environment or command line; nor one of that host's to ours."""
     a, n1, _ = three
@@ -158,13 +184,21 @@ def test_no_secret_travels(three: list[Host]) -> None:
     a.env["OPENAI_API_KEY"] = a.env["MY_SECRET_TOKEN"] = ours
     (a.home / ".codex").mkdir()
     (a.home / ".codex" / "auth.json").write_text(f'{{"OPENAI_API_KEY": "{ours}"}}')
+    own_config(a).write_text("")  # code travels, which it does by default
+    code = a.tmp / "same"
+    for name, content in {"app.py": "pass\n", ".gitignore": ".env\n", ".env": f"KEY={ours}\n"}.items():
+        (code / name).write_text(content)
+    for words in (["init", "-q"], ["remote", "add", "origin", f"https://ann:{ours}@host/r"], ["add", "."]):
+        a.git(*words)
+    a.git("commit", "-qm", "one")
     n1.env["OPENAI_API_KEY"] = theirs
-    n1.play(["run", "env"], *n1.hold(), ["say", f"the key is {theirs}"])
+    n1.play(["run", "env; ls -a; cat app.py .env"], *n1.hold(), ["say", f"the key is {theirs}"])
     running = a.start("run", "--on", "n1", "--tool", "codex", "long")
     n1.wait_ready()
     assert places_of(n1, theirs), "it is looked for in vain"
     assert places_of(a, ours), "likewise"
     assert places_of(n1, ours) == []
+    assert "pass" in n1.run("logs", "--json", running.session_id).out, "the code is there"
     n1.release()
     done = running.wait()
     assert (done.code, theirs in done.out) == (0, False), done

@@ -473,7 +473,11 @@ def test_code_that_nobody_uses_goes(hosts: Hosts) -> None:
         os.utime(path, (old, old)) if path.exists() else None
     hosts.git("update-ref", f"refs/csa/base/{int(old) // 86_400}/{place.base}", place.base, at=place.directory)
     assert find_unused(root) == [str(remains)]
+    killed = Path(place.directory) / ".git/objects/tmp_objdir-incoming-csa-x"
+    killed.mkdir()
+    os.utime(killed, (old, old))
     assert len(list(forget_code(root, hosts.environ))) == 1
+    assert not killed.exists()
     days = hosts.git("for-each-ref", "--format=%(refname)", "refs/csa/base", at=place.directory).splitlines()
     assert len(days) == 1
     shutil.rmtree(replace_store(hosts.there(), place).store.pathname)

@@ -14,7 +14,8 @@ from random import random
 from typing import IO, Any
 
 from csa.errors import CsaError
-from csa.model.config import Engine
+from csa.model.config import SLURM, Engine
+from csa.runner.hosts import slurm
 from csa.runner.hosts.frames import ProtocolError, read_greeting
 
 _GRACE_S = 2.0
@@ -57,7 +58,13 @@ class Link:
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
-                self._argv, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=1 << 16, process_group=0, env=_environment()
+                self._argv,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                bufsize=1 << 16,
+                process_group=0,
+                env=_environment(self.engine),
             )
         except OSError as error:
             why = f"{self._argv[0]}: {error.strerror}"
@@ -138,9 +145,10 @@ class Link:
                 self._said.append(line)
 
 
-def _environment() -> dict[str, str]:
-    """Return ours without what is about csa on this host: a reach may pass on all that it has."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("CSA_")}
+def _environment(engine: Engine) -> dict[str, str]:
+    """Return ours without what is about csa on this host, as a reach may pass on all that it has; or about our job."""
+    environ = slurm.environment(os.environ) if engine.kind == SLURM else os.environ
+    return {name: value for name, value in environ.items() if not name.startswith("CSA_")}
 
 
 def reach_of(engine: Engine) -> tuple[str, ...]:

@@ -73,6 +73,15 @@ class Escrow:
         """Record, before the first byte of the order is sent, that it may arrive. OSError: it must not be sent."""
         self._save(replace(self.placement, state=SENT, sent_at=_now()))
 
+    def moved(self, host: str) -> None:
+        """Record on which host it is, of those that a scheduler had to choose from."""
+        if host == self.placement.host:
+            return
+        self._save(replace(self.placement, host=host))
+        if self.placement.top and (top := _top_of(self._root, self.placement)):
+            with open_tree(self._root, top) as tree:
+                tree.move(Member(self.placement.booked, self.placement.project, self.placement.parent, host))
+
     def placed(self, said: Mapping[str, Any], *, awaits_code: bool = False) -> None:
         """Record what the host has said of the turn: its `session_id`, `project` and `turn`."""
         there, turn = said.get("project"), count_of(said.get("turn")) or None

@@ -81,6 +81,8 @@ class Outlet:
         self._sent = {key: _Sent(has.bytes, has.digest, dict(has.files)) for key, has in having.items()}
         self._gone = {key for key, has in having.items() if has.is_gone}
         self._again = set[Key]()  # changed while they were looked at
+        self._tops: dict[Key, Key] = {}  # of what runs: the root of its tree
+        self._rolls: dict[Key, int] = {}  # of these: the size of the list of members
 
     def send_all(self) -> None:
         """Send what is different from what the other side has. OSError when nobody reads any more."""
@@ -102,10 +104,9 @@ class Outlet:
         while not wait(LOOK_S):
             changed = dict.fromkeys([*self._again, *fleet.look()])
             self._again.clear()
-            new = [key for key in changed if key not in self._sent]
+            changed |= dict.fromkeys(self._grown(fleet.running))
             for key in changed:
                 self._send_key(key)
-            self._again |= {top for key in new if (top := self._top(key))}  # whose list has it now
             if changed or time.monotonic() - beat_at > BEAT_S:
                 self._beat(is_complete=not self._again)
                 beat_at = time.monotonic()
@@ -117,14 +118,20 @@ class Outlet:
         elif key in self._sent and key not in self._gone and self._root.is_dir():
             self._send_gone(key)
 
-    def _top(self, key: Key) -> Key | None:
-        """Return the root of the tree that a session is in, or what there is of it here; None for a root."""
+    def _grown(self, running: list[Key]) -> list[Key]:
+        """Return the roots of what runs whose list of members has grown since the last look."""
+        self._tops = {key: self._tops.get(key) or self._top(key) for key in running}
+        before, self._rolls = self._rolls, {top: _roll_size(self._root, top) for top in {*self._tops.values()}}
+        return [top for top, size in self._rolls.items() if size != before.get(top, 0)]
+
+    def _top(self, key: Key) -> Key:
+        """Return the root of the tree that a session is in, or what there is of it here."""
         state = Store(self._root, key[0]).record(key[1]).state
         try:
             above = list(ancestors(self._root, state)) if state else []
         except StateError:  # the ancestors of a damaged record are unknown
-            return None
-        return (above[-1].project_path, above[-1].session_id) if above else None
+            above = []
+        return (above[-1].project_path, above[-1].session_id) if above else key
 
     def _ids(self, store: Store) -> list[str]:
         try:
@@ -292,6 +299,13 @@ def _read_small(pathname: str) -> bytes | None:
         if not os.path.islink(pathname) and len(content := read_regular(pathname)) <= MOST_FILE_BYTES:
             return content
     return None
+
+
+def _roll_size(root: Path, key: Key) -> int:
+    try:
+        return os.stat(Store(root, key[0]).paths(key[1]).tree_lock).st_size
+    except OSError:
+        return 0
 
 
 def _written(pathname: str) -> float:

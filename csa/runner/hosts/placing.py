@@ -122,6 +122,8 @@ class Tether:
         failure: why the end of the turn will not be known.
     """
 
+    hold_options: tuple[str, ...] = ()
+
     def __init__(self, engine: Engine, order_id: str, *, is_detached: bool, tell: Callable[[str], None]) -> None:
         self.engine, self.order_id, self._tell = engine, order_id, tell
         self._leash_s = max(LEAST_LEASH_S, engine.leash_s)
@@ -157,10 +159,8 @@ class Tether:
         link.greeting()
         haves = self._ask_for_haves(link, code)
         before_sending()
-        leash_s = 0 if self._is_detached else self._leash_s
-        said = {"order": order, "leash_s": leash_s, "by": os.uname().nodename, "passport": passport}
         try:
-            link.stdin.write(json.dumps({**said, "code": code and code.said}).encode())
+            link.stdin.write(self._spelled(order, passport, code))
             link.stdin.flush()
         except OSError:
             raise link.failure() from None
@@ -186,11 +186,16 @@ class Tether:
                     raise
                 self.cancel(stopped.name)
 
+    def _spelled(self, order: Mapping[str, Any], passport: Mapping[str, Any] | None, code: Outgoing | None) -> bytes:
+        """Return the line that is the order, without its end."""
+        leash_s = 0 if self._is_detached else self._leash_s
+        said = {"order": order, "leash_s": leash_s, "by": os.uname().nodename, "passport": passport}
+        return json.dumps({**said, "code": code and code.said}).encode()
+
     def _ask_for_haves(self, link: Link, code: Outgoing | None) -> list[str]:
         """Say which code is to come, and return what the host has of it."""
-        asked = {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and {"key": code.key}}
         try:
-            write_line(link.stdin, asked)
+            write_line(link.stdin, first_line(code))
             link.stdin.flush()
             said = read_line(link.stdout) if code else {"have": []}
         except OSError:
@@ -200,6 +205,10 @@ class Tether:
         if "error" in said:
             raise error_from_json(dict(said["error"]))
         return [each for each in said.get("have", ()) if isinstance(each, str)]
+
+    def engine_now(self) -> Engine:
+        """Return how the host is reached now."""
+        return self.engine
 
     def attend(self) -> None:
         """Keep in touch with the turn that has begun, in threads, until it has ended, or `close`."""
@@ -248,7 +257,7 @@ class Tether:
 
     def _ask(self, failure: CsaError) -> Mapping[str, Any] | None:
         """Ask once, on a new connection; None if it broke, too."""
-        link = Link(self.engine, SUPERVISE, "--hold", self.order_id)
+        link = Link(self.engine, SUPERVISE, "--hold", self.order_id, *self.hold_options)
         with self._writing:
             self._link = link
         try:
@@ -304,6 +313,11 @@ class Tether:
             assert self._link is not None
             write_line(self._link.stdin, said)
             self._link.stdin.flush()
+
+
+def first_line(code: Outgoing | None) -> dict[str, Any]:
+    """Return what is said before the order."""
+    return {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and {"key": code.key}}
 
 
 def _failure_of(link: Link) -> CsaError:

@@ -12,6 +12,10 @@ Each side says one line of JSON at a time:
 The supervisor's lifeline is a pipe that this process alone has: should it be killed, the turn ends as cancelled. It
 survives the loss of its connection, for as long as the leash is: then, unless somebody has called `csa supervise
 --hold ID` and beats there, the turn ends as cancelled.
+
+A scheduler's job is `csa supervise --job`: it hears an order that was written down, and nobody hears what it says. So
+the turn begins only once somebody holds it: who has placed it may be gone after a long time in a queue. And the job
+stays after its end, as long as somebody holds it who fetches what came of it.
 """
 
 from __future__ import annotations
@@ -42,11 +46,12 @@ from csa.structs import Struct
 
 SUPERVISE = "supervise"
 PLACED_ALREADY, NOT_PLACED = "placed_already", "not_placed"
-_SILENCE_S = 60.0  # of the other side, before it has given its order
+_SILENCE_S = 600.0  # of the other side, before its order is whole: a large repository takes time to pack
 _LOOK_S = 1.0
 _LOOK_AT_HELD_S = 0.1
 _BLOCK = 1 << 16
 _MOST_LINE = 1 << 28  # with the contents of images and files
+_HEEDED_WITHIN_S = 5.0  # of those who hold a turn that has ended
 _LOST = 1  # the exit code for a turn whose supervisor was killed
 
 
@@ -117,15 +122,18 @@ def say(**said: Any) -> None:
             line = line[os.write(1, line) :]
 
 
-def supervise(context: Context) -> int:
-    """Take an order, after the greeting, and see it through; return the exit code of its turn."""
+def supervise(context: Context, *, is_job: bool = False) -> int:
+    """Take an order, after the greeting, and see it through; return the exit code of its turn.
+
+    `is_job`: as a scheduler's job.
+    """
     _outlive_connection()
     incoming = Incoming(0)
     try:
         given = _hear_order(incoming, context)
         if given is None:  # cut off before it was whole: nothing begins
             return CsaError.exit_code
-        return _carry_out(given, incoming, context)
+        return _carry_out({**given, "is_job": is_job}, incoming, context)
     except CsaError as error:
         failure = error
     except OSError as error:  # the disk is full, say
@@ -157,19 +165,47 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
     asked = given["order"]
     if not is_session_id(str(asked["id"])) or not is_session_id(str(asked["session_id"])):
         raise ProtocolError(f"An order is called {asked['id']!r}.")
-    order = Order(context.store.root, asked["id"])
-    if not order.take(session_id=asked["session_id"]):
+    order, is_job = Order(context.store.root, asked["id"]), bool(given["is_job"])
+    if not order.take(session_id=asked["session_id"], job=is_job):
         error = CsaError(f"{os.uname().nodename} has had order {asked['id']} already.")
         error.code = PLACED_ALREADY
         raise error
+    leash_s = float(given["leash_s"])
     try:
+        if is_job and leash_s:
+            _await_holder(order, leash_s)
         started = _start(_with_code(asked, given.get("code"), incoming, context), given, context)
-        return _Keeper(order, given, incoming).keep(started)
+        code = _Keeper(order, given, incoming).keep(started)
+        if is_job and leash_s:
+            _await_no_holder(order, leash_s)
     except CsaError as error:
         order.note(error=error_to_json(error))
         raise
+    else:
+        return code
     finally:
         order.close()
+
+
+def _await_holder(order: Order, limit_s: float) -> None:
+    """Wait until somebody holds the order; CsaError if nobody does."""
+    noted, deadline = order.touched_at(), time.monotonic() + limit_s
+    while order.touched_at() == noted:
+        if time.monotonic() > deadline:
+            error = CsaError(f"Nobody was there any more for order {order.order_id}.")
+            error.code = NOT_PLACED
+            raise error
+        time.sleep(_LOOK_AT_HELD_S)
+
+
+def _await_no_holder(order: Order, limit_s: float) -> None:
+    """Wait until nobody holds the order any more, but not for longer than the limit."""
+    heard, touched = time.monotonic(), order.touched_at()
+    deadline = heard + limit_s
+    while time.monotonic() < min(deadline, heard + _HEEDED_WITHIN_S):
+        time.sleep(_LOOK_AT_HELD_S)
+        if (again := order.touched_at()) != touched:
+            heard, touched = time.monotonic(), again
 
 
 def _with_code(
@@ -220,13 +256,13 @@ class _Keeper:
 
     def __init__(self, order: Order, given: Mapping[str, Any], incoming: Incoming) -> None:
         self._order, self._incoming = order, incoming
-        self._leash_s = float(given["leash_s"])
+        self._leash_s, self._is_job = float(given["leash_s"]), bool(given["is_job"])
         self._by = given.get("by") or "the host that placed it"
         self._heard, self._touched = time.monotonic(), order.touched_at()
         self._answer: Mapping[str, Any] | None = None
 
     def keep(self, started: _Started) -> int:
-        """Return the exit code of the turn; at once, if it is detached."""
+        """Return the exit code of the turn; at once, if it is detached, and no job ends with us."""
         process = started.process
         assert process.stdin
         assert process.stdout
@@ -243,7 +279,7 @@ class _Keeper:
                         self._pass_on(said, started)
                 if pidfd in ready:
                     return self._end(started)
-                if self._answer and not self._leash_s:
+                if self._answer and not self._leash_s and not self._is_job:
                     return 0
                 if self._is_leash_out():
                     with suppress(OSError), process.stdin as lifeline:  # it has just ended
@@ -324,14 +360,20 @@ def _last_turn(store: Store, session_id: str) -> Event | None:
         return None
 
 
-def hold(context: Context, order_id: str) -> int:
-    """Beat for an order whose connection broke, and say how its turn ends. One that never came cannot come any more."""
+def hold(context: Context, order_id: str, *, within_s: float = 0) -> int:
+    """Beat for an order whose connection broke, and say how its turn ends. One that never came cannot come any more.
+
+    That is so after `within_s`: a job that has just begun may yet take it.
+    """
     _outlive_connection()
     incoming = Incoming(0)
     order = Order(context.store.root, order_id)
     try:
         if not is_session_id(order_id):
             raise ProtocolError(f"An order is called {order_id!r}.")
+        _await_order(order, incoming, within_s)
+        if within_s and incoming.is_over:
+            return CsaError.exit_code
         if order.take(refused=True) or order.known().get("refused"):
             raise _not_placed(order_id)
         begun = _await_begun(order, incoming)
@@ -344,6 +386,13 @@ def hold(context: Context, order_id: str) -> int:
         return error.exit_code
     finally:
         order.close()
+
+
+def _await_order(order: Order, incoming: Incoming, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not order.known() and not incoming.is_over and time.monotonic() < deadline:
+        if _can_read(incoming.fd, _LOOK_AT_HELD_S):
+            incoming.fill()
 
 
 def _not_placed(order_id: str) -> CsaError:
@@ -387,6 +436,11 @@ def _hold(order: Order, begun: Mapping[str, Any], incoming: Incoming, store: Sto
             incoming.fill()
         _obey_held(order, incoming, store, session_id)
     say(**ended)
+    while known.get("job") and is_attended and not incoming.is_over:  # the job, and we with it, ends when we do
+        order.touch()
+        if _can_read(incoming.fd, _LOOK_S):
+            incoming.fill()
+        is_attended = order.is_attended()
     return int(ended["ended"])
 
 

@@ -64,6 +64,11 @@ class Fleet:
         """The sessions as they were at the last look."""
         return list(self._infos.values())
 
+    @property
+    def running(self) -> list[Key]:
+        """Those that ran at the last look."""
+        return list(self._running)
+
     def is_served(self, project: str) -> bool:
         """Say whether the sessions of a project may be seen through this."""
         return self._served(project)

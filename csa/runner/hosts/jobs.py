@@ -1,0 +1,176 @@
+"""Jobs: orders that a scheduler has, until a node has them.
+
+A scheduler is called by its commands, which its adapter makes and reads. Whatever one of them says of a failure is no
+evidence that nothing has begun: that is so only if the job was held, and was still waiting then.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from csa.errors import CsaError, UsageError
+from csa.model.config import SLURM, Engine
+from csa.runner.hosts import slurm
+from csa.runner.hosts.engines import HostError, reach_of
+from csa.runner.hosts.schedulers import GONE, PENDING, Look, Scheduler
+from csa.structs import Struct, replace
+
+_ADAPTERS: dict[str, Scheduler] = {SLURM: slurm}
+_COMMAND_S = 60.0
+_HEED_S = 0.1
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.2, 5.0, 1.3
+_TRIES = 5
+
+
+class WithdrawnError(CsaError):
+    """A job has waited for too long, and was taken back: its turn has not begun, and never will."""
+
+    code = "withdrawn"
+    exit_code = 7
+
+
+class Job(Struct):
+    """An order that the scheduler of an engine has."""
+
+    engine: Engine
+    handle: str
+
+    @property
+    def in_words(self) -> str:
+        return f"job {self.handle} of {self.engine.name}"
+
+    def look(self) -> Look:
+        """Return how it is; HostError if the scheduler does not say."""
+        adapter = _ADAPTERS[self.engine.kind]
+        for number in range(_TRIES):
+            done = _call(self.engine, adapter.look(self.handle))
+            found = adapter.read_look(done.returncode, done.stdout.decode(), done.stderr.decode())
+            if found is not None:
+                return found
+            time.sleep(number)
+        raise _failed(self.engine, done, "does not answer")
+
+    def await_host(self, limit_s: float | None, is_stopped: Callable[[], bool], tell: Callable[[str], None]) -> Look:
+        """Wait until it is no longer in the queue, and return how it is then, which may be gone; or why it still waits.
+
+        That is so when `limit_s` is over, or when it is stopped. What it waits for is told, whenever that changes.
+        """
+        began, pause_s, told = time.monotonic(), _FIRST_PAUSE_S, ""
+        while (found := self._look_again()).state == PENDING:
+            if found.reason != told:
+                told = found.reason
+                tell(f"waiting in the queue of {self.engine.name} ({found.reason or 'soon'}, job {self.handle})")
+            until = time.monotonic() + pause_s
+            while time.monotonic() < until:
+                if is_stopped() or (limit_s and time.monotonic() - began > limit_s):
+                    return found
+                time.sleep(_HEED_S)
+            pause_s = min(_GROWTH * pause_s, _LONGEST_PAUSE_S)
+        return found
+
+    def _look_again(self) -> Look:
+        """Return how it is; it waits as long as the scheduler does not answer."""
+        try:
+            return self.look()
+        except HostError as error:
+            return Look(PENDING, reason=error.message.rstrip("."))
+
+    def withdraw(self) -> bool:
+        """Take it back if it still waits. True: it has not begun, and never will; False: that is not certain."""
+        adapter = _ADAPTERS[self.engine.kind]
+        _call(self.engine, adapter.keep(self.handle))
+        is_kept = self.look().state == PENDING
+        if is_kept:
+            self.cancel()
+        after = self.look()
+        return is_kept and after.state == GONE and not after.host
+
+    def cancel(self) -> None:
+        """End it, whether it waits or runs."""
+        _call(self.engine, _ADAPTERS[self.engine.kind].cancel(self.handle))
+
+    def engine_at(self, host: str) -> Engine:
+        """Return how its host is reached, as long as it runs."""
+        return replace(self.engine, name=host, reach=_ADAPTERS[self.engine.kind].reach(self.handle))
+
+    def explain_end(self, found: Look) -> CsaError:
+        """Say why nothing is heard of a job that is gone."""
+        name, host = self.engine.name, found.host
+        if found.is_without_csa:
+            hint = f'install csa there, or name its place: [engines.{name}] csa = ["/path/to/csa"]'
+            return HostError(f"There is no {' '.join(self.engine.csa)} on {host}.", hint=hint)
+        if not host and not found.reason:
+            return HostError(f"{name} knows nothing of job {self.handle} any more.", hint="csa hosts --placed")
+        what = "still has" if found.state == PENDING else "has ended"
+        where = f" on {host}" if host else ", which had not begun"
+        return HostError(f"{name} {what} job {self.handle}{where}: {found.reason}.", hint="csa hosts --placed")
+
+
+def is_scheduler(engine: Engine) -> bool:
+    """Say whether an engine is not a host, but gives orders to hosts."""
+    return engine.kind in _ADAPTERS
+
+
+def words_of(engine: Engine, node: str | None = None) -> list[str]:
+    """Return what calls csa on a host, or what has a scheduler do so."""
+    if not is_scheduler(engine):
+        return [*reach_of(engine), *engine.csa]
+    return [*_ADAPTERS[engine.kind].place(engine, "csa-ID", node)]
+
+
+def check(engine: Engine) -> Mapping[str, Any]:
+    """Ask a scheduler whether it is there; HostError if not. It says nothing of itself."""
+    done = _call(engine, _ADAPTERS[engine.kind].check())
+    if done.returncode != 0:
+        raise _failed(engine, done, "does not answer")
+    return {}
+
+
+def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> Job:
+    """Give an order to a scheduler, by a name that no other one has.
+
+    Raises:
+        HostError: it does not take it; if it has, after all, that is cancelled.
+        UsageError: it is too large.
+    """
+    adapter = _ADAPTERS[engine.kind]
+    script = adapter.script(engine, order)
+    if len(script) > adapter.MOST_SCRIPT:
+        raise UsageError(
+            f"The order is {len(script) / 1e6:.1f} MB, and {engine.name} takes {adapter.MOST_SCRIPT / 1e6:.1f} MB.",
+            hint=f'if your code is on the nodes: [engines.{engine.name}] code = "shared", or "none" with a directory',
+        )
+    done = _call(engine, adapter.place(engine, name, node), script)
+    if handle := adapter.handle(done.stdout.decode()) if done.returncode == 0 else "":
+        return Job(engine, handle)
+    _call(engine, adapter.cancel_named(name))  # its answer may have been lost
+    raise _failed(engine, done, "takes no order")
+
+
+def _call(engine: Engine, argv: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run a command of the scheduler, which Ctrl-C does not reach."""
+    environ = _ADAPTERS[engine.kind].environment(os.environ)
+    try:
+        return subprocess.run(
+            argv, input=given, capture_output=True, env=environ, timeout=_COMMAND_S, check=False, process_group=0
+        )
+    except OSError as error:
+        words = f"{engine.name} cannot be reached: {argv[0]}: {error.strerror}."
+        raise HostError(
+            words, hint=f"csa run --on {engine.name} calls {argv[0]}, which has to be on the PATH"
+        ) from error
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(argv, 1, b"", f"no answer for {_COMMAND_S:g} s".encode())
+
+
+def _failed(engine: Engine, done: subprocess.CompletedProcess[bytes], what: str) -> HostError:
+    program = str(done.args[0])
+    line = done.stderr.decode(errors="replace").strip().rpartition("\n")[2].strip()
+    words = line.removeprefix(f"{program}: error: ").rstrip(".") or f"{program} exited with code {done.returncode}"
+    return HostError(
+        f"{engine.name} {what}: {words}.", hint=f"csa run --dry-run --on {engine.name} shows what is called"
+    )

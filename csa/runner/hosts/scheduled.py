@@ -1,0 +1,159 @@
+"""A turn that a scheduler places: its order waits in a queue until there is a host for it.
+
+Then it is as with any host: who waits here holds the turn, which has begun there as the scheduler's job. As long as
+the job runs, it is reached through the scheduler, and then as the host is called in the configuration.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from csa.errors import CsaError
+from csa.model.config import Config, Engine
+from csa.runner.hosts.code import Outgoing
+from csa.runner.hosts.engines import HostError
+from csa.runner.hosts.jobs import Job, WithdrawnError, submit
+from csa.runner.hosts.placing import Begun, StoppedError, Tether, first_line
+from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look
+
+_HEED_S = 0.1
+_CANCELLED_WITHIN_S = 3.0  # by what holds the turn; or else the job is
+_JOB = "csa-"  # and the order's id: no two are called so
+
+
+class QueuedTether(Tether):
+    """As a Tether. `engine` is the host, once there is one.
+
+    Attributes:
+        moved: called with the host that the turn is on, before it begins there.
+    """
+
+    hold_options = ("--within", "60")  # a job runs before its script does
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        order_id: str,
+        *,
+        node: str | None,
+        queue_s: float | None,
+        is_detached: bool,
+        noted: Callable[[], str],
+        moved: Callable[[str], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        super().__init__(engine, order_id, is_detached=is_detached, tell=tell)
+        self._config, self._scheduler = config, engine
+        self._node, self._queue_s = node, queue_s
+        self._noted, self._moved = noted, moved
+        self._job: Job | None = None
+        self._has_begun = False
+
+    def begin(
+        self,
+        order: Mapping[str, Any],
+        *,
+        passport: Mapping[str, Any] | None,
+        code: Outgoing | None,
+        before_sending: Callable[[], None],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Begun:
+        """Submit the order, wait for its host, and return the turn that has begun there; `meanwhile` is done first.
+
+        Raises:
+            WithdrawnError: it has waited for too long, and has not begun.
+            StoppedError: a signal was noted; it was cancelled, and has not begun if `is_sent` is False.
+            HostError, CsaError: as of a Tether.
+        """
+        given = self._written(order, passport, code)
+        before_sending()
+        self.is_sent = True
+        job = self._job = self._submit(given)
+        self._tell(f"{job.in_words} has the turn")
+        meanwhile()
+        found = job.await_host(self._queue_s, lambda: bool(self._noted()), self._tell)
+        if found.state == PENDING:
+            found = self._withdraw(job, found)
+        self._require_host(job, found)
+        self._moved(found.host)
+        self.engine = job.engine_at(found.host)
+        self._start(self._heed)
+        self._start(self._beat)
+        begun = self._begun(self._ask_again(job.explain_end(found)))
+        self._has_begun = True
+        return begun
+
+    def _written(self, order: Mapping[str, Any], passport: Mapping[str, Any] | None, code: Outgoing | None) -> bytes:
+        """Return all that would be said to a host: what it has of the code is not known."""
+        written = io.BytesIO()
+        written.write(json.dumps(first_line(code)).encode() + b"\n")
+        written.write(self._spelled(order, passport, code) + b"\n")
+        if code:
+            code.write_bundle(written, [])
+        return written.getvalue()
+
+    def _submit(self, given: bytes) -> Job:
+        try:
+            return submit(self._scheduler, given, _JOB + self.order_id, self._node)
+        except CsaError:
+            self.is_sent = False
+            raise
+
+    def _withdraw(self, job: Job, found: Look) -> Look:
+        """Take it back, and say why; or return how it is, if it has just got a host."""
+        if not job.withdraw():
+            return job.look()
+        self.is_sent = False
+        if name := self._noted():
+            raise StoppedError(name)
+        why = f" ({found.reason})" if found.reason else ""
+        raise WithdrawnError(f"{job.in_words} has waited for {self._queue_s:g} s{why}, and was withdrawn.")
+
+    def _require_host(self, job: Job, found: Look) -> None:
+        """Raise for a job without a host: it has not begun, unless the scheduler has forgotten it, or keeps it."""
+        if found.host:
+            return
+        self.is_sent = found.state == PENDING or not found.reason
+        if (name := self._noted()) and not self.is_sent:
+            raise StoppedError(name)
+        raise job.explain_end(found)
+
+    def _heed(self) -> None:
+        """Have a signal that is noted end what has not begun yet: whoever watches the turn does it later."""
+        while not self._noted():
+            if self._has_begun or self._over.wait(_HEED_S):
+                return
+        self.cancel(self._noted())
+        assert self._job
+        if not self._over.wait(_CANCELLED_WITHIN_S) and not self._has_begun:
+            self._job.cancel()
+
+    def engine_now(self) -> Engine:
+        """Return how the host is reached: through the scheduler as long as the job runs, and else as any host."""
+        assert self._job
+        with suppress(HostError):  # the host may be there all the same
+            found = self._job.look()
+            if found.state == RUNNING and found.host:
+                return self._job.engine_at(found.host)
+        return self._config.engine(self.engine.name)
+
+    def _ask(self, failure: CsaError) -> Mapping[str, Any] | None:
+        """Ask as the host is reached now, which may be without the job."""
+        assert self._job
+        found = self._job.look()
+        if found.state == GONE and not self._has_begun:
+            if self._noted():
+                raise StoppedError(self._noted())
+            failure = self._job.explain_end(found)
+            if found.is_without_csa:
+                self.is_sent = False
+                nothing = CsaError(failure.message, hint=failure.hint)
+                nothing.exit_code = HostError.exit_code
+                raise nothing
+        self.engine = self.engine_now()
+        return super()._ask(failure)
