@@ -78,7 +78,7 @@ class Escrow:
         if host == self.placement.host:
             return
         self._save(replace(self.placement, host=host))
-        if self.placement.top and (top := _top_of(self._root, self.placement)):
+        if self.placement.top and (top := _load(self._root, *self.placement.top)):
             with open_tree(self._root, top) as tree:
                 tree.move(Member(self.placement.booked, self.placement.project, self.placement.parent, host))
 
