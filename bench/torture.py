@@ -508,7 +508,8 @@ class _PlanHome:
         self.git("init", "-q", "-b", "main")
         self._call(*_COMMIT)
         tables = (f'[task.{task}]\nprompt = "do {task}!"\nneeds = {json.dumps(_NEEDS[task])}\n' for task in _NEEDS)
-        plan = 'tool = "codex"\ncheck = "ls x-t00"\nmax_running = 4\n' + "".join(tables)
+        check = "ls x-*"  # true of each tree, in whatever order tasks are merged
+        plan = f'tool = "codex"\ncheck = "{check}"\nmax_running = 4\n' + "".join(tables)
         (self.home.project / "plan.toml").write_text(plan)
 
     def _script(self, task: str) -> str:

@@ -36,7 +36,8 @@ def index_aside(git: Git, *, start: str | None = None) -> Iterator[Git]:
                 shutil.copy2(own, aside)  # with its time, by which git knows which files to read again
             if git.user:
                 os.chown(aside, *git.user)
-        found = replace(git, environ={**git.environ, "GIT_INDEX_FILE": aside})
+        whole = ("-c", "core.splitIndex=false")  # otherwise git would write a part of it to the repository
+        found = replace(git, environ={**git.environ, "GIT_INDEX_FILE": aside}, place=(*git.place, *whole))
         if start:
             found.run("read-tree", start)
         yield found

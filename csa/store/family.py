@@ -18,7 +18,7 @@ from csa.store.atomic import read_regular
 from csa.store.genealogy import ancestors
 from csa.store.sessions import Store, Target, is_directory
 from csa.store.stores import find_stores
-from csa.store.trees import has_hosts, has_members, read_members
+from csa.store.trees import Member, has_hosts, has_members, read_members
 
 _PARENT = re.compile(rb"parent_session_id\s*=\s*[\"']([0-9A-Z]{26})[\"']")
 _Key = tuple[str, str]  # see `Store.key`
@@ -76,6 +76,10 @@ class Family:
         found = [*self._here.look(), *find_elsewhere(self._founders)]  # one may be placed at any time
         return list({store.key(session_id): (store, session_id) for store, session_id in found}.values())
 
+    def unheard(self) -> list[Target]:
+        """Return those that were placed on other hosts, and of which nothing was heard."""
+        return find_unheard(self._founders)
+
     def _find(self) -> Iterator[Store]:
         return chain.from_iterable(find_stores(root, on_fault=self._on_fault) for root in self._roots)
 
@@ -103,7 +107,7 @@ def find_relatives(store: Store, states: Iterable[SessionState]) -> list[Target]
     }
     below = set(descend(known, ((each.session_id, each.parent) for each in members.values())))
     found = [each for each in members.values() if each.session_id in below]
-    here = [(each.store(store.home), each.session_id) for each in found]
+    here = [(_store_there(store, each) if each.host else each.store(store.home), each.session_id) for each in found]
     return _with_all_below(here) if any(each.host for each in found) else here
 
 
@@ -119,16 +123,36 @@ def find_elsewhere(founders: Sequence[Target]) -> list[Target]:
 
 def find_placed(founders: Sequence[Target]) -> list[Target]:
     """Return the descendants of sessions that were placed on other hosts, also those that no mirror has seen."""
-    found: dict[str, Target] = {}
+    return list({member.session_id: target for member, target in _placed(founders)}.values())
+
+
+def find_unheard(founders: Sequence[Target]) -> list[Target]:
+    """Return those that were placed on other hosts, are not known to have ended, and are in no mirror."""
+    found = [target for member, target in _placed(founders) if not (member.hold and member.hold.is_settled)]
+    return [(store, each) for store, each in found if not is_directory(store.find(each).pathname)]
+
+
+def _placed(founders: Sequence[Target]) -> Iterator[tuple[Member, Target]]:
     for store, session_id in founders:
         state = store.record(session_id).state
         if state is None or not has_hosts(store.root, top := _highest(store.root, state)):
             continue
         members = {each.session_id: each for each in read_members(store.root, top)[0]}
-        below = descend([session_id], ((each.session_id, each.parent) for each in members.values()))
-        placed = (members[each] for each in below if each in members and members[each].host)
-        found |= {each.session_id: (each.store(store.home), each.session_id) for each in placed}
-    return list(found.values())
+        for each in descend([session_id], ((each.session_id, each.parent) for each in members.values())):
+            member = members.get(each)
+            if member and member.host and not (member.hold and member.hold.is_released):
+                yield member, (_store_there(store, member), each)
+
+
+def _store_there(store: Store, member: Member) -> Store:
+    """Return the store of a session that was placed: until it is settled its project there may be another one."""
+    from csa.store.mirrors import Mirror  # noqa: PLC0415  # few trees are on several hosts
+
+    named = member.store(store.home)
+    if is_directory(named.find(member.session_id).pathname):
+        return named
+    others = Mirror(named.root_pathname).stores()
+    return next((each for each in others if is_directory(each.find(member.session_id).pathname)), named)
 
 
 def _with_all_below(targets: Iterable[Target]) -> list[Target]:
@@ -145,7 +169,10 @@ def _with_all_below(targets: Iterable[Target]) -> list[Target]:
         found[key] = store, session_id
         if store.host and record.state:
             _, *members = read_members(store.root, record.state)[0]
-            queue += [(each.store(store.home if each.host else store.root), each.session_id) for each in members]
+            queue += [
+                (_store_there(store, each) if each.host else each.store(store.root), each.session_id)
+                for each in members
+            ]
     return list(found.values())
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from csa.model.limits import Spent
 from csa.store.mirrors import HEARD_FILE, Mirror, mirror_for
 from csa.store.statefile import load_state, save_state
 from csa.structs import replace
@@ -77,6 +78,7 @@ def place_below(place: Place, remote: Place, parent: str, child: str) -> None:
         elif state.root_session_id == child:
             save_state(at, replace(state, root_session_id=parent, depth=state.depth + 1))
     roll = place.session(parent) / "locks" / "tree.lock"
+    held = {"id": child, "gone": Spent().to_dict(), "held": True}
     line = {"id": child, "project": str(remote.project), "parent": parent, "host": "n1"}
     with roll.open("a") as file:
-        file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        file.writelines(json.dumps(each, separators=(",", ":")) + "\n" for each in (held, line))

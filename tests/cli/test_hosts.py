@@ -69,7 +69,7 @@ def test_who_acts_is_told_where(place: Place, remote: Place) -> None:
         assert done.code == 5, done
         assert "is on n1; here it can only be read" in done.err
         assert "ssh n1 csa" in done.err
-    for words in (["logs", "--raw", "n1:auth"], ["artifacts", "n1:auth"], ["diff", "n1:auth"], ["repair", session_id]):
+    for words in (["logs", "--raw", "n1:auth"], ["artifacts", "n1:auth"], ["repair", session_id]):
         assert place.run(*words).code == 5, words
     assert place.run("ls", "--host", "n2").code == 3
     assert before == {path: path.read_bytes() for path in place.state_root.rglob("*") if path.is_file()}
@@ -212,6 +212,16 @@ def test_the_index_has_what_mirrors_have(place: Place, remote: Place) -> None:
     assert place.run("search", "--json", "--host", "n1", "parser").json == before
     assert place.run("search", "--json", "--host", "n1", "nothing-like-it").json == []
     assert "0 added, 0 removed" in place.run("index", "update").err
+    turn(remote, "--name", "later")  # the index is old then, and after that damaged, and at last gone
+    sync(place)
+    after = place.run("search", "--json", "--all-hosts", "parser").json
+    assert {hit["name"] for hit in after} == {"auth", "later"}
+    (database,) = (place.state_root / ".index").glob("*.db")
+    content = database.read_bytes()
+    database.write_bytes(content[: len(content) // 2])
+    assert place.run("search", "--json", "--all-hosts", "parser").json == after
+    assert place.run("index", "delete").code == 0
+    assert place.run("search", "--json", "--all-hosts", "parser").json == after
 
 
 @pytest.mark.thorough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,6 +117,18 @@ def test_what_was_not_heard_of_has_not_ended(
     ssh.write_text("#!/bin/sh\nexit 255\n")
     found = place.run("kill", "--tree", "root")
     assert (found.code, "not running when last seen, 4 min ago; n1 cannot be reached" in found.out) == (0, True)
+
+
+@pytest.mark.thorough
+def test_what_no_mirror_has_seen_is_not_forgotten(place: Place, remote: Place, tree: Tree, mirror: Mirror) -> None:
+    """A session that was placed, and is in no mirror, is unknown to `csa wait`; `csa kill` asks its host."""
+    shutil.rmtree(mirror.pathname)
+    assert names(place.run("ls", "--json", "--tree").json) == WHOLE[:1]
+    assert place.run("wait", "--tree", "root").code == 4  # unknown
+    found = {each["session_id"]: each for each in place.run("kill", "--json", "--tree", "root").json}
+    assert (found[tree.placed]["outcome"], found[tree.placed]["mirror"]) == ("not_running", "n1")
+    sync(place)
+    assert place.run("wait", "--tree", "root").code == 0
 
 
 @pytest.mark.thorough

@@ -109,6 +109,9 @@ def test_a_failed_check_is_repaired_by_its_agent(repository: Place) -> None:
     prompt = (place.session(session) / "output/turn-0002/prompt.md").read_text()
     assert "$ echo no luck" in prompt
     assert "AAAAAAA" not in prompt
+    done = place.run("land", session, "--check", "kill -9 $$")
+    assert (done.code, "error: The check was ended by SIGKILL" in done.err) == (1, True)
+    assert "no luck" in tree_of(place, session)["refused"]["message"]
     assert place.run("land", session, "--check", "grep two new").code == 0
     other = work(place, "echo three > a")
     sh(place, "echo mine > a; git commit -qam mine")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.realhosts import Host, Hosts
-from tests.support import Json, Running, wait_for
+from tests.support import Json, Running, children_of, wait_for
 
 pytestmark = pytest.mark.thorough
 LEASH_S = 5
@@ -103,6 +106,23 @@ def test_nothing_is_left_when_its_submitter_is_killed(three: list[Host]) -> None
     assert time.monotonic() - killed_at > LEASH_S - 2
     wait_for(lambda: len(a.everyone()) == IDLE, "nothing is left here")
     assert {card(n1, "outer")["status"], card(n1, "child")["status"], card(n2, "far")["status"]} == {"cancelled"}
+
+
+def test_whenever_its_connection_breaks_an_order_is_carried_out_once_or_not_at_all(three: list[Host]) -> None:
+    """SIGKILL of ssh at any instant: csa run succeeds and there is one session, or fails and there is none."""
+    a, n1, _ = three
+    generator = random.Random(5)
+    for number in range(8):
+        before = set(n1.published())
+        running = a.start("run", "--on", "n1", "--tool", "codex", "hello")
+        time.sleep(generator.uniform(0.3, 2.5))
+        for pid in children_of(running.pid):
+            if has(f"/proc/{pid}/cmdline", b"supervise"):
+                os.kill(pid, signal.SIGKILL)
+        code = running.process.wait(60)
+        assert (code, len(set(n1.published()) - before)) in {(0, 1), (7, 0)}, (number, running.err)
+    wait_for(lambda: len(n1.everyone()) == IDLE, "nothing is left")
+    assert a.run("hosts", "--placed", "--json").json == []
 
 
 def test_detached_it_goes_on_without_its_submitter(three: list[Host]) -> None:

@@ -8,6 +8,7 @@ Killed at any moment, it can be asked for again: each step leaves the work whole
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
+_OUTSIDE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM})  # from somebody, or for memory
 _TRIES = 5  # to follow a checkout that moves meanwhile
 
 
@@ -137,7 +139,7 @@ async def _check(
 ) -> None:
     """Prepare the worktree if it was made again, run the check in it, and clean it of what that has left.
 
-    LandError if one of them fails.
+    LandError if one of them fails. One that a signal has ended has not judged the work: CsaError.
     """
     environ = without_descriptors(without_repository(session.context.environ))
     commands = [work.tree.setup] if work.tree.setup and not work.tree.is_ready else []
@@ -158,5 +160,8 @@ async def _check(
     finally:
         with anyio.CancelScope(shield=True):
             await _in_thread(work.give_back)
+    if (number := end.exit.signal) in _OUTSIDE:
+        name = signal.Signals(number).name
+        raise CsaError(f"The check was ended by {name}; the work is as it was.", hint="land it again")
     if not end.has_succeeded:
         raise await _in_thread(lambda: work.refuse_check(command, end))

@@ -96,6 +96,7 @@ def await_endings(
                 if first_only and ending.is_known:
                     return
             if not waiting.pending and not waiting.find_more():
+                yield from waiting.unheard()
                 return
             if time.monotonic() >= deadline:
                 yield from waiting.unfinished()
@@ -155,6 +156,9 @@ class _Watch:
     def unfinished(self) -> WaitResult:
         owner = probe(self.paths).owner
         return self._make("running", EXIT_BUSY, tool=owner.tool if owner else "", turn=owner.turn if owner else 0)
+
+    def unknown(self) -> WaitResult:
+        return self._make("unknown", EXIT_BUSY)
 
     def close(self) -> None:
         if self._transcript >= 0:
@@ -238,6 +242,11 @@ class _Waiting:
 
     def unfinished(self) -> list[WaitResult]:
         return [watch.unfinished() for watch in self.pending.values()]
+
+    def unheard(self) -> list[WaitResult]:
+        """Return those on other hosts that nobody here can know anything of."""
+        found = self._family.unheard() if self._family else []
+        return [_Watch(*target).unknown() for target in found]
 
     def find_more_now_and_then(self) -> None:
         if time.monotonic() >= self._look_at:
