@@ -39,6 +39,7 @@ from csa.store.placements import (
 from csa.store.sessions import Store, is_directory
 from csa.store.spending import Account, Ledger, Mirrored, below, spent_here, total
 from csa.store.statefile import load_state
+from csa.store.stores import find_stores
 from csa.store.trees import Member, Tree, open_tree
 from csa.structs import asdict, replace
 
@@ -80,7 +81,7 @@ class Escrow:
         if host == self.placement.host:
             return
         self._save(replace(self.placement, host=host))
-        if self.placement.top and (top := _top_of(self._root, self.placement)):
+        if self.placement.top and (top := _load(self._root, *self.placement.top)):
             with open_tree(self._root, top) as tree:
                 tree.move(Member(self.placement.booked, self.placement.project, self.placement.parent, host))
 
@@ -317,8 +318,7 @@ def _family(context: Context, host: str, known: SessionState | None) -> tuple[Se
     top = [known, *ancestors(root / MIRRORS / host, known)][-1]
     if not (top.parent_host and top.parent_project and top.parent_session_id):
         return top, []
-    paths = find_record(root, top.parent_project, top.parent_session_id)
-    parent = load_state(paths.state) if paths else None
+    parent = _load(root, top.parent_project, top.parent_session_id)
     return top, [parent, *ancestors(root, parent)] if parent else []
 
 
@@ -410,7 +410,7 @@ def _close(root: Path, placement: Placement, spent: Spent | None) -> Placement:
     known = (spent or Spent()).at_least(before) if before else spent or Spent()
     settled = replace(placement, state=SETTLED, spent=known)
     with ExitStack() as stack:
-        if placement.top and (top := _top_of(root, placement)):
+        if placement.top and (top := _load(root, *placement.top)):
             with suppress(RefusedError):  # it was purged, and the list with it
                 tree = stack.enter_context(open_tree(root, top))
                 tree.settle(placement.booked, known, project=placement.there, released=spent is None and is_new)
@@ -421,9 +421,12 @@ def _close(root: Path, placement: Placement, spent: Spent | None) -> Placement:
     return settled
 
 
-def _top_of(root: Path, placement: Placement) -> SessionState | None:
-    assert placement.top
-    paths = find_record(root, *placement.top)
+def _load(root: Path, project: str, session_id: str) -> SessionState | None:
+    """Return a record of this host; its project may have moved meanwhile, and been adopted."""
+    paths = find_record(root, project, session_id)
+    if paths is None:
+        places = (store.find(session_id) for store in find_stores(root, with_retired=True))
+        paths = next((place for place in places if is_directory(place.pathname)), None)
     return load_state(paths.state) if paths else None
 
 
