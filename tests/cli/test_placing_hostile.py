@@ -113,8 +113,6 @@ def hostile(tmp_path: Path, answers: list[Any]) -> Path:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("said", ["[" * 100_000, "[5]", '[{"session_id": 7, "queued": "x"}]', "[\n" * 20_000])
-    "said", ["[" * 100_000, "[5]", '[{"session_id": 7, "queued": "x", "turn": "y"}]', "[\n" * 20_000]
-)
 def test_a_host_that_prints_nonsense(place: Place, remote: Place, tmp_path: Path, said: str) -> None:
     """Nothing of it reaches the terminal as it is, and nothing is called ended."""
     remote.codex("hello", "--name", "auth")
