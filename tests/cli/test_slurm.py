@@ -23,7 +23,9 @@ SAID: Json = {"match": "", "do": [["say", "done"]]}
 
 def wait_ready(host: Host) -> None:
     """Wait until the tool of a long turn is at work there."""
-    wait_for(lambda: host.shell(["test", "-e", "/run/ready"]).code == 0, f"a turn is at work on {host.name}")
+    wait_for(
+        lambda: host.shell(["test", "-e", "/run/ready"]).code == 0, f"a turn is at work on {host.name}", within_s=60
+    )
 
 
 def unsettled(host: Host) -> list[Placement]:

@@ -231,6 +231,11 @@ def _take_back(context: Context, engine: Engine, session_id: str, link: Link) ->
     if not is_object_id(base := said.get("base")):
         raise ProtocolError(f"{engine.name} does not say where the work begins.")
     git = _repository_around(context)
+    if (state := context.store.record(session_id).state) and state.worktree:
+        raise RefusedError(  # its refs keep what was done here, and land as that
+            f"{engine.name} has a session with the id of one that is here, {session_id}: its work is not fetched.",
+            hint=f"git fetch from {engine.name}, if you trust it",
+        )
     found, problems = _read_refs(link)
     begins = [each for each in (base, *_words(said, "parents")) if is_object_id(each)]
     head = find_commit(git, "HEAD")
