@@ -29,11 +29,13 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _LOOK_AGAIN_S = 1.0  # a child's end wakes us; where somebody ignores SIGCHLD this finds it
 _NOT_HANDED_ON = (
     *("CSA_", "XDG_", "GIT_", "CODEX_", "CLAUDE", "ANTHROPIC_", "OPENAI_", "GEMINI_", "GOOGLE_", "OPENCODE", "FAKE_"),
-    *("MAKE", "MFLAGS", "BASH_ENV", "ENV", "PROMPT_COMMAND", "PS1"),
+    *("MAKE", "MFLAGS", "BASH", "SHELLOPTS", "ENV", "PROMPT_COMMAND", "PS1", "INPUTRC"),
+    *("HIST", "LESS", "PYTHONHISTFILE", "NODE_REPL_HISTORY"),  # files of the user's, which a shell would write to
 )
 _FAKES = Path(csa_fakes.__file__).parent
 _PROJECT = "project"
 _SERVER = "api/server.py"
+_LOGIN = '{"OPENAI_API_KEY": "none is needed"}\n'
 _GREETING = """A git project with fake agents; no account or API key needed. Sessions are {kept}.
 Try:    csa run --name api "Add rate limiting to the API"    (the start of docs/tutorial.md)
 Leave:  exit"""
@@ -167,12 +169,20 @@ def _kept_home(directory: str) -> str:
     home = os.path.realpath(directory)
     try:
         os.makedirs(home, mode=0o700, exist_ok=True)
-        is_other = bool(os.listdir(home)) and not os.path.exists(os.path.join(home, _PROJECT, _SERVER))
+        is_other = bool(os.listdir(home)) and not _is_playground(home)
     except (FileExistsError, NotADirectoryError):
         is_other = True
     if is_other:
         raise UsageError(f"{directory} is no playground of csa.", hint="name a new or an empty directory")
     return home
+
+
+def _is_playground(home: str) -> bool:
+    """Say whether a directory was made by us: in another's home, files would be replaced."""
+    try:
+        return Path(home, ".codex/auth.json").read_text() == _LOGIN
+    except (OSError, ValueError):
+        return False
 
 
 def _prepare(home: str) -> dict[str, str]:
@@ -231,7 +241,7 @@ def _make_project(project: Path, env: Mapping[str, str]) -> None:
     """Make a project with a commit, or without git where there is none."""
     codex = Path(env["HOME"], ".codex")
     codex.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (codex / "auth.json").write_text('{"OPENAI_API_KEY": "none is needed"}\n')  # csa prefers tools that are logged in
+    (codex / "auth.json").write_text(_LOGIN)  # csa prefers tools that are logged in
     (project / _SERVER).parent.mkdir(parents=True, exist_ok=True)
     for file in (_FAKES / "demo").glob("*.toml"):
         shutil.copy(file, project)

@@ -116,7 +116,7 @@ ENGINE_KEYS: Mapping[str, Key] = {
         "words", (), "what sbatch is told of each turn, such as --mem=2G, --partition=agents, --time=4:00:00"
     ),
     "queue_s": Key("seconds", 60.0, "an agent that waits for so long in a scheduler's queue runs where its caller is"),
-    "leash_s": Key("seconds", 60.0, "a turn there ends when csa run --on is not heard of for so many seconds"),
+    "leash_s": Key("seconds", 120.0, "a turn there ends when csa run --on is not heard of for so many seconds"),
     "code": Key("code", BUNDLE, "how your code gets there: bundle (a copy of its commits), shared (it is there), none"),
     "directory": Key("text", "", "where agents work there if no code goes along; empty: in the home directory"),
 }
@@ -184,7 +184,7 @@ class Engine(Struct):
     csa: tuple[str, ...] = ("csa",)
     code: str = BUNDLE
     directory: str = ""  # empty: the home directory there; with `shared` the one here
-    leash_s: float = 60.0
+    leash_s: float = 120.0
     options: tuple[str, ...] = ()  # of a scheduler's command
     queue_s: float = 60.0
 

@@ -79,3 +79,33 @@ def test_a_dirty_work_tree_there_and_back(place: Place, remote: Place) -> None:
     assert sh(place, "cat sub/theirs a; git log --format=%s") == "theirs\nmine\nlook\nfirst"
     assert not list((place.state_root / ".placed").glob("*.json"))  # it is settled, and its code is here
     assert remote.run("rm", session).code == 0
+
+
+@pytest.mark.thorough
+def test_a_host_that_lies_about_whose_work_it_has(place: Place, remote: Place) -> None:
+    """Turns that were not fetched are named when others land. Work under the id of a session here is not taken."""
+    make_repository(place)
+    remote.env |= {name: value for name, value in place.env.items() if name.startswith("GIT_")}
+    sh(remote, f"git clone -q {place.project} {remote.project}", cwd=remote.tmp)
+    session = work(remote, "echo one > new", "--name", "auth")
+    sync(place)
+    place.run("fetch", "n1:auth")
+    work(remote, "echo two > new", "-s", session)
+    sync(place)
+    for outcome in ("landed 1 commit", "is in main already"):
+        done = place.run("land", "n1:auth")
+        assert (done.code, outcome in done.out) == (0, True)
+        assert "turn 2 of session n1:auth was not fetched" in done.err
+    place.run("fetch", "n1:auth")
+    done = place.run("land", "n1:auth")
+    assert ("landed 1 commit" in done.out, "not fetched" in done.err) == (True, False), done.err
+    mine = work(place, "echo mine > mine")
+    (there,) = remote.state_root.glob(f"**/sessions/{session}")
+    there.rename(there.with_name(mine))
+    state = there.with_name(mine) / "state.toml"
+    state.write_text(state.read_text().replace(session, mine))
+    sh(remote, f"git update-ref refs/csa/{mine}/99 refs/csa/{session}/2")
+    sync(place)
+    done = place.run("fetch", "n1:auth")
+    assert (done.code, "its work is not fetched" in done.err) == (5, True), done.out + done.err
+    assert sh(place, f"git for-each-ref refs/csa/{mine} | wc -l") == "1"

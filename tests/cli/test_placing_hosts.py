@@ -91,8 +91,7 @@ def tree_over_all(three: list[Host]) -> Running:
     )
     n2.script(rule("far", *n2.hold()))
     running = a.start("run", "--on", "n1", "--tool", "codex", "--name", "outer", "outer")
-    n1.wait_ready()
-    n2.wait_ready()
+    wait_for(lambda: n1.ready.exists() and n2.ready.exists(), "both wait", within_s=60)
     return running
 
 

@@ -65,6 +65,11 @@ def test_what_the_demo_needs(place: Place, tmp_path: Path) -> None:
     done = place.run("demo", "shell", str(bare), "-c", "true")
     assert (done.code, done.out) == (2, "")
     assert [file.name for file in bare.iterdir()] == ["notes"]
+    server = bare / "project/api/server.py"  # as somebody's own project may have it, in their own home
+    server.parent.mkdir(parents=True)
+    server.touch()
+    assert place.run("demo", "shell", str(bare), "-c", "true").code == 2
+    assert sorted(file.name for file in bare.iterdir()) == ["notes", "project"]
 
 
 @pytest.mark.thorough
@@ -91,6 +96,19 @@ def test_the_demo_without_git_in_a_narrow_terminal(place: Place, tmp_path: Path,
     running.signal(signal.SIGTERM)
     assert running.wait().code == 143
     assert list(left.iterdir()) == []
+
+
+@pytest.mark.thorough
+def test_a_shell_that_leaves_the_history_of_yours_as_it_is(place: Place, tmp_path: Path) -> None:
+    """Where HISTFILE is exported, bash would cut it to 500 lines, and add what was typed."""
+    history = tmp_path / "history"
+    history.write_text("".join(f"mine {number}\n" for number in range(900)))
+    before = history.read_text()
+    with Terminal(place, "demo", "shell", env={"HISTFILE": str(history)}) as terminal:
+        terminal.wait(lambda: "playground$" in terminal.text, "the shell is there")
+        terminal.type("csa ls\nexit\n")
+        assert terminal.end() == 0
+    assert history.read_text() == before
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 
 import pytest
@@ -22,7 +23,9 @@ SAID: Json = {"match": "", "do": [["say", "done"]]}
 
 def wait_ready(host: Host) -> None:
     """Wait until the tool of a long turn is at work there."""
-    wait_for(lambda: host.shell(["test", "-e", "/run/ready"]).code == 0, f"a turn is at work on {host.name}")
+    wait_for(
+        lambda: host.shell(["test", "-e", "/run/ready"]).code == 0, f"a turn is at work on {host.name}", within_s=60
+    )
 
 
 def unsettled(host: Host) -> list[Placement]:
@@ -87,6 +90,29 @@ def test_what_waits_and_what_runs_is_ended(cluster: Cluster) -> None:
     a.run("sync", "n1")
     assert [row["status"] for row in a.run("ls", "--all-hosts", "--json").json] == ["cancelled"]
     wait_for(lambda: not cluster.jobs(), "the jobs have ended")
+
+
+def test_code_goes_to_a_node_and_back(cluster: Cluster) -> None:
+    """In the job's script; its commits come back before the job ends. What is too large for one is refused."""
+    a, n1 = cluster.a, cluster["n1"]
+    cluster.configure()
+    cluster.play({"match": "", "do": [["run", "cat f > seen"], ["say", "done"]]})
+    a.git("init", "-q")
+    (a.project / "f").write_text("one\n")
+    a.git("add", "f")
+    a.git("commit", "-qm", "first")
+    (a.project / "f").write_text("two\n")
+    done = a.run("run", "--on", "lab:n1", "--tool", "codex", "--name", "w", "look")
+    assert (done.code, done.out) == (0, "done\n"), done.err
+    assert a.git("show", f"refs/csa/{done.session_id}/1:seen") == "two"
+    wait_for(lambda: not cluster.jobs(), "the job has ended")
+    again = a.run("run", "--on", "lab", "-s", "n1:w", "--json", "again")
+    assert (again.code, again.json["turn"]) == (0, 2), again.err
+    (a.project / "large").write_bytes(random.randbytes(4_000_000))
+    refused = a.run("run", "--on", "lab", "--tool", "codex", "look")
+    assert (refused.code, "takes 4.2 MB" in refused.err) == (2, True), refused.err
+    assert unsettled(a) == []
+    assert len(list((n1.state_root / ".orders").iterdir())) == 2
 
 
 def test_a_tree_on_a_cluster_is_killed(cluster: Cluster) -> None:

@@ -31,7 +31,7 @@ from csa.runner.turns.planning import plan_turn
 from csa.store.checking import check_session
 from csa.store.genealogy import ancestors
 from csa.store.held import build_session
-from csa.store.placements import find_placement, list_placements
+from csa.store.placements import find_placement, list_placements, save_placement
 from csa.store.sessions import Store
 from csa.store.spending import Ledger, total
 from csa.store.trees import begin_members, open_tree, read_members
@@ -251,13 +251,26 @@ def test_a_session_that_goes_on_takes_its_allowance_along_again(family: Store, r
     for session_id, inside in ((AWAY, None), (MORE, None), (AWAY, CHILD)):
         with reserve(session_id, inside=inside) as escrowed:
             assert (escrowed.placement.booked, tokens_of(family)) == (AWAY, 70)
-            assert escrowed.allowance == {"tokens": 60, "usd": 0, "time_s": 0}
+            own = {"tokens": 60, "usd": 0, "time_s": 0}
+            assert escrowed.allowance == (own if session_id == AWAY else None)
             escrowed.give_back()
         assert tokens_of(family) == 30
     with pytest.raises(RefusedError, match="leaves 90 tokens"):
         reserve(AWAY, 91, inside=None)
     reserve(AWAY, 15)  # which is less than it has used: its host refuses the turn
     assert tokens_of(family) == 30
+
+
+def test_a_project_that_has_moved_pays_all_the_same(family: Store, reserve: Reserve) -> None:
+    """Its root is found where it was adopted, to settle and to book."""
+    placement = reserve(tokens=60).placement
+    save_placement(family.root, replace(placement, top=("/moved/from", ROOT)))
+    escrow.settle(family.root, placement.id, used(20))
+    assert tokens_of(family) == 30
+    known = {"parent_host": "home", "parent_project": "/moved/from", "budget": Budget(tokens=60)}
+    mirrored(family, AWAY, 20, parent_session_id=ROOT, **known)
+    reserve(inside=None)
+    assert tokens_of(family) == 70
 
 
 def test_outside_of_any_tree_it_is_only_listed(family: Store, reserve: Reserve) -> None:

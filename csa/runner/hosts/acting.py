@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from csa.model.config import Engine
@@ -16,6 +17,8 @@ from csa.runner.hosts.engines import HostError, explain_failure, reach_of
 from csa.structs import Struct
 
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # what the shell that ssh calls there does not change
+
+_DECODER = json.JSONDecoder()
 
 
 class Answer(Struct):
@@ -31,10 +34,10 @@ class Answer(Struct):
         at = 0
         while at < len(self.out):
             if self.out[at] in "[{":
-                try:
-                    return json.loads(self.out[at:])
-                except (ValueError, RecursionError):
-                    pass
+                with suppress(ValueError, RecursionError):
+                    value, end = _DECODER.raw_decode(self.out, at)
+                    if not self.out[end:].strip():
+                        return value
             at = self.out.find("\n", at) + 1 or len(self.out)
         return None
 

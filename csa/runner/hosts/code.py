@@ -17,7 +17,7 @@ from csa.errors import RefusedError
 from csa.model.config import BUNDLE, Engine
 from csa.paths import CODE
 from csa.runner.context import Context
-from csa.runner.detach import error_from_json
+from csa.runner.hosts.answers import error_in
 from csa.runner.hosts.engines import Link
 from csa.runner.hosts.frames import ProtocolError, read_line, write_line
 from csa.runner.session import Session
@@ -227,10 +227,15 @@ def bring_back(context: Context, engine: Engine, session_id: str) -> Brought:
 
 def _take_back(context: Context, engine: Engine, session_id: str, link: Link) -> Brought:
     said = _heard(link)
-    _refuse_error(said)
+    _refuse_error(engine, said)
     if not is_object_id(base := said.get("base")):
         raise ProtocolError(f"{engine.name} does not say where the work begins.")
     git = _repository_around(context)
+    if (state := context.store.record(session_id).state) and state.worktree:
+        raise RefusedError(  # its refs keep what was done here, and land as that
+            f"{engine.name} has a session with the id of one that is here, {session_id}: its work is not fetched.",
+            hint=f"git fetch from {engine.name}, if you trust it",
+        )
     found, problems = _read_refs(link)
     begins = [each for each in (base, *_words(said, "parents")) if is_object_id(each)]
     head = find_commit(git, "HEAD")
@@ -263,10 +268,10 @@ def _take_back(context: Context, engine: Engine, session_id: str, link: Link) ->
     )
 
 
-def _refuse_error(said: Mapping[str, Any]) -> None:
+def _refuse_error(engine: Engine, said: Mapping[str, Any]) -> None:
     """Raise the error that a host has answered with, if it has."""
-    if isinstance(error := said.get("error"), dict):
-        raise error_from_json(error)
+    if error := error_in(engine.name, said):
+        raise error
 
 
 def _heard(link: Link) -> dict[str, Any]:
@@ -286,7 +291,7 @@ def _read_refs(link: Link) -> tuple[dict[str, str], list[str]]:
             found[name] = commit
         elif len(problems) < _MOST_PROBLEMS:
             problems.append(f"the ref {str(name)[:_SHOWN]!r} there is not one of csa's: it was not fetched")
-    _refuse_error(said)
+    _refuse_error(link.engine, said)
     return found, problems
 
 

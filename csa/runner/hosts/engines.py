@@ -22,7 +22,7 @@ _GRACE_S = 2.0
 _NOT_FOUND = 127
 _LINES_KEPT = 40
 _TURNED_AWAY = b"kex_exchange_identification:"  # what ssh says then
-_PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2)
+_PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 _SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _SSH_ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "--")
 # What ssh says, and the next step; the first that is found.

@@ -23,7 +23,7 @@ from csa.paths import MIRRORS
 from csa.runner.context import Context
 from csa.runner.hosts.passport import passport_of
 from csa.runner.turns.admission import check_sessions
-from csa.runner.turns.planning import new_id_now, refuse_too_deep
+from csa.runner.turns.planning import is_not_agents, new_id_now, refuse_too_deep
 from csa.store.genealogy import ancestors, find_record
 from csa.store.locks import Lock
 from csa.store.mirrors import mirror_for
@@ -39,6 +39,7 @@ from csa.store.placements import (
 from csa.store.sessions import Store, is_directory
 from csa.store.spending import Account, Ledger, Mirrored, below, spent_here, total
 from csa.store.statefile import load_state
+from csa.store.stores import find_stores
 from csa.store.trees import Member, Tree, open_tree
 from csa.structs import asdict, replace
 
@@ -65,8 +66,11 @@ class Escrow:
 
     @property
     def allowance(self) -> dict[str, Any] | None:
-        """What the session, and what is below it, may use there in all: its budget; None if it is given none."""
-        return asdict(self.placement.held) if self.placement.held else None
+        """What the session, and what is below it, may use there in all: its budget; None if it is given none.
+
+        One that is below another one there keeps its own.
+        """
+        return asdict(self.placement.held) if self.placement.held and not self.placement.member else None
 
     def sent(self) -> None:
         """Record, before the first byte of the order is sent, that it may arrive. OSError: it must not be sent."""
@@ -77,7 +81,7 @@ class Escrow:
         if host == self.placement.host:
             return
         self._save(replace(self.placement, host=host))
-        if self.placement.top and (top := _top_of(self._root, self.placement)):
+        if self.placement.top and (top := _load(self._root, *self.placement.top)):
             with open_tree(self._root, top) as tree:
                 tree.move(Member(self.placement.booked, self.placement.project, self.placement.parent, host))
 
@@ -148,8 +152,10 @@ def reserve(
         directory: where its commits are to return to; the context's when None.
 
     Raises:
-        UsageError: a budget above it has a limit, and the allowance does not say how much of it goes there.
-        RefusedError: a limit on sessions is reached, or the budgets above leave less than the allowance.
+        UsageError: a budget above it has a limit, and the allowance does not say how much of it goes there; or it is
+            below a session there that has an allowance.
+        RefusedError: a limit on sessions is reached, or the budgets above leave less than the allowance; or an agent
+            asks for one for a session that is not below its own.
         BusyError: it was sent there before, and that is not settled.
         StateError: a record that must be known is damaged.
         OSError: it cannot be written; nothing is booked.
@@ -157,6 +163,7 @@ def reserve(
     root, host, allowance = context.store.root, engine.name, allowance or Budget()
     known = _mirrored_state(root, host, session_id)
     top, above = _family(context, host, known)
+    _refuse_allowance(context, session_id, allowance, top, above)
     placement = Placement(
         id=new_id_now(),
         session_id=session_id,
@@ -166,7 +173,7 @@ def reserve(
         parent=above[0].session_id if above else None,
         top=(above[-1].project_path, above[-1].session_id) if above else None,
         member=top.session_id if top and top.session_id != session_id else None,
-        held=_or_else(allowance, top.budget) if top else allowance,
+        held=_or_else(allowance, top.budget) if top and above else allowance,
         directory=str(directory or context.directory),
     )
     lock = hold_placement(root, placement.id)
@@ -311,9 +318,23 @@ def _family(context: Context, host: str, known: SessionState | None) -> tuple[Se
     top = [known, *ancestors(root / MIRRORS / host, known)][-1]
     if not (top.parent_host and top.parent_project and top.parent_session_id):
         return top, []
-    paths = find_record(root, top.parent_project, top.parent_session_id)
-    parent = load_state(paths.state) if paths else None
+    parent = _load(root, top.parent_project, top.parent_session_id)
     return top, [parent, *ancestors(root, parent)] if parent else []
+
+
+def _refuse_allowance(
+    context: Context, session_id: str, allowance: Budget, top: SessionState | None, above: list[SessionState]
+) -> None:
+    """Raise for a session there that is not to be given another budget: by that agent, or by nobody here."""
+    if not top or not allowance:
+        return
+    if context.caller and all(each.session_id != context.caller.session_id for each in above):
+        raise is_not_agents(session_id, context.caller)
+    if top.session_id != session_id:
+        raise UsageError(
+            f"Session {session_id} is below {top.session_id}, which has the allowance for both.",
+            hint=f"leave --allow-* out, or go on with {top.session_id}",
+        )
 
 
 def _or_else(allowance: Budget, had: Budget) -> Budget:
@@ -389,7 +410,7 @@ def _close(root: Path, placement: Placement, spent: Spent | None) -> Placement:
     known = (spent or Spent()).at_least(before) if before else spent or Spent()
     settled = replace(placement, state=SETTLED, spent=known)
     with ExitStack() as stack:
-        if placement.top and (top := _top_of(root, placement)):
+        if placement.top and (top := _load(root, *placement.top)):
             with suppress(RefusedError):  # it was purged, and the list with it
                 tree = stack.enter_context(open_tree(root, top))
                 tree.settle(placement.booked, known, project=placement.there, released=spent is None and is_new)
@@ -400,9 +421,12 @@ def _close(root: Path, placement: Placement, spent: Spent | None) -> Placement:
     return settled
 
 
-def _top_of(root: Path, placement: Placement) -> SessionState | None:
-    assert placement.top
-    paths = find_record(root, *placement.top)
+def _load(root: Path, project: str, session_id: str) -> SessionState | None:
+    """Return a record of this host; its project may have moved meanwhile, and been adopted."""
+    paths = find_record(root, project, session_id)
+    if paths is None:
+        places = (store.find(session_id) for store in find_stores(root, with_retired=True))
+        paths = next((place for place in places if is_directory(place.pathname)), None)
     return load_state(paths.state) if paths else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from csa.model.config import Engine
-from csa.runner.detach import error_from_json
+from csa.runner.hosts.answers import error_in
 from csa.runner.hosts.engines import Link
 from csa.runner.hosts.frames import read_line
 from csa.runner.hosts.supervising import NOT_PLACED, SUPERVISE
@@ -21,8 +21,8 @@ def is_fenced(engine: Engine, order_id: str) -> bool:
         said = read_line(link.stdout)
         if said is None:
             raise link.failure()
-    if "error" not in said:
+    if not (error := error_in(engine.name, said)):
         return False
-    if said["error"].get("code") == NOT_PLACED:
+    if error.code == NOT_PLACED:
         return True
-    raise error_from_json(dict(said["error"]))
+    raise error

@@ -21,7 +21,8 @@ from csa.model.config import SHARED, Engine
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.caller import owner_name
 from csa.runner.context import Context
-from csa.runner.detach import error_from_json, request_to_json
+from csa.runner.detach import request_to_json
+from csa.runner.hosts.answers import begun_in, ended_in, error_in
 from csa.runner.hosts.code import Outgoing
 from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.escrow import Escrow
@@ -128,6 +129,7 @@ class Tether:
         self.engine, self.order_id, self._tell = engine, order_id, tell
         self._leash_s = max(LEAST_LEASH_S, engine.leash_s)
         self._is_detached = is_detached
+        self._session_id = ""
         self._over = threading.Event()
         self._writing = threading.Lock()
         self._link: Link | None = None
@@ -165,11 +167,15 @@ class Tether:
         except OSError:
             raise link.failure() from None
         self.is_sent = True  # with its line's end it is whole, which may arrive or not
-        with suppress(OSError):  # then there is an answer that says why, or none
-            link.stdin.write(b"\n")
-            if code:
-                code.write_bundle(link.stdin, haves)
-            link.stdin.flush()
+        try:
+            with suppress(OSError):  # then there is an answer that says why, or none
+                link.stdin.write(b"\n")
+                if code:
+                    code.write_bundle(link.stdin, haves)
+                link.stdin.flush()
+        except StoppedError as stopped:  # what is cut off does not begin, as the host says when it is asked
+            self.cancelled = stopped.name
+            link.close()
         self._start(self._beat)
         while True:
             try:
@@ -188,6 +194,7 @@ class Tether:
 
     def _spelled(self, order: Mapping[str, Any], passport: Mapping[str, Any] | None, code: Outgoing | None) -> bytes:
         """Return the line that is the order, without its end."""
+        self._session_id = order["session_id"]
         leash_s = 0 if self._is_detached else self._leash_s
         said = {"order": order, "leash_s": leash_s, "by": os.uname().nodename, "passport": passport}
         return json.dumps({**said, "code": code and code.said}).encode()
@@ -202,9 +209,10 @@ class Tether:
             said = None
         if said is None:
             raise link.failure()
-        if "error" in said:
-            raise error_from_json(dict(said["error"]))
-        return [each for each in said.get("have", ()) if isinstance(each, str)]
+        if error := error_in(self.engine.name, said):
+            raise error
+        have = said.get("have")
+        return [each for each in have if isinstance(each, str)] if isinstance(have, list) else []
 
     def engine_now(self) -> Engine:
         """Return how the host is reached now."""
@@ -238,10 +246,10 @@ class Tether:
         return self._begun(said)
 
     def _begun(self, said: Mapping[str, Any]) -> Begun:
-        if "error" in said:
-            raise error_from_json(dict(said["error"]))
-        names = ("session_id", "turn", "tool", "pid", "project")
-        return Begun(self.engine.name, **{name: said[name] for name in names})
+        host = self.engine.name
+        if error := error_in(host, said):
+            raise error
+        return Begun(host, **begun_in(host, self._session_id, said))
 
     def _ask_again(self, failure: CsaError) -> Mapping[str, Any]:
         """Reach the host again, and ask what became of the order; HostError when it was not reached for long."""
@@ -269,7 +277,7 @@ class Tether:
         if said is None:
             link.close()
             return None
-        if "error" in said and said["error"].get("code") == NOT_PLACED:
+        if (error := error_in(self.engine.name, said)) and error.code == NOT_PLACED:
             self.is_sent = False
             nothing = CsaError(f"Nothing has begun on {self.engine.name}: {failure.message}", hint="run it again")
             nothing.exit_code = HostError.exit_code
@@ -285,7 +293,7 @@ class Tether:
             assert link is not None
             said = _read(link.stdout)
             if said is not None and "ended" in said:
-                self.ended = said
+                self.ended = ended_in(said)
             elif said is None and not self._over.is_set():
                 self._reconnect(_failure_of(link))
 

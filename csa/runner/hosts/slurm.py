@@ -113,7 +113,8 @@ def cancel_named(name: str) -> tuple[str, ...]:
 
 def reach(job: str) -> tuple[str, ...]:
     """Return what runs a command on the node of a job that runs, as part of it."""
-    shape = ("--nodes=1", "--ntasks=1", "--chdir=/", "--export=NIL", "--mpi=none", "--quiet")
+    # Without --unbuffered it sends on only what ends with a newline, and not the end of a pack of git.
+    shape = ("--nodes=1", "--ntasks=1", "--chdir=/", "--export=NIL", "--mpi=none", "--quiet", "--unbuffered")
     return ("srun", f"--jobid={job}", "--overlap", *shape, "/bin/sh", "-c", _LOGIN, "csa")
 
 

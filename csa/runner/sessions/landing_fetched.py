@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from csa.errors import RefusedError
@@ -13,7 +14,7 @@ from csa.runner.sessions.landing import refuse_to_land
 from csa.runner.sessions.landing_outcome import Landed, LandError
 from csa.store import landing as git_landing
 from csa.store.gitplumbing import open_project
-from csa.store.gitwork import has_same_tree, is_ancestor, kept_last, refs_of
+from csa.store.gitwork import has_same_tree, is_ancestor, kept_last, order_of, refs_of
 from csa.store.landing import ConflictError
 from csa.store.project import git_top
 from csa.structs import replace
@@ -36,12 +37,20 @@ def land_fetched(session: Session, into: Path | str, *, squash: bool = False, dr
     common = open_project(top, environ).path("rev-parse", "--path-format=absolute", "--git-common-dir")
     tree = replace(worktree_of(session), checkout=top, path="", git_dir=f"{common}/worktrees/-")
     git, target = git_landing.read_target(top, tree, environ)
-    if (tip := kept_last(refs_of(git, session_id))) is None:
+    refs = refs_of(git, session_id)
+    if (tip := kept_last(refs)) is None:
         raise not_here(session, top)
     base = git_landing.find_base(git, tree, tip=tip, onto=target.head)
     if base is None:
         raise RefusedError(f"The work of session {session_id} has no commit in common with {top}.")
-    landed = Landed(session_id=session_id, into=top, branch=target.branch, onto=target.head, head=target.head)
+    landed = Landed(
+        session_id=session_id,
+        into=top,
+        branch=target.branch,
+        onto=target.head,
+        head=target.head,
+        warnings=_missing(session, refs),
+    )
     if has_same_tree(git, base, tip) or is_ancestor(git, tip, target.head):
         return replace(landed, is_contained=tip != tree.base)
     if dry_run:
@@ -74,3 +83,12 @@ def land_fetched(session: Session, into: Path | str, *, squash: bool = False, dr
     commits, files = git_landing.list_commits(git, target.head, new), git_landing.list_files(git, target.head, new)
     git_landing.fast_forward(git, target, new, note=f"csa land {session_id}")
     return replace(landed, head=new, commits=tuple(commits), files=tuple(files), is_squashed=is_squashed)
+
+
+def _missing(session: Session, refs: Mapping[str, str]) -> tuple[str, ...]:
+    """Say which turns are known of here, but were not fetched: each that has ended has a ref."""
+    last, turns = max(order for ref in refs if (order := order_of(ref)))[0], session.load().turns
+    if turns <= last:
+        return ()
+    which = f"turn {turns}" if turns == last + 1 else f"turns {last + 1} to {turns}"
+    return (f"{which} of session {session.session_id} was not fetched, nor landed: csa fetch, and land again",)

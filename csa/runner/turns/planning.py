@@ -504,9 +504,15 @@ def _asked_budget(request: RunRequest) -> AskedBudget:
 def changed_budget(context: Context, state: SessionState, asked: AskedBudget) -> Budget:
     """Return the budget of a session with what is asked for; RefusedError where an agent asks for another."""
     budget = _with_budget(state.budget, asked)
-    if budget != state.budget and context.caller is not None and not context.caller.host:  # else that has settled it
+    if budget != state.budget and context.caller is not None and not _is_placed_by(state, context.caller):
         raise is_not_agents(state.session_id, context.caller)
     return budget
+
+
+def _is_placed_by(state: SessionState, caller: Caller) -> bool:
+    """Say whether a session came from another host, in the tree of a caller there: that host has booked its budget."""
+    root = caller.state.root_session_id or caller.session_id
+    return caller.host is not None and state.parent_host is not None and state.root_session_id == root
 
 
 def is_not_agents(session_id: str, caller: Caller) -> RefusedError:
