@@ -11,6 +11,7 @@ from typing import IO, Any, cast
 import pytest
 
 from csa.model.config import Engine
+from csa.runner.hosts.acting import Call
 from csa.runner.hosts.placing import StoppedError, Tether
 from csa.store.statefile import load_state
 from tests.cli.hosts import sync
@@ -151,3 +152,10 @@ def test_a_signal_while_code_is_sent(
         tether.begin(order, passport=None, code=cast("Any", Code()), before_sending=lambda: None)
     assert not tether.is_sent
     assert remote.ids() == []
+
+
+def test_a_command_there_knows_nothing_of_csa_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reach that passes the environment on would have it look for the session in the state root of this host."""
+    monkeypatch.setenv("CSA_STATE_DIR", "/here")
+    engine = Engine("n1", reach=("env",), csa=("sh", "-c", 'echo "[\\"$CSA_STATE_DIR\\"]"'))
+    assert Call(engine, ["kill"], limit_s=30).answer().json == [""]

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from csa.model.config import Engine
-from csa.runner.hosts.engines import HostError, explain_failure, reach_of
+from csa.runner.hosts.engines import HostError, environment_for, explain_failure, reach_of
 from csa.structs import Struct
 
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # what the shell that ssh calls there does not change
@@ -51,7 +51,14 @@ class Call:
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace", process_group=0
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+                errors="replace",
+                process_group=0,
+                env=environment_for(engine),
             )
         except OSError as error:
             why = f"{argv[0]}: {error.strerror}"
