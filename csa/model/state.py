@@ -136,7 +136,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
     created_at = _optional_time(record, "created_at") or _time_of(session_id)
     return SessionState(
         session_id=session_id,
-        project_path=_required(record, "project_path", str),
+        project_path=_path_in(record, "project_path") or _required(record, "project_path", str),
         created_at=created_at,
         last_accessed=_optional_time(record, "last_accessed") or created_at,
         description=_optional(record, "description", str) or "",
@@ -157,7 +157,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         turns=max(turns or 0, turn_count or 0),
         turn_count=turn_count,
         parent_session_id=_optional_id(genealogy, "parent_session_id"),
-        parent_project=_optional(genealogy, "parent_project", str),
+        parent_project=_path_in(genealogy, "parent_project"),
         parent_host=_optional(genealogy, "parent_host", str),
         root_session_id=_optional_id(genealogy, "root_session_id"),
         fork_of=_optional_id(genealogy, "fork_of") or _optional_id(genealogy, "fork_of_session_id"),
@@ -416,6 +416,13 @@ def _optional(record: Mapping[str, Any], key: str, kind: type[_T]) -> _T | None:
         return None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise RecordFault(key, f"{value!r} is not {'an integer' if kind is int else f'a {kind.__name__}'}")
+    return value
+
+
+def _path_in(record: Mapping[str, Any], key: str) -> str | None:
+    value = _optional(record, key, str)
+    if value is not None and "\0" in value:  # no system takes it, and another host may have written it
+        raise RecordFault(key, f"{value!r} is not a path")
     return value
 
 

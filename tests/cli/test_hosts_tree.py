@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -153,3 +154,28 @@ def test_deleting_a_tree_leaves_what_is_elsewhere(place: Place, remote: Place, t
     running.wait()
     assert not remote.processes()
     assert place.run("show", "n1:kid").code == 0
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("key", ["project_path", "parent_project"])
+def test_a_record_from_elsewhere_with_an_impossible_path_is_damaged(
+    place: Place, tree: Tree, mirror: Mirror, key: str
+) -> None:
+    """It breaks no list, and nothing of the tree that is here."""
+    (state,) = Path(mirror.pathname).rglob(f"{tree.placed}/state.toml")
+    line = f'{key} = "/a\\u0000b"'
+    text = state.read_text()
+    state.write_text(
+        re.sub("(?m)^project_path = .*$", line.replace("\\", "\\\\"), text)
+        if key == "project_path"
+        else text.replace("[genealogy]", f"[genealogy]\n{line}")
+    )
+    for words in (
+        ["ls", "--tree"],
+        ["ls", "--tree", "--host", "n1"],
+        ["status", "root"],
+        ["status", f"n1:{tree.placed}"],
+    ):
+        done = place.run(*words)
+        assert "Traceback" not in done.err, done
+    assert ("root", None) in names(place.run("ls", "--json", "--tree").json)
