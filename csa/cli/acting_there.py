@@ -9,7 +9,7 @@ import os
 import sys
 
 from csa.cli.commands import find_command
-from csa.cli.output import print_json, tell
+from csa.cli.output import print_json, printable, tell
 from csa.cli.selecting import open_client
 from csa.errors import CsaError, MirroredError
 from csa.ids import may_be_id
@@ -49,11 +49,11 @@ def act_there(words: list[str], error: MirroredError) -> int:
     answer = call.answer()
     if answer.code in _NOT_OF_CSA:
         raise call.failure(answer)
-    print(answer.err, end="", file=sys.stderr)
+    print(printable(answer.err), end="", file=sys.stderr)
     if "--json" in said:
         print_json(answer.json)
     else:
-        print(answer.out, end="")
+        print(printable(answer.out), end="")
     if answer.code == os.EX_OK:
         tell("csa", f"done on {error.host}; csa sync {error.host} shows it here")
     return answer.code

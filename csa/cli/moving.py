@@ -27,6 +27,7 @@ from csa.runner.sessions.exporting import (
     write_archive,
 )
 from csa.runner.sessions.importing import Imported, import_archive
+from csa.store.archive import Spool
 from csa.store.atomic import sync_file
 from csa.store.sessions import Store
 from csa.store.shown import SessionInfo
@@ -99,7 +100,8 @@ def execute_export(arguments: argparse.Namespace) -> int:
             raise StateError(fault.path, fault.problem, hint="--skip-corrupted leaves out its content")
         skips = {"skip_corrupted": arguments.skip_corrupted, "skip_running": arguments.skip_running}
         kept, skipped = check_exportable(infos, **skips)
-        more = _write(arguments, lambda stream: write_archive(client.context, kept, stream, **skips))
+        spool = _spool() if arguments.encrypt else None
+        more = _write(arguments, lambda stream: write_archive(client.context, kept, stream, spool=spool, **skips))
         left = {item.what for item in more}  # what has begun to run in this moment
         written = [info.session_id for info in kept if info.session_id not in left]
         _report_export(arguments, written, [*left_out, *skipped, *more])
@@ -139,6 +141,12 @@ def _write(arguments: argparse.Namespace, write: Callable[[IO[bytes]], list[Skip
     from csa.store.sealing import seal  # noqa: PLC0415  # few encrypt
 
     return _write_output(arguments.output, lambda stream: seal(arguments.encrypt, stream, write))
+
+
+def _spool() -> Spool:
+    from csa.store.sealing import spooled  # noqa: PLC0415  # as above
+
+    return spooled
 
 
 def _write_output(output: str | None, write: Callable[[IO[bytes]], list[Skipped]]) -> list[Skipped]:

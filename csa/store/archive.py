@@ -14,7 +14,8 @@ import os
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
@@ -36,15 +37,16 @@ _MAX_PATH_BYTES = 2048
 _MAX_ALL_PATHS_BYTES = 256 << 20
 _MAX_HEADER_BYTES = 64 << 10
 _MAX_LINE_BYTES = 64 << 20  # for files that are read by lines, or as a whole
-_SPOOL_BYTES = 4 << 20
+SPOOL_BYTES = 4 << 20  # that are kept in memory
 _BLOCK = 1 << 20
+Spool = Callable[[Iterable[bytes]], AbstractContextManager[tuple[int, IO[bytes]]]]
 
 
 class ArchiveWriter:
     """Writes an archive to a binary stream."""
 
-    def __init__(self, stream: IO[bytes], manifest: dict[str, Any], *, now: float) -> None:
-        self._now = now
+    def __init__(self, stream: IO[bytes], manifest: dict[str, Any], *, now: float, spool: Spool | None = None) -> None:
+        self._now, self._spool = now, spool or spooled
         self._files = 0
         self._sink = _Sink(stream)
         self._tar = tarfile.open(fileobj=self._sink, mode="w|gz", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # see `close`
@@ -53,11 +55,9 @@ class ArchiveWriter:
 
     def add(self, session_id: str, name: str, blocks: Iterable[bytes], *, mtime: float) -> bool:
         """Add a file of a session; say whether it was not too large."""
-        with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spool:  # its size must be known first
-            size = sum(map(spool.write, blocks))
+        with self._spool(blocks) as (size, spool):  # its size must be known first
             if size > MAX_FILE_BYTES:
                 return False
-            spool.seek(0)
             self._add(f"{_SESSIONS}/{session_id}/{name}", spool, size, mtime)
         self._files += 1
         return True
@@ -82,6 +82,15 @@ class ArchiveWriter:
         member = tarfile.TarInfo(name)
         member.size, member.mode, member.mtime = size, 0o600, int(mtime)
         self._tar.addfile(member, content)
+
+
+@contextmanager
+def spooled(blocks: Iterable[bytes]) -> Iterator[tuple[int, IO[bytes]]]:
+    """Yield the size of some blocks, and then these; what is long is in a file meanwhile."""
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
+        size = sum(map(spool.write, blocks))
+        spool.seek(0)
+        yield size, spool
 
 
 class _Sink(io.RawIOBase):

@@ -6,14 +6,18 @@ pipe, never into a file.
 
 from __future__ import annotations
 
+import io
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from csa.errors import ArchiveError, NotFoundError, ToolUnavailableError, UsageError
+from csa.store.archive import SPOOL_BYTES
 
 _T = TypeVar("_T")
 _MARK = b"age-encryption.org/v1\n"
@@ -33,7 +37,38 @@ def seal(recipients: Sequence[str], stream: IO[bytes], write: Callable[[IO[bytes
         OSError: of the stream; and whatever `write` raises. What is in the stream then is of no use.
     """
     pyrage = _library()
-    known = [_recipient(pyrage, line) for each in recipients for line in _lines_of(each)]
+    return _seal(pyrage, [_recipient(pyrage, line) for each in recipients for line in _lines_of(each)], stream, write)
+
+
+@contextmanager
+def spooled(blocks: Iterable[bytes]) -> Iterator[tuple[int, IO[bytes]]]:
+    """Yield the size of some blocks, and then these, as `csa.store.archive.spooled` does.
+
+    What is long is encrypted meanwhile, for a key that only this process has.
+    """
+    rest, begin = iter(blocks), b""
+    while len(begin) <= SPOOL_BYTES and (block := next(rest, None)) is not None:
+        begin += block
+    if len(begin) <= SPOOL_BYTES:
+        yield len(begin), io.BytesIO(begin)
+        return
+    pyrage = _library()
+    key = pyrage.x25519.Identity.generate()
+    with tempfile.TemporaryFile() as file:
+        size = _seal(pyrage, [key.to_public()], file, lambda into: _copy(chain([begin], rest), into))
+        file.seek(0)
+        with _opened(pyrage, [key], file) as plain:
+            yield size, plain
+
+
+def _copy(blocks: Iterable[bytes], into: IO[bytes]) -> int:
+    size = 0
+    for block in blocks:
+        size += into.write(block)
+    return size
+
+
+def _seal(pyrage: Any, known: list[Any], stream: IO[bytes], write: Callable[[IO[bytes]], _T]) -> _T:
     out, into = os.pipe()
     sink = _Sink(stream)
     with open(out, "rb") as plain:
@@ -71,6 +106,12 @@ def opened(identities: Sequence[str], stream: IO[bytes]) -> Iterator[IO[bytes]]:
         raise UsageError("The archive is encrypted.", hint="csa import --identity KEYFILE")
     pyrage = _library()
     known = [key for each in identities for key in _identities(pyrage, each)]
+    with _opened(pyrage, known, stream) as reader:
+        yield reader
+
+
+@contextmanager
+def _opened(pyrage: Any, known: list[Any], stream: IO[bytes]) -> Iterator[IO[bytes]]:
     out, into = os.pipe()
     with open(out, "rb") as plain, open(into, "wb") as file:
         thread = _Work(lambda: pyrage.decrypt_io(stream, file, known), file)

@@ -301,8 +301,7 @@ def _parse(content: bytes) -> Listed:
             elif "gone" in entry:
                 gone[entry["id"]] = Spent.from_dict(entry["gone"])
             else:
-                host = _host(entry.get("host"))
-                members[entry["id"]] = Member(entry["id"], str(entry["project"]), entry["parent"], host)
+                members[entry["id"]] = _listed(entry)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
     away = [member for member in members.values() if member.host]
@@ -310,10 +309,24 @@ def _parse(content: bytes) -> Listed:
     return Listed(members, gone, is_complete)
 
 
+def _listed(entry: dict[str, Any]) -> Member:
+    parent = entry["parent"]
+    if not (parent is None or isinstance(parent, str)):
+        raise ValueError(parent)
+    return Member(entry["id"], _project(entry["project"]), parent, _host(entry.get("host")))
+
+
 def _hold(entry: dict[str, Any], before: Hold | None) -> Hold:
-    project = str(entry["project"]) if "project" in entry else before.project if before else None
+    project = _project(entry["project"]) if "project" in entry else before.project if before else None
     is_settled = "settled" in entry
     return Hold(Spent.from_dict(entry["gone"]), is_settled, is_settled and "released" in entry, project)
+
+
+def _project(name: object) -> str:
+    """Return a project's path; ValueError for what is none: another host may have written the list."""
+    if not (isinstance(name, str) and name.startswith("/") and "\0" not in name and os.path.normpath(name) == name):
+        raise ValueError(name)
+    return name
 
 
 def _host(name: object) -> str | None:

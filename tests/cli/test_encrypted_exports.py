@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import subprocess
+import tarfile
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pyrage
 import pytest
 
 from csa.store.sealing import is_sealed, opened, seal
-from tests.support import Place
+from tests.support import CSA, Place
 
 PLANTED = "planted-text-7712"
 
@@ -42,6 +45,30 @@ def test_what_is_sealed_opens_with_one_of_its_keys(place: Place, key: pyrage.x25
         seal([str(key.to_public())], io.BytesIO(), lambda _: 1 // 0)
     with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
         seal([str(key.to_public())], full, lambda stream: stream.write(content))
+
+
+@pytest.mark.thorough
+def test_no_file_has_it_in_plain_meanwhile(place: Place, key: pyrage.x25519.Identity) -> None:
+    """What an agent has left may be long: its size has to be known first, and until then it is nowhere in plain."""
+    session_id = place.codex("hello", "--name", "kept").session_id
+    content = PLANTED.encode() + random.Random(1).randbytes(6_000_000).hex().encode()
+    place.session(session_id).joinpath("output", "large.txt").write_bytes(content)
+    csa = Popen(
+        [CSA, "export", "kept", "--encrypt", str(key.to_public())],
+        stdout=PIPE,
+        env=place.environment(None),
+        cwd=place.project,
+    )
+    with csa:
+        assert csa.stdout
+        begin = csa.stdout.read(200_000)  # what follows does not fit into the pipe
+        files = [file for file in Path(f"/proc/{csa.pid}/fd").iterdir() if int(file.name) > 2]
+        held = [file.read_bytes() for file in files if "deleted" in os.readlink(file)]
+        assert [len(each) > len(content) and PLANTED.encode() not in each for each in held] == [True]
+        sealed = io.BytesIO(begin + csa.stdout.read())
+    with opened([str(place.tmp / "key.txt")], sealed) as plain, tarfile.open(fileobj=plain, mode="r|gz") as tar:
+        found = {each.name: tar.extractfile(each).read() for each in tar}  # type: ignore[union-attr]  # all are files
+    assert found[f"sessions/{session_id}/output/large.txt"] == content
 
 
 @pytest.mark.thorough

@@ -119,6 +119,18 @@ def test_what_was_not_heard_of_has_not_ended(
     assert (found.code, "not running when last seen, 4 min ago; n1 cannot be reached" in found.out) == (0, True)
 
 
+@pytest.mark.parametrize("said", ["[]", '[{"session_id": "ID", "outcome": "killed", "status": "cancelled"}]'])
+@pytest.mark.thorough
+def test_what_a_host_could_not_look_at_has_not_ended(place: Place, tree: Tree, said: str) -> None:
+    """A host whose csa leaves out a session, or cannot look everywhere, has not ended the tree: that is no success."""
+    ssh = Path(place.env["PATH"].partition(os.pathsep)[0]) / "ssh"
+    answer = said.replace("ID", tree.placed)
+    ssh.write_text(f"#!/bin/sh\necho hello >&2; echo 'error: /x cannot be listed.' >&2; echo '{answer}'; exit 6\n")
+    found = place.run("kill", "--tree", "--json", "root")
+    assert (found.code, "/x cannot be listed" in found.err) == (7, True), found
+    assert [each["error"] is None for each in found.json] == [True, False]
+
+
 @pytest.mark.thorough
 def test_what_no_mirror_has_seen_is_not_forgotten(place: Place, remote: Place, tree: Tree, mirror: Mirror) -> None:
     """A session that was placed, and is in no mirror, is unknown to `csa wait`; `csa kill` asks its host."""

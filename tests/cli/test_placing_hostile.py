@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pytest
 
+from csa.model.config import Engine
+from csa.runner.hosts.acting import Call
+from csa.runner.hosts.placing import StoppedError, Tether
 from csa.store.statefile import load_state
 from tests.cli.hosts import sync
 from tests.support import Place
@@ -106,3 +110,52 @@ def hostile(tmp_path: Path, answers: list[Any]) -> Path:
     reach = [sys.executable, str(script), json.dumps(answers)]
     config.write_text(f'[engines.bad]\nleash_s = 0.1\ncode = "none"\nreach = {json.dumps(reach)}\n')
     return config
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("said", ["[" * 100_000, "[5]", '[{"session_id": 7, "queued": "x"}]', "[\n" * 20_000])
+def test_a_host_that_prints_nonsense(place: Place, remote: Place, tmp_path: Path, said: str) -> None:
+    """Nothing of it reaches the terminal as it is, and nothing is called ended."""
+    remote.codex("hello", "--name", "auth")
+    sync(place)
+    noise = "import sys; sys.stderr.write('\\x1b[2J\\n'); "
+    (script := tmp_path / "bad.py").write_text(f"{noise}print('\\x1b[3J\\r\\n' + {said!r})")
+    (config := tmp_path / "bad.toml").write_text(f'[engines.n1]\nreach = ["{sys.executable}", "{script}"]\n')
+    place.env["CSA_CONFIG"] = str(config)
+    killed = place.run("kill", "n1:auth")
+    assert "Traceback" not in killed.err
+    assert "not running when last seen" in killed.out + killed.err
+    renamed = place.run("rename", "n1:auth", "new")
+    for done in (killed, renamed):
+        assert not set("\x1b\r") & set(done.out + done.err), done
+
+
+@pytest.mark.thorough
+def test_a_signal_while_code_is_sent(
+    place: Place, remote: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host is asked what became of the order: it was cut off, so that nothing stays reserved for it."""
+    for name, value in place.environment(None).items():
+        monkeypatch.setenv(name, value)
+
+    class Code:
+        key, said = "a" * 40, {"key": "a" * 40}
+
+        def write_bundle(self, stream: IO[bytes], _haves: list[str]) -> None:
+            stream.write(b"half of it")
+            raise StoppedError("SIGINT")
+
+    engine = Engine("n1", reach=(str(tmp_path / "bin" / "ssh"), "--", "n1"))
+    tether = Tether(engine, OTHER, is_detached=False, tell=print)
+    order = {"id": OTHER, "session_id": MINE, "request": {}, "directory": ""}
+    with closing(tether), pytest.raises(StoppedError):
+        tether.begin(order, passport=None, code=cast("Any", Code()), before_sending=lambda: None)
+    assert not tether.is_sent
+    assert remote.ids() == []
+
+
+def test_a_command_there_knows_nothing_of_csa_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reach that passes the environment on would have it look for the session in the state root of this host."""
+    monkeypatch.setenv("CSA_STATE_DIR", "/here")
+    engine = Engine("n1", reach=("env",), csa=("sh", "-c", 'echo "[\\"$CSA_STATE_DIR\\"]"'))
+    assert Call(engine, ["kill"], limit_s=30).answer().json == [""]

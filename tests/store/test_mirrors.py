@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import time
@@ -24,6 +25,7 @@ from csa.store.mirrors import HEARD_FILE, LOST, Mirror, find_mirrors, mirror_for
 from csa.store.sessions import Store
 from csa.store.stores import find_stores
 from csa.store.transcript import read_events
+from csa.store.trees import read_members
 from tests.store.support import IDS, PLAIN, begin, finish, finished_session, publish
 
 HOST = "n1"
@@ -121,6 +123,36 @@ def test_whatever_is_cut_off_leaves_a_valid_mirror(host: Store, mirror: Mirror, 
     sync(host, mirror)
     again = sync(host, mirror)
     assert (again.taken.lines, again.taken.sessions) == (0, 0)
+
+
+@pytest.mark.parametrize("said", [{"project": "/a\0b"}, {"project": "/../../.."}, {"project": "x"}, {"parent": [1]}])
+def test_a_hostile_list_of_members_leads_nowhere(host: Store, said: dict[str, object]) -> None:
+    """A path that leaves the mirror, one that no system takes, a parent that is none: such a line is skipped."""
+    finished_session(host, IDS[0])
+    paths = host.paths(IDS[0])
+    lines = [
+        {"id": IDS[1], "project": "/ok", "parent": IDS[0]},
+        {"id": IDS[2], "project": "/x", "parent": None, **said},
+    ]
+    paths.tree_lock.write_text("".join(json.dumps(each) + "\n" for each in ({"v": 1}, *lines)))
+    state = host.record(IDS[0]).state
+    assert state
+    assert [each.session_id for each in read_members(host.root, state)[0]] == [IDS[0], IDS[1]]
+
+
+def test_an_outlet_of_one_project_says_nothing_of_others(host: Store, mirror: Mirror) -> None:
+    """What was not served was not looked up: it stays in the mirror; what is gone of the project goes."""
+    other = Store(host.root, Path("/home/other"))
+    for store, session_id in ((host, IDS[0]), (host, IDS[1]), (other, IDS[2])):
+        finished_session(store, session_id)
+    sync(host, mirror)
+    shutil.rmtree(host.paths(IDS[0]).root)
+    out = io.BytesIO()
+    with Intake(mirror) as intake:
+        Outlet(host.root, out, dict(intake.having()), lambda project: project == host.project_pathname).send_all()
+    take(mirror, out.getvalue())
+    assert seen(host, mirror).ids() == [IDS[1]]
+    assert seen(other, mirror).ids() == [IDS[2]]
 
 
 def test_what_a_host_has_lost_is_kept_aside(host: Store, mirror: Mirror) -> None:

@@ -14,7 +14,7 @@ from csa.errors import CsaError, StateError
 from csa.model.redaction import Redactor
 from csa.paths import make_path
 from csa.runner.copies.reading import MOST, Reader
-from csa.runner.copies.rows import clean
+from csa.runner.copies.rows import LONGEST_PROJECT, clean
 from csa.runner.copies.target import Change, Key, Target
 from csa.runner.sessions.fleet import Fleet
 from csa.store.mirrors import find_mirrors
@@ -114,7 +114,7 @@ class Copier:
             for store in find_stores(make_path(root), with_retired=True, on_fault=on_fault):
                 if not self._served(store.project_pathname):
                     continue
-                if clean(store.project_pathname) != store.project_pathname:
+                if not _is_taken(store.project_pathname):
                     fault = StateError(store.pathname, "its project has a path that no database takes")
                     self.faults[host, store.project_pathname, ""] = fault
                     continue
@@ -165,6 +165,11 @@ class Copier:
             self.copied.sessions += len(batch)
             self.copied.rows += sum(len(change.messages) + len(change.events) for change in batch.values())
             batch.clear()
+
+
+def _is_taken(project: str) -> bool:
+    """Say whether a database takes a path: what it refuses would stop the copy of everything else."""
+    return clean(project) == project and len(project.encode()) <= LONGEST_PROJECT
 
 
 def _has_content(root: str) -> bool:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LARGEST_NUMBER = (1 << 63) - 1  # of a database
 _LONGEST = 32 << 20  # characters of a message
+_LONGEST_OWNER = 200  # which is in an index, whose entries have a size limit; no role has a longer name
+LONGEST_PROJECT = 2000  # bytes, likewise
 _SENDERS = {"user": "user", "assistant": "agent", "thought": "agent", "system": "system"}
 _OF_CALLS = frozenset({"tool_call", "tool_call_update", "permission"})
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -84,7 +86,7 @@ def session_row(state: SessionState | None, redact: Callable[[str], str], **know
         public_id=name.removeprefix(_CHAT_NAME) if name and name.startswith(_CHAT_NAME) else session_id,
         name=name,
         title=(redact(state.description) or None) if state else None,
-        owner=state.owner if state else None,
+        owner=state.owner[:_LONGEST_OWNER] if state and state.owner else None,
         turns=_number(state.turns) if state else 0,
         parent_session_id=state.parent_session_id if state else None,
         parent_host=state.parent_host if state else None,

@@ -9,13 +9,16 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from csa.model.config import Engine
-from csa.runner.hosts.engines import HostError, explain_failure, reach_of
+from csa.runner.hosts.engines import HostError, environment_for, explain_failure, reach_of
 from csa.structs import Struct
 
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # what the shell that ssh calls there does not change
+
+_DECODER = json.JSONDecoder()
 
 
 class Answer(Struct):
@@ -31,10 +34,10 @@ class Answer(Struct):
         at = 0
         while at < len(self.out):
             if self.out[at] in "[{":
-                try:
-                    return json.loads(self.out[at:])
-                except ValueError:
-                    pass
+                with suppress(ValueError, RecursionError):
+                    value, end = _DECODER.raw_decode(self.out, at)
+                    if not self.out[end:].strip():
+                        return value
             at = self.out.find("\n", at) + 1 or len(self.out)
         return None
 
@@ -48,7 +51,14 @@ class Call:
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace", process_group=0
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+                errors="replace",
+                process_group=0,
+                env=environment_for(engine),
             )
         except OSError as error:
             why = f"{argv[0]}: {error.strerror}"

@@ -5,11 +5,14 @@ Of what could not be reached it is never said that it has ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from csa.errors import CsaError, NotFoundError
+from csa.ids import is_session_id
+from csa.model.usage import count_of
 from csa.runner.hosts.acting import Answer, Call
+from csa.runner.hosts.answers import nonsense
 from csa.runner.hosts.engines import HostError
 from csa.runner.sessions.ending import KillResult
 from csa.store.liveness import probe
@@ -51,7 +54,12 @@ def _outcomes(
             raise call
         answer = call.answer()
         if isinstance(said := answer.json, list):
-            yield from (_result(engine.name, each) for each in said)
+            results = [_result(engine.name, each) for each in said]
+            missing = {session_id for _, session_id in those} - {each.session_id for each in results}
+            results += (_unheard(each, nonsense(engine.name, "an end")) for each in those if each[1] in missing)
+            if answer.code and not any(each.error for each in results):  # something there could not be looked at
+                results[-1] = replace(results[-1], error=_incomplete(engine.name, answer))
+            yield from results
         elif answer.code != NotFoundError.exit_code or not isinstance(said, dict):
             raise _failure(call, answer)
         elif len(those) > 1:  # one of them is not there, so that nothing was done: each by itself
@@ -65,33 +73,46 @@ def _outcomes(
             yield _unheard(each, error)
 
 
+def _incomplete(host: str, answer: Answer) -> HostError:
+    """Say why a host does not know whether everything has ended."""
+    lines = answer.err.strip().splitlines() or [f"csa exits {answer.code}"]
+    why = next((each for each in lines if each.startswith("error: ")), lines[0]).removeprefix("error: ")
+    return HostError(f"{host}: {why}", hint=f"what is running there continues: ssh {host} csa ps")
+
+
 def _failure(call: Call, answer: Answer) -> HostError:
     """Say why a host has ended nothing: csa there refuses, or is not reached."""
     said = answer.json
     if isinstance(said, dict) and isinstance(error := said.get("error"), dict):
-        return HostError(f"{call.engine.name}: {error.get('message')}", hint=error.get("hint"))
+        return HostError(f"{call.engine.name}: {error.get('message')}", hint=_text(error.get("hint")))
     return call.failure(answer)
 
 
-def _result(host: str, said: Mapping[str, Any]) -> KillResult:
-    """Read what `csa kill --json` prints of a session."""
+def _result(host: str, said: object) -> KillResult:
+    """Read what `csa kill --json` prints of a session; HostError for anything else."""
+    if not isinstance(said, dict) or not is_session_id(str(said.get("session_id"))):
+        raise nonsense(host, "an end")
     error = said.get("error")
     failure = None
     if isinstance(error, dict):
-        failure = CsaError(f"{host}: {error.get('message')}", hint=error.get("hint"))
+        failure = CsaError(f"{host}: {error.get('message')}", hint=_text(error.get("hint")))
     return KillResult(
         session_id=str(said.get("session_id")),
-        name=said.get("name"),
+        name=_text(said.get("name")),
         project=str(said.get("project")),
-        host=said.get("mirror") or host,
+        host=_text(said.get("mirror")) or host,
         outcome=str(said.get("outcome")),
         status=str(said.get("status")),
-        tool=said.get("tool") or "",
-        turn=said.get("turn") or 0,
+        tool=_text(said.get("tool")) or "",
+        turn=count_of(said.get("turn")),
         forced=bool(said.get("forced")),
-        queued=int(said.get("queued") or 0),
+        queued=count_of(said.get("queued")),
         error=failure,
     )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _unheard(target: Target, error: HostError) -> KillResult:

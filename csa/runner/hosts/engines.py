@@ -64,7 +64,7 @@ class Link:
                 stderr=pipe,
                 bufsize=1 << 16,
                 process_group=0,
-                env=_environment(self.engine),
+                env=environment_for(self.engine),
             )
         except OSError as error:
             why = f"{self._argv[0]}: {error.strerror}"
@@ -145,7 +145,7 @@ class Link:
                 self._said.append(line)
 
 
-def _environment(engine: Engine) -> dict[str, str]:
+def environment_for(engine: Engine) -> dict[str, str]:
     """Return ours without what is about csa on this host, as a reach may pass on all that it has; or about our job."""
     environ = slurm.environment(os.environ) if engine.kind == SLURM else os.environ
     return {name: value for name, value in environ.items() if not name.startswith("CSA_")}

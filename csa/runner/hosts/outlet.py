@@ -95,7 +95,8 @@ class Outlet:
                     self._send(store, session_id)
         if there and not faults:  # an empty state root is rather one whose disk is not mounted
             for key in self._sent.keys() - there - self._gone:
-                self._send_gone(key)
+                if self._served(key[0]):  # of other projects nothing was looked up
+                    self._send_gone(key)
         self._beat(is_complete=not self._again)
 
     def follow(self, wait: Callable[[float], bool]) -> None:

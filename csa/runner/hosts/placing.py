@@ -167,11 +167,15 @@ class Tether:
         except OSError:
             raise link.failure() from None
         self.is_sent = True  # with its line's end it is whole, which may arrive or not
-        with suppress(OSError):  # then there is an answer that says why, or none
-            link.stdin.write(b"\n")
-            if code:
-                code.write_bundle(link.stdin, haves)
-            link.stdin.flush()
+        try:
+            with suppress(OSError):  # then there is an answer that says why, or none
+                link.stdin.write(b"\n")
+                if code:
+                    code.write_bundle(link.stdin, haves)
+                link.stdin.flush()
+        except StoppedError as stopped:  # what is cut off does not begin, as the host says when it is asked
+            self.cancelled = stopped.name
+            link.close()
         self._start(self._beat)
         while True:
             try:

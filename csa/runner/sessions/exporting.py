@@ -27,7 +27,7 @@ from csa.paths import SessionPaths
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.listing import select_sessions
-from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter, is_takeable
+from csa.store.archive import MAX_FILE_BYTES, OUTPUT, RECORDS, ArchiveWriter, Spool, is_takeable
 from csa.store.artifacts import OWN_FILES, open_below, walk_files
 from csa.store.checking import KNOWN_NAMES
 from csa.store.liveness import probe
@@ -117,10 +117,12 @@ def write_archive(
     *,
     skip_corrupted: bool = False,
     skip_running: bool = False,
+    spool: Spool | None = None,
 ) -> list[Skipped]:
     """Write an archive of sessions that `check_exportable` has accepted; return what was left out.
 
-    With `skip_running`, a session that has started running meanwhile is left out, or is exported as it was before.
+    `spool` keeps what has no size yet: of an archive that is encrypted, not in a plain file. With `skip_running`, a
+    session that has started running meanwhile is left out, or is exported as it was before.
 
     Raises:
         BusyError: one has started running meanwhile; the archive is incomplete then.
@@ -131,7 +133,7 @@ def write_archive(
         "csa": __version__,
         "sessions": [{"id": i.session_id, "project": str(i.store.project), "phase": i.phase} for i in infos],
     }
-    with ArchiveWriter(stream, manifest, now=time.time()) as archive:
+    with ArchiveWriter(stream, manifest, now=time.time(), spool=spool) as archive:
         for info in infos:
             root = info.record.paths.root
             skipped += _unknown_entries(root)
