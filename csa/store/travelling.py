@@ -39,6 +39,9 @@ _BLOCK = 1 << 18
 _MOST_BLOCK = 1 << 20
 _LENGTH = 4  # bytes in front of each block; a length of 0 ends the pack
 _FAILED = (1 << 32) - 1  # in place of a length: the other side could not go on
+_MOST_OBJECT = (
+    "1g"  # of memory: a tree, or what deltas make, may be that of a few bytes; larger files are not held in it
+)
 _MOST_SETTINGS = 1 << 20  # bytes of a project's configuration
 # Large files are neither compared with others nor held in memory.
 _BOUNDED = (
@@ -265,6 +268,7 @@ def _aside(git: Git) -> Iterator[tuple[Git, str]]:
         for each in (place, f"{place}/pack") if git.user else ():
             os.chown(each, *git.user)  # type: ignore[misc]  # there is one
         variables = {"GIT_OBJECT_DIRECTORY": place, "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects}
+        variables["GIT_ALLOC_LIMIT"] = _MOST_OBJECT
         yield replace(git, environ={**git.environ, **variables}), place
     finally:
         shutil.rmtree(place, ignore_errors=True)

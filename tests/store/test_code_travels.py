@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,13 +25,13 @@ from csa.runner.context import Context
 from csa.runner.hosts.code import Brought, CodePlace, Outgoing, bring_back, haves, outgoing, receive
 from csa.runner.request import RunRequest
 from csa.runner.turns.planning import plan_turn
-from csa.store.gitplumbing import GitError
+from csa.store.gitplumbing import GitError, open_project
 from csa.store.gitwork import worktree_path
 from csa.store.keeping import keep_work
 from csa.store.oldcode import find_unused, forget_code
 from csa.store.project import find_project
 from csa.store.sessions import Store
-from csa.store.travelling import CodeError
+from csa.store.travelling import CodeError, take_pack
 from csa.store.unlanded import examine_work
 from csa.store.worktrees import add_worktree
 from csa.structs import replace
@@ -462,6 +464,20 @@ def test_what_comes_back_takes_nothing_away(hosts: Hosts) -> None:
         hosts.fetch(other)
     with pytest.raises(RefusedError, match="no git repository"):
         hosts.fetch(hosts.top)
+
+
+@pytest.mark.thorough
+def test_a_few_bytes_that_would_fill_the_memory(hosts: Hosts) -> None:
+    """A tree that claims to have 2 GiB, which zeros can have in 2 MB, is refused before it is read."""
+    size = bytes([0xA0, *[0x80] * 3, 0x40])  # a tree; the lowest 4 bits of 2 GiB, and 7 in each byte that follows
+    body = b"PACK" + bytes([0, 0, 0, 2, 0, 0, 0, 1]) + size + zlib.compress(b"")
+    with pytest.raises(GitError, match="limit"):
+        take_pack(
+            open_project(str(hosts.repo), hosts.environ, commits=False),
+            [body + hashlib.sha1(body).digest()],
+            ["1" * 40],
+            is_checked=True,
+        )
 
 
 @pytest.mark.thorough
