@@ -31,10 +31,23 @@ def replay() -> Any:
     return module
 
 
+SSH = """#!/bin/sh
+# As ssh HOST COMMAND..., for a host with a home of its own.
+while [ "$1" != -- ]; do shift; done
+shift 2
+export HOME={home} CSA_STATE_DIR={home}/state
+mkdir -p "$HOME" && cd "$HOME" && exec "$@"
+"""
+
+
 @pytest.fixture
 def playground(replay: Any, tmp_path: Path) -> Iterator[Any]:
-    """A playground in which nothing is left running."""
+    """A playground in which nothing is left running, and another host."""
     found = replay.Playground(tmp_path / "play")
+    found.run("true")
+    ssh = tmp_path / "play/bin/ssh"
+    ssh.write_text(SSH.replace("{home}", str(tmp_path / "there")))
+    ssh.chmod(0o755)
     yield found
     found.run("csa kill --all --yes")
 
