@@ -27,11 +27,11 @@ from csa.process.wakeup import heeded
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _LOOK_AGAIN_S = 1.0  # a child's end wakes us; where somebody ignores SIGCHLD this finds it
-_NOT_HANDED_ON = (
-    *("CSA_", "XDG_", "GIT_", "CODEX_", "CLAUDE", "ANTHROPIC_", "OPENAI_", "GEMINI_", "GOOGLE_", "OPENCODE", "FAKE_"),
-    *("MAKE", "MFLAGS", "BASH", "SHELLOPTS", "ENV", "PROMPT_COMMAND", "PS1", "INPUTRC"),
-    *("HIST", "LESS", "PYTHONHISTFILE", "NODE_REPL_HISTORY"),  # files of the user's, which a shell would write to
-)
+_HANDED_ON = frozenset((
+    *("USER", "LOGNAME", "SHELL", "TERM", "TERM_PROGRAM", "COLORTERM", "COLUMNS", "LINES"),
+    *("LANG", "LANGUAGE", "TZ", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "PAGER", "EDITOR", "VISUAL"),
+    *("LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"),  # what this Python may need
+))  # fmt: skip
 _FAKES = Path(csa_fakes.__file__).parent
 _PROJECT = "project"
 _SERVER = "api/server.py"
@@ -208,7 +208,7 @@ def _prepare(home: str) -> dict[str, str]:
 
 def _environment(home: str) -> dict[str, str]:
     """Return an environment in which this is the home, the fakes come first, and nothing of the user's settings is."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_HANDED_ON)}
+    kept = {name: value for name, value in os.environ.items() if name in _HANDED_ON or name.startswith("LC_")}
     colour = {"always": {"FORCE_COLOR": "1"}, "never": {"NO_COLOR": "1", "FORCE_COLOR": "", "CLICOLOR_FORCE": ""}}
     return {
         **kept,
