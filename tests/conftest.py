@@ -33,6 +33,7 @@ FAKE_TOOLS_BIN = REPOSITORY / "adapters" / "csa_fakes" / "bin"
 SEARCH_PATH = os.pathsep.join([str(FAKE_TOOLS_BIN), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_", "HYPOTHESIS_", "MUTANT_", "MUTMUT_")
 _GRACE_S = 10.0
+_HOSTS = frozenset({"hosts", "cluster"})  # fixtures
 _THOROUGH = re.compile(r"^pytestmark = .*\bpytest\.mark\.thorough\b", re.MULTILINE)
 
 
@@ -90,6 +91,9 @@ def pytest_pycollect_makeitem(collector: pytest.Module, name: str, obj: object) 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before they are shuffled: the first case is the same each time
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
     """Leave what is marked so to the thorough suite, and the further cases of a test that runs csa."""
+    for item in items:
+        if isinstance(item, pytest.Function) and not _HOSTS.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.hosts)
     if _is_quick(config):
         left_out = _left_out_of(items)
         config.hook.pytest_deselected(items=list(left_out))

@@ -149,7 +149,7 @@ def replace_store(context: Context, place: CodePlace) -> Context:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Hosts:
+def pair(tmp_path: Path) -> Hosts:
     found = Hosts(tmp_path)
     found.repo.mkdir()
     found.git("init", "-q", "-b", "main")
@@ -160,97 +160,97 @@ def hosts(tmp_path: Path) -> Hosts:
     return found
 
 
-def checked_out(hosts: Hosts, place: CodePlace) -> Path:
+def checked_out(pair: Hosts, place: CodePlace) -> Path:
     """Return a work tree of what has come."""
-    tree = hosts.top / f"out-{place.base[:8]}"
-    hosts.git("worktree", "add", "-q", "--detach", str(tree), place.base, at=place.directory)
+    tree = pair.top / f"out-{place.base[:8]}"
+    pair.git("worktree", "add", "-q", "--detach", str(tree), place.base, at=place.directory)
     return tree
 
 
-def test_a_dirty_work_tree_there(hosts: Hosts) -> None:
+def test_a_dirty_work_tree_there(pair: Hosts) -> None:
     """All but ignored files goes along, a second time only what is new; here nothing at all has changed."""
-    repo = hosts.repo
+    repo = pair.repo
     (repo / "a.txt").write_text("two\n")
     (repo / "staged").write_text("s\n")
-    hosts.git("add", "staged")
+    pair.git("add", "staged")
     (repo / "sub").mkdir()
     (repo / "sub/new").write_text("n\n")
     (repo / "x.log").write_text("ignored\n")
-    hosts.git("config", "core.splitIndex", "true")
-    hosts.git("config", "splitIndex.maxPercentChange", "0")
-    hosts.git("update-index", "--split-index")
-    before = snapshot_of(hosts)
-    place = hosts.send(repo / "sub")
-    assert snapshot_of(hosts) == before
+    pair.git("config", "core.splitIndex", "true")
+    pair.git("config", "splitIndex.maxPercentChange", "0")
+    pair.git("update-index", "--split-index")
+    before = snapshot_of(pair)
+    place = pair.send(repo / "sub")
+    assert snapshot_of(pair) == before
     assert place.target == "main"
     assert place.directory.endswith("/sub")
-    tree = checked_out(hosts, place)
+    tree = checked_out(pair, place)
     assert sorted(os.listdir(tree)) == [".git", ".gitignore", "a.txt", "staged", "sub"]
     assert (tree / "a.txt").read_text() == "two\n"
-    assert hosts.git("log", "--format=%s", place.base, at=tree).splitlines()[1:] == ["first"]
+    assert pair.git("log", "--format=%s", place.base, at=tree).splitlines()[1:] == ["first"]
     (repo / "a.txt").write_text("three\n")
-    found, content = hosts.pack()
+    found, content = pair.pack()
     assert len(content) < 700
-    again = receive(hosts.there(), found.said, io.BytesIO(content))
-    assert hosts.git("show", f"{again.base}:a.txt", at=again.directory) == "three"
-    assert hosts.git("status", "--porcelain", at=again.directory) == ""
+    again = receive(pair.there(), found.said, io.BytesIO(content))
+    assert pair.git("show", f"{again.base}:a.txt", at=again.directory) == "three"
+    assert pair.git("status", "--porcelain", at=again.directory) == ""
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("is_dirty", [False, True])
-def test_the_work_comes_back(hosts: Hosts, *, is_dirty: bool) -> None:
+def test_the_work_comes_back(pair: Hosts, *, is_dirty: bool) -> None:
     """Commits and what is left come as refs; a second time nothing; nothing else here changes, and it fits here."""
     if is_dirty:
-        (hosts.repo / "a.txt").write_text("mine\n")
-        (hosts.repo / "new").write_text("mine, too\n")
-    place = hosts.send()
-    tree = hosts.session(place)
+        (pair.repo / "a.txt").write_text("mine\n")
+        (pair.repo / "new").write_text("mine, too\n")
+    place = pair.send()
+    tree = pair.session(place)
     (Path(tree.path) / "b").write_text("b\n")
-    hosts.git("add", "b", at=tree.path)
-    hosts.git("commit", "-qm", "add b", at=tree.path)
+    pair.git("add", "b", at=tree.path)
+    pair.git("commit", "-qm", "add b", at=tree.path)
     (Path(tree.path) / "a.txt").write_text("theirs\n")
-    tip = hosts.keep(tree)
-    before = snapshot_of(hosts)
-    brought = hosts.fetch()
+    tip = pair.keep(tree)
+    before = snapshot_of(pair)
+    brought = pair.fetch()
     ref = f"refs/csa/{SESSION}/1"
     assert [each.to_json() for each in brought.refs] == [{"ref": ref, "commit": tip, "status": "new"}]
     assert (brought.base, brought.tip, brought.target, brought.is_clean) == (place.base, tip, "main", not is_dirty)
-    assert hosts.git("rev-parse", ref) == tip
-    assert snapshot_of(hosts) == before
-    hosts.fetch()
+    assert pair.git("rev-parse", ref) == tip
+    assert snapshot_of(pair) == before
+    pair.fetch()
     (Path(tree.path) / "c").write_text("c\n")
-    later = hosts.keep(tree, turn=2)
-    brought = hosts.fetch()
+    later = pair.keep(tree, turn=2)
+    brought = pair.fetch()
     assert [each.status for each in brought.refs] == ["same", "new"]
-    assert examine_work(tree, hosts.environ, session_id=SESSION).unlanded == ()
+    assert examine_work(tree, pair.environ, session_id=SESSION).unlanded == ()
     if is_dirty:
-        patch = hosts.git("diff", "--binary", brought.base, later, raw=True)
-        subprocess.run(["git", "apply"], input=patch, text=True, cwd=hosts.repo, env=hosts.environ, check=True)
+        patch = pair.git("diff", "--binary", brought.base, later, raw=True)
+        subprocess.run(["git", "apply"], input=patch, text=True, cwd=pair.repo, env=pair.environ, check=True)
     else:
-        hosts.git("merge", "-q", later)
-    files = {name: (hosts.repo / name).read_text() for name in ("a.txt", "b", "c")}
+        pair.git("merge", "-q", later)
+    files = {name: (pair.repo / name).read_text() for name in ("a.txt", "b", "c")}
     assert files == {"a.txt": "theirs\n", "b": "b\n", "c": "c\n"}
-    hosts.git("commit", "-q", "--allow-empty", "-m", "theirs", at=tree.path)
-    hosts.keep(tree, turn=3)
-    assert examine_work(tree, hosts.environ, session_id=SESSION).unlanded
+    pair.git("commit", "-q", "--allow-empty", "-m", "theirs", at=tree.path)
+    pair.keep(tree, turn=3)
+    assert examine_work(tree, pair.environ, session_id=SESSION).unlanded
 
 
-def snapshot_of(hosts: Hosts) -> dict[str, Any]:
+def snapshot_of(pair: Hosts) -> dict[str, Any]:
     """Return all that is in the repository but for objects and csa's refs, and what git says of it."""
     ours = ("/.git/objects", "/.git/refs")
-    files = {name: facts for name, facts in snapshot(hosts.repo).items() if not any(each in name for each in ours)}
+    files = {name: facts for name, facts in snapshot(pair.repo).items() if not any(each in name for each in ours)}
     for name in [name for name in files if "/sharedindex." in name]:  # whose time git sets whenever it reads it
         files[name] = (0, 0, files[name][2])
-    refs = [line for line in hosts.git("for-each-ref").splitlines() if "refs/csa/" not in line]
-    return {**files, "refs": refs, "status": hosts.git("status", "--porcelain", GIT_OPTIONAL_LOCKS="0")}
+    refs = [line for line in pair.git("for-each-ref").splitlines() if "refs/csa/" not in line]
+    return {**files, "refs": refs, "status": pair.git("status", "--porcelain", GIT_OPTIONAL_LOCKS="0")}
 
 
-def test_a_turn_begins_there(hosts: Hosts) -> None:
+def test_a_turn_begins_there(pair: Hosts) -> None:
     """The session's worktree begins with what was sent, is for the branch here, and works in the same directory."""
-    (hosts.repo / "sub").mkdir()
-    (hosts.repo / "sub/new").write_text("n\n")
-    place = hosts.send(hosts.repo / "sub")
-    plan = hosts.plan(place)
+    (pair.repo / "sub").mkdir()
+    (pair.repo / "sub/new").write_text("n\n")
+    place = pair.send(pair.repo / "sub")
+    plan = pair.plan(place)
     tree = plan.state.worktree
     assert (tree.base, tree.target, plan.dirty) == (place.base, "main", ())
     assert plan.cwd == f"{tree.path}/sub"
@@ -258,9 +258,9 @@ def test_a_turn_begins_there(hosts: Hosts) -> None:
 
 
 @pytest.mark.thorough
-def test_what_a_work_tree_may_have(hosts: Hosts) -> None:
+def test_what_a_work_tree_may_have(pair: Hosts) -> None:
     """Modes, links, any names, line ends, pointers of LFS; of repositories inside it is said what does not go along."""
-    repo = hosts.repo
+    repo = pair.repo
     odd = os.fsencode(repo) + b"/n\xff\nme"
     Path(os.fsdecode(odd)).write_text("odd\n")
     (repo / "run").write_text("#!/bin/sh\n")
@@ -271,26 +271,26 @@ def test_what_a_work_tree_may_have(hosts: Hosts) -> None:
     (repo / "x.bin").write_bytes(b"large")
     (repo / ".worktreeinclude").write_text("*.log\n")
     (repo / "x.log").write_text("secret\n")
-    hosts.git("config", "core.autocrlf", "true")
+    pair.git("config", "core.autocrlf", "true")
     for name, value in (("clean", "sed s/^/pointer-of-/"), ("smudge", "sed s/^pointer-of-//"), ("required", "true")):
-        hosts.git("config", "--global", f"filter.lfs.{name}", value)
-    hosts.git("init", "-q", str(repo / "inner"))
-    hosts.git("commit", "-q", "--allow-empty", "-m", "x", at=repo / "inner")
-    hosts.git("init", "-q", str(hosts.top / "module"))
-    hosts.git("commit", "-q", "--allow-empty", "-m", "x", at=hosts.top / "module")
-    hosts.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(hosts.top / "module"), "module")
-    hosts.git("config", "core.fsmonitor", f"touch {hosts.top}/ran; false")
+        pair.git("config", "--global", f"filter.lfs.{name}", value)
+    pair.git("init", "-q", str(repo / "inner"))
+    pair.git("commit", "-q", "--allow-empty", "-m", "x", at=repo / "inner")
+    pair.git("init", "-q", str(pair.top / "module"))
+    pair.git("commit", "-q", "--allow-empty", "-m", "x", at=pair.top / "module")
+    pair.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(pair.top / "module"), "module")
+    pair.git("config", "core.fsmonitor", f"touch {pair.top}/ran; false")
     (repo / ".git/hooks").mkdir(exist_ok=True)
     for hook in ("post-index-change", "reference-transaction", "pre-commit", "post-checkout"):
-        (repo / f".git/hooks/{hook}").write_text(f"#!/bin/sh\ntouch {hosts.top}/ran\n")
+        (repo / f".git/hooks/{hook}").write_text(f"#!/bin/sh\ntouch {pair.top}/ran\n")
         (repo / f".git/hooks/{hook}").chmod(0o755)
-    found, _ = hosts.pack()
+    found, _ = pair.pack()
     assert sorted(found.warnings) == [
         "inner is a repository of its own: it does not go along",
         "of submodules only the commits are named, not sent: module",
         "what .worktreeinclude names does not go along: git ignores it",
     ]
-    tree = Path(hosts.session(hosts.send()).path)
+    tree = Path(pair.session(pair.send()).path)
     assert (tree / os.fsdecode(b"n\xff\nme")).read_text() == "odd\n"
     assert os.access(tree / "run", os.X_OK)
     assert os.readlink(tree / "link") == "/etc/passwd"
@@ -300,91 +300,91 @@ def test_what_a_work_tree_may_have(hosts: Hosts) -> None:
     assert not (tree / "inner").exists()
     assert not (tree / "x.log").exists()
     (tree / "x.bin").write_text("written there")
-    tip = hosts.keep(hosts.tree)
-    hosts.fetch()
-    assert hosts.git("show", f"{tip}:x.bin") == "written there"
-    assert not (hosts.top / "ran").exists()
+    tip = pair.keep(pair.tree)
+    pair.fetch()
+    assert pair.git("show", f"{tip}:x.bin") == "written there"
+    assert not (pair.top / "ran").exists()
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("form", ["shallow", "partial", "sha256", "unborn", "detached", "linked"])
-def test_repositories_of_any_form(hosts: Hosts, form: str) -> None:
+def test_repositories_of_any_form(pair: Hosts, form: str) -> None:
     """There and back, twice; of a history that is cut off, what there is."""
-    (hosts.repo / "a.txt").write_text("two\n")
-    hosts.git("commit", "-qam", "second")
-    other = hosts.top / form
-    url = f"file://{hosts.repo}".replace(" ", "%20")
+    (pair.repo / "a.txt").write_text("two\n")
+    pair.git("commit", "-qam", "second")
+    other = pair.top / form
+    url = f"file://{pair.repo}".replace(" ", "%20")
     if form in {"shallow", "partial"}:
-        hosts.git("config", "uploadpack.allowFilter", "true")
-        hosts.git("clone", "-q", *(["--depth=1"] if form == "shallow" else ["--filter=blob:none"]), url, str(other))
+        pair.git("config", "uploadpack.allowFilter", "true")
+        pair.git("clone", "-q", *(["--depth=1"] if form == "shallow" else ["--filter=blob:none"]), url, str(other))
     elif form in {"sha256", "unborn"}:
-        hosts.git("init", "-q", "-b", "main", *(["--object-format=sha256"] if form == "sha256" else []), str(other))
+        pair.git("init", "-q", "-b", "main", *(["--object-format=sha256"] if form == "sha256" else []), str(other))
         (other / "a.txt").write_text("two\n")
     else:
-        hosts.git("worktree", "add", "-q", *(["--detach"] if form == "detached" else ["-b", "main2"]), str(other))
+        pair.git("worktree", "add", "-q", *(["--detach"] if form == "detached" else ["-b", "main2"]), str(other))
     if form == "sha256":
-        hosts.git("add", ".", at=other)
-        hosts.git("commit", "-qm", "first", at=other)
+        pair.git("add", ".", at=other)
+        pair.git("commit", "-qm", "first", at=other)
     (other / "new").write_text("new\n")
-    place = hosts.send(other)
+    place = pair.send(other)
     assert place.target == {"detached": None, "linked": "main2"}.get(form, "main")
-    hosts.git("fsck", "--connectivity-only", at=place.directory)
-    tree = hosts.session(place)
+    pair.git("fsck", "--connectivity-only", at=place.directory)
+    tree = pair.session(place)
     assert (Path(tree.path) / "new").read_text() == "new\n"
     count = {"shallow": 2, "partial": 2, "unborn": 1, "sha256": 2}.get(form, 3)
-    assert hosts.git("rev-list", "--count", place.base, at=place.directory) == str(count)
+    assert pair.git("rev-list", "--count", place.base, at=place.directory) == str(count)
     (Path(tree.path) / "b").write_text("b\n")
-    tip = hosts.keep(tree)
-    assert hosts.fetch(other).tip == tip
-    assert hosts.git("show", f"{tip}:b", at=other) == "b"
+    tip = pair.keep(tree)
+    assert pair.fetch(other).tip == tip
+    assert pair.git("show", f"{tip}:b", at=other) == "b"
     if form != "unborn":
-        hosts.git("add", ".", at=other)
-        hosts.git("commit", "-qm", "third", at=other)
+        pair.git("add", ".", at=other)
+        pair.git("commit", "-qm", "third", at=other)
         (other / "new").write_text("newer\n")
-        again = hosts.send(other)
+        again = pair.send(other)
         assert Path(again.directory) == Path(place.directory)
-        assert hosts.git("show", f"{again.base}:new", at=again.directory) == "newer"
-        hosts.git("fsck", "--connectivity-only", at=place.directory)
+        assert pair.git("show", f"{again.base}:new", at=again.directory) == "newer"
+        pair.git("fsck", "--connectivity-only", at=place.directory)
 
 
 @pytest.mark.thorough
-def test_what_is_cut_off_or_lacks_its_base(hosts: Hosts) -> None:
+def test_what_is_cut_off_or_lacks_its_base(pair: Hosts) -> None:
     """At any byte: nothing of it is there, and the next one succeeds. So with two at once, and on a full disk."""
-    (hosts.repo / "noise").write_bytes(os.urandom(300_000))
-    found, content = hosts.pack()
+    (pair.repo / "noise").write_bytes(os.urandom(300_000))
+    found, content = pair.pack()
     for end in (0, 2, 40, 5000, len(content) - 4, len(content) - 1):
         with pytest.raises(CodeError, match="before all of the code"):
-            receive(hosts.there(), found.said, io.BytesIO(content[:end]))
-        assert haves(hosts.there(), found.key) == []
+            receive(pair.there(), found.said, io.BytesIO(content[:end]))
+        assert haves(pair.there(), found.key) == []
     with pytest.raises((CodeError, GitError)):
-        receive(hosts.there(), found.said, io.BytesIO(content.replace(content[200:220], b"x" * 20)))
+        receive(pair.there(), found.said, io.BytesIO(content.replace(content[200:220], b"x" * 20)))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(GitError):
-            receive(hosts.there(), found.said, io.BytesIO(content))
+            receive(pair.there(), found.said, io.BytesIO(content))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    repository = hosts.top / "n1/state/.code" / found.key
+    repository = pair.top / "n1/state/.code" / found.key
     assert [name for name in os.listdir(repository / ".git/objects") if name.startswith("tmp_")] == []
-    hosts.send()
-    (hosts.repo / "noise").write_bytes(b"less")
-    more, later = hosts.pack()
+    pair.send()
+    (pair.repo / "noise").write_bytes(b"less")
+    more, later = pair.pack()
     with pytest.raises(CodeError):
-        receive(hosts.there("n2"), more.said, io.BytesIO(later))
-    assert haves(hosts.there("n2"), more.key) == []
+        receive(pair.there("n2"), more.said, io.BytesIO(later))
+    assert haves(pair.there("n2"), more.key) == []
     with ThreadPoolExecutor(2) as pool:
         for host in ("n3", "n4"):
-            both = [pool.submit(receive, hosts.there(host), found.said, io.BytesIO(content)) for _ in range(2)]
+            both = [pool.submit(receive, pair.there(host), found.said, io.BytesIO(content)) for _ in range(2)]
             assert {each.result().base for each in both} == {found.said["commit"]}
-    assert [name for name in os.listdir(hosts.top / "n3/state/.code") if name.startswith(".")] == []
+    assert [name for name in os.listdir(pair.top / "n3/state/.code") if name.startswith(".")] == []
 
 
 @pytest.mark.thorough
-def test_what_makes_no_sense_is_refused(hosts: Hosts) -> None:
+def test_what_makes_no_sense_is_refused(pair: Hosts) -> None:
     """Names that lead elsewhere, other ids, other kinds: before anything is read or made."""
-    (hosts.repo / "new").write_text("n\n")
-    found, content = hosts.pack()
+    (pair.repo / "new").write_text("n\n")
+    found, content = pair.pack()
     for key, value in {
         "key": "../../x",
         "commit": "HEAD",
@@ -396,45 +396,45 @@ def test_what_makes_no_sense_is_refused(hosts: Hosts) -> None:
         for wrong in (value, None, 7, [], {}):  # type: ignore[var-annotated]
             if (key, wrong) not in [("target", None), ("cut", [])]:
                 with pytest.raises(CodeError):
-                    receive(hosts.there(), {**found.said, key: wrong}, io.BytesIO(content))
+                    receive(pair.there(), {**found.said, key: wrong}, io.BytesIO(content))
     for below in ("/etc", "a//b", "a/.GIT/hooks", ".csa", "a\0b"):
         with pytest.raises(CodeError):
-            receive(hosts.there(), {**found.said, "below": below}, io.BytesIO(content))
+            receive(pair.there(), {**found.said, "below": below}, io.BytesIO(content))
     with pytest.raises(CodeError):
-        haves(hosts.there(), "../x")
-    assert not (hosts.top / "n1").exists()
-    (hosts.top / "nogit").mkdir()
-    hosts.environ["PATH"] = str(hosts.top / "nogit")
+        haves(pair.there(), "../x")
+    assert not (pair.top / "n1").exists()
+    (pair.top / "nogit").mkdir()
+    pair.environ["PATH"] = str(pair.top / "nogit")
     with pytest.raises(ToolUnavailableError):
-        haves(hosts.there(), found.key)
+        haves(pair.there(), found.key)
     with pytest.raises(ToolUnavailableError):
-        outgoing(hosts.here(), Engine("n1"))
-    assert outgoing(hosts.here(hosts.top), Engine("n1")) is None
-    assert outgoing(hosts.here(), Engine("n1", code="none")) is None
+        outgoing(pair.here(), Engine("n1"))
+    assert outgoing(pair.here(pair.top), Engine("n1")) is None
+    assert outgoing(pair.here(), Engine("n1", code="none")) is None
 
 
 @pytest.mark.thorough
-def test_what_comes_back_takes_nothing_away(hosts: Hosts) -> None:
+def test_what_comes_back_takes_nothing_away(pair: Hosts) -> None:
     """A ref of another commit stays, and nothing odd gets in; another repository is refused."""
-    place = hosts.send()
-    tree = hosts.session(place)
-    tip = hosts.keep(tree)
+    place = pair.send()
+    tree = pair.session(place)
+    tip = pair.keep(tree)
     ref = f"refs/csa/{SESSION}/1"
-    hosts.git("commit", "-q", "--allow-empty", "-m", "mine")
-    hosts.git("update-ref", ref, "HEAD")
-    mine = hosts.git("rev-parse", "HEAD")
+    pair.git("commit", "-q", "--allow-empty", "-m", "mine")
+    pair.git("update-ref", ref, "HEAD")
+    mine = pair.git("rev-parse", "HEAD")
     (Path(tree.path) / "b").write_text("b\n")
-    later = hosts.keep(tree)
+    later = pair.keep(tree)
     assert later != tip
-    [brought] = hosts.fetch().refs
+    [brought] = pair.fetch().refs
     assert (brought.ref, brought.commit, brought.status) == (f"{ref}-at-{later[:12]}", later, "aside")
-    assert hosts.git("rev-parse", ref) == mine
-    assert [each.status for each in hosts.fetch().refs] == ["aside"]
-    hosts.git("update-ref", f"refs/csa/{SESSION}/2", tip)
-    hosts.git("update-ref", f"refs/csa/{SESSION}/2", tip, at=tree.path)
-    hosts.git("update-ref", f"refs/csa/{SESSION}/2", later)
-    assert [each.commit for each in hosts.fetch().refs if each.ref.endswith("/2")] == [later]
-    blob = hosts.git("hash-object", "-w", "b", at=tree.path)
+    assert pair.git("rev-parse", ref) == mine
+    assert [each.status for each in pair.fetch().refs] == ["aside"]
+    pair.git("update-ref", f"refs/csa/{SESSION}/2", tip)
+    pair.git("update-ref", f"refs/csa/{SESSION}/2", tip, at=tree.path)
+    pair.git("update-ref", f"refs/csa/{SESSION}/2", later)
+    assert [each.commit for each in pair.fetch().refs if each.ref.endswith("/2")] == [later]
+    blob = pair.git("hash-object", "-w", "b", at=tree.path)
     hooks = subprocess.run(
         ["git", "mktree"],
         input=f"100755 blob {blob}\tpost-checkout\n",
@@ -451,29 +451,27 @@ def test_what_comes_back_takes_nothing_away(hosts: Hosts) -> None:
         capture_output=True,
         check=True,
     ).stdout.decode()
-    commit = hosts.git("commit-tree", evil.strip(), "-p", later, "-m", "x", at=tree.path)
-    hosts.git("update-ref", f"refs/csa/{SESSION}/3", commit, at=tree.path)
+    commit = pair.git("commit-tree", evil.strip(), "-p", later, "-m", "x", at=tree.path)
+    pair.git("update-ref", f"refs/csa/{SESSION}/3", commit, at=tree.path)
     with pytest.raises(CodeError, match="cannot be used"):
-        hosts.fetch()
-    assert subprocess.run(
-        ["git", "cat-file", "-e", commit], cwd=hosts.repo, capture_output=True, check=False
-    ).returncode
-    other = hosts.top / "other"
-    hosts.git("init", "-q", str(other))
+        pair.fetch()
+    assert subprocess.run(["git", "cat-file", "-e", commit], cwd=pair.repo, capture_output=True, check=False).returncode
+    other = pair.top / "other"
+    pair.git("init", "-q", str(other))
     with pytest.raises(RefusedError, match="is not of the repository"):
-        hosts.fetch(other)
+        pair.fetch(other)
     with pytest.raises(RefusedError, match="no git repository"):
-        hosts.fetch(hosts.top)
+        pair.fetch(pair.top)
 
 
 @pytest.mark.thorough
-def test_a_few_bytes_that_would_fill_the_memory(hosts: Hosts) -> None:
+def test_a_few_bytes_that_would_fill_the_memory(pair: Hosts) -> None:
     """A tree that claims to have 2 GiB, which zeros can have in 2 MB, is refused before it is read."""
     size = bytes([0xA0, *[0x80] * 3, 0x40])  # a tree; the lowest 4 bits of 2 GiB, and 7 in each byte that follows
     body = b"PACK" + bytes([0, 0, 0, 2, 0, 0, 0, 1]) + size + zlib.compress(b"")
     with pytest.raises(GitError, match="limit"):
         take_pack(
-            open_project(str(hosts.repo), hosts.environ, commits=False),
+            open_project(str(pair.repo), pair.environ, commits=False),
             [body + hashlib.sha1(body).digest()],
             ["1" * 40],
             is_checked=True,
@@ -481,30 +479,30 @@ def test_a_few_bytes_that_would_fill_the_memory(hosts: Hosts) -> None:
 
 
 @pytest.mark.thorough
-def test_code_that_nobody_uses_goes(hosts: Hosts) -> None:
+def test_code_that_nobody_uses_goes(pair: Hosts) -> None:
     """After 30 days, unless a session works in it, or one that is not purged did; so do remains, and old snapshots."""
-    place = hosts.send()
-    hosts.session(place)
-    root = hosts.there().store.root_pathname
+    place = pair.send()
+    pair.session(place)
+    root = pair.there().store.root_pathname
     remains = Path(root) / ".code/.new-x"
     remains.mkdir()
     old = time.time() - 31 * 86_400
     for path in (Path(place.directory), Path(place.directory) / ".git/csa-used", remains):
         os.utime(path, (old, old)) if path.exists() else None
-    hosts.git("update-ref", f"refs/csa/base/{int(old) // 86_400}/{place.base}", place.base, at=place.directory)
+    pair.git("update-ref", f"refs/csa/base/{int(old) // 86_400}/{place.base}", place.base, at=place.directory)
     assert find_unused(root) == [str(remains)]
     killed = Path(place.directory) / ".git/objects/tmp_objdir-incoming-csa-x"
     killed.mkdir()
     os.utime(killed, (old, old))
-    assert len(list(forget_code(root, hosts.environ))) == 1
+    assert len(list(forget_code(root, pair.environ))) == 1
     assert not killed.exists()
-    days = hosts.git("for-each-ref", "--format=%(refname)", "refs/csa/base", at=place.directory).splitlines()
+    days = pair.git("for-each-ref", "--format=%(refname)", "refs/csa/base", at=place.directory).splitlines()
     assert len(days) == 1
-    shutil.rmtree(replace_store(hosts.there(), place).store.pathname)
+    shutil.rmtree(replace_store(pair.there(), place).store.pathname)
     assert find_unused(root) == [place.directory]
-    hosts.send()
+    pair.send()
     assert find_unused(root) == []
     os.utime(Path(place.directory) / ".git/csa-used", (old, old))
-    [size] = forget_code(root, hosts.environ)
+    [size] = forget_code(root, pair.environ)
     assert size > 1000
     assert os.listdir(Path(root) / ".code") == []
