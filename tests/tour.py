@@ -163,21 +163,23 @@ class _Tour:
         self.show("hosts --release", "hosts", "--release", session_id, "--json")
         shutil.rmtree(place.state_root / ".mirrors")
 
-    def _fetch(self, name: str) -> None:
-        """Have a session's work back from another host, which is this one."""
-        place = self.place
+    def _fetch(self) -> None:
+        """Have a session's work back from another host, which has a state root of its own and the same repository."""
+        place, there = self.place, {"CSA_STATE_DIR": str(self.place.tmp / "there")}
+        place.run("run", "--tool", "codex", "--worktree", "--name", "theirs", "Write notes", env=there)
         have = place.run("intake", "n1", "--have").out
-        place.run("intake", "n1", stdin=place.run("outlet", stdin=have.encode()).out.encode())
-        (place.tmp / "hosts.toml").write_text(f'[engines.n1]\nreach = ["env"]\ncsa = ["{CSA}"]\n')
+        place.run("intake", "n1", stdin=place.run("outlet", stdin=have.encode(), env=there).out.encode())
+        reach = ["env", f"CSA_STATE_DIR={there['CSA_STATE_DIR']}"]
+        (place.tmp / "hosts.toml").write_text(f'[engines.n1]\nreach = {json.dumps(reach)}\ncsa = ["{CSA}"]\n')
         place.env["CSA_CONFIG"] = str(place.tmp / "hosts.toml")
-        self.show("fetch", "fetch", f"n1:{name}", "--json")
+        self.show("fetch", "fetch", "n1:theirs", "--json")
         del place.env["CSA_CONFIG"]
         shutil.rmtree(place.state_root / ".mirrors")
 
     def _land(self) -> None:
         """Have an agent work in a worktree."""
         self.place.run("run", "--tool", "codex", "--worktree", "--name", "notes", "Write notes")
-        self._fetch("notes")
+        self._fetch()
         self.show("land", "land", "notes", "--json")
         self.show("stats --landed", "stats", "--landed", "--json")
         self.place.run("rm", "notes", "--purge")

@@ -225,10 +225,11 @@ def test_writing_the_same_changes_nothing(data: st.DataObject) -> None:
     assert [line for line in text.splitlines() if line and line not in once.decode().splitlines()] == []
 
 
+_PATHS = st.text(min_size=1, max_size=8).filter(lambda text: "\0" not in text)
 _STATES = st.builds(
     SessionState,
     session_id=st.just(ID),
-    project_path=st.text(min_size=1, max_size=8),
+    project_path=_PATHS,
     created_at=st.just(_NOW),
     last_accessed=st.just(_NOW),
     description=st.text(max_size=20),
