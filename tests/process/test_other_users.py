@@ -237,6 +237,7 @@ def _try_state_of_root(shared: Shared, session: str, name: str, *, is_blocking: 
     done = shared.user("run", "--tool", "codex", "x")
     found = shared.user("doctor", "--json")
     assert "Traceback" not in done.err + found.err
+    assert "checks" in found.json, (name, found)
     checks = {each["name"]: each for each in found.json["checks"]}
     check = checks["files"] if "files" in checks else checks["state root"]
     step = f"sudo chown {'-R ' * path.is_dir()}{USER}: {path}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from csa.model.check import Check
-from csa.paths import MIRRORS, other_state_root
+from csa.paths import other_state_root
 from csa.store.mirrors import find_mirrors
 
 _OURS = b"csa.cli"  # in the launcher of every csa of this kind
@@ -29,8 +29,6 @@ def check_other_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
 
 def check_mirrors(root: Path) -> list[Check]:
     """Name the hosts that were not heard of for long: their mirrors stay until they are deleted."""
-    if not (root / MIRRORS).is_dir():
-        return []
     old = [mirror for mirror in find_mirrors(str(root)) if mirror.heard_s() > _LONG_S]
     if not old:
         return []
