@@ -153,8 +153,7 @@ def test_slurm_begins_nothing_twice(cluster: Cluster) -> None:
     wait_for(lambda: cluster.state(job["id"]) == "PENDING", "it is in the queue again")
     cluster.slurm("scontrol", "update", f"jobid={job['id']}", "starttime=now")
     wait_for(lambda: cluster.state(job["id"]) not in {"PENDING", "RUNNING"}, "it has run again", within_s=60)
-    done = running.wait()
-    assert done.code != 0
+    running.wait()  # as whatever Slurm's signal came to first has it: the tool's command, the tool, or csa
     (session_id,) = node.ids(node.home)
     assert node.state(session_id, node.home)["turns"] == 1
     orders = list((node.state_root / ".orders").iterdir())

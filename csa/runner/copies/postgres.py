@@ -164,7 +164,7 @@ class Postgres:
         """Make a DatabaseError of whatever psycopg raises, without what is secret in it."""
         try:
             yield
-        except psycopg.Error as error:
+        except (psycopg.Error, UnicodeError) as error:  # as of a host that can be none
             said = str(error).strip().partition("\n")[0]
             hint = "does its role have CREATE on the database? docs/copies.md" if _is_denied(error) else None
             raise self._address.failure(f"{what}: {said}" if what else said, hint=hint) from None
@@ -175,7 +175,7 @@ def _options(url: str) -> dict[str, Any]:
     return {name: value for name, value in _OPTIONS.items() if f"{name}=" not in url}
 
 
-def _is_denied(error: psycopg.Error) -> bool:
+def _is_denied(error: Exception) -> bool:
     return isinstance(error, psycopg.errors.InsufficientPrivilege)
 
 
