@@ -165,7 +165,6 @@ def test_each_look_brings_what_is_new(place: Place) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.thorough
 @pytest.mark.parametrize("to", ["postgresql://...", "redis://..."])
 def test_a_host_that_can_be_none(place: Place, to: str) -> None:
     """What the resolver refuses is an address that cannot be reached."""
@@ -173,6 +172,7 @@ def test_a_host_that_can_be_none(place: Place, to: str) -> None:
     assert (done.code, f"error: {to}: it cannot be reached" in done.err, "Traceback" in done.err) == (7, True, False)
 
 
+@pytest.mark.thorough
 def test_a_store_in_a_database_is_refused_with_the_reason(place: Place) -> None:
     """`[store] type = "redis"` of another program names what there is in its place."""
     configure(place, '[store]\ntype = "redis"\n')
