@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from csa.model.config import Engine
-from csa.runner.hosts.engines import HostError, environment_for, explain_failure, reach_of
+from csa.runner.hosts.engines import HostError, explain_failure, start_there
 from csa.structs import Struct
 
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # what the shell that ssh calls there does not change
@@ -47,22 +47,7 @@ class Call:
 
     def __init__(self, engine: Engine, words: Sequence[str], *, limit_s: float) -> None:
         self.engine, self._command, self._limit_s = engine, words[0], limit_s
-        argv = [*reach_of(engine), *engine.csa, *words]
-        pipe = subprocess.PIPE
-        try:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=pipe,
-                stderr=pipe,
-                text=True,
-                errors="replace",
-                process_group=0,
-                env=environment_for(engine),
-            )
-        except OSError as error:
-            why = f"{argv[0]}: {error.strerror}"
-            raise HostError(f"{engine.name} cannot be reached: {why}.", hint="csa config show") from error
+        self._process = start_there(engine, words, stdin=subprocess.DEVNULL, text=True, errors="replace")
 
     def answer(self) -> Answer:
         """Wait for its end; HostError if it takes too long."""

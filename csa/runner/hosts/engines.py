@@ -9,6 +9,7 @@ import os
 import subprocess
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from random import random
 from typing import IO, Any
@@ -50,25 +51,12 @@ class Link:
     def __init__(self, engine: Engine, command: str, *options: str) -> None:
         """Start it; HostError if that fails."""
         self.engine, self._command = engine, command
-        self._argv = [*reach_of(engine), *engine.csa, command, *options]
+        self._words = [command, *options]
         self._is_ended = threading.Event()
         self._start()
 
     def _start(self) -> None:
-        pipe = subprocess.PIPE
-        try:
-            self._process = subprocess.Popen(
-                self._argv,
-                stdin=pipe,
-                stdout=pipe,
-                stderr=pipe,
-                bufsize=1 << 16,
-                process_group=0,
-                env=environment_for(self.engine),
-            )
-        except OSError as error:
-            why = f"{self._argv[0]}: {error.strerror}"
-            raise HostError(f"{self.engine.name} cannot be reached: {why}.", hint="csa config show") from error
+        self._process = start_there(self.engine, self._words, stdin=subprocess.PIPE, bufsize=1 << 16)
         self._said: deque[bytes] = deque(maxlen=_LINES_KEPT)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -143,6 +131,16 @@ class Link:
         with self._process.stderr as stream:
             while line := stream.readline(4096):
                 self._said.append(line)
+
+
+def start_there(engine: Engine, words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Start a command of csa on a host, with its output as pipes; HostError if what reaches that cannot be started."""
+    argv, pipe = [*reach_of(engine), *engine.csa, *words], subprocess.PIPE
+    try:
+        return subprocess.Popen(argv, stdout=pipe, stderr=pipe, process_group=0, env=environment_for(engine), **options)
+    except OSError as error:
+        why = f"{argv[0]}: {error.strerror}"
+        raise HostError(f"{engine.name} cannot be reached: {why}.", hint="csa config show") from error
 
 
 def environment_for(engine: Engine) -> dict[str, str]:

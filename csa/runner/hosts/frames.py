@@ -94,13 +94,18 @@ def read_line(stream: IO[bytes]) -> dict[str, Any] | None:
     line = stream.readline(_MOST_HEAD)
     if not line.endswith(b"\n") and len(line) < _MOST_HEAD:
         return None
+    if (said := object_in(line)) is None:
+        raise ProtocolError(f"This is no frame: {line[:60]!r}.")
+    return said
+
+
+def object_in(line: bytes) -> dict[str, Any] | None:
+    """Return the object that a line is; None for any other line."""
     try:
         said = json.loads(line)
     except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
-        raise ProtocolError(f"This is no frame: {line[:60]!r}.")
-    return said
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def read_greeting(stream: IO[bytes], who: str = GREETING) -> dict[str, Any] | None:
@@ -111,11 +116,7 @@ def read_greeting(stream: IO[bytes], who: str = GREETING) -> dict[str, Any] | No
     noise = 0
     while noise < _MOST_NOISE and (line := stream.readline(_MOST_HEAD)):
         noise += len(line)
-        try:
-            said = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(said, dict) and said.get("csa") == who:
+        if (said := object_in(line)) and said.get("csa") == who:
             return require_protocol(said)
     return None
 

@@ -36,7 +36,7 @@ from csa.ids import is_session_id
 from csa.model.events import Event
 from csa.runner.context import Context
 from csa.runner.detach import error_from_json, error_to_json, order_line, spawn_supervisor, supervisors_environment
-from csa.runner.hosts.frames import ProtocolError, require_protocol
+from csa.runner.hosts.frames import ProtocolError, object_in, require_protocol
 from csa.store.liveness import probe
 from csa.store.orders import Order
 from csa.store.project import find_project
@@ -79,11 +79,7 @@ class Incoming:
             return None
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        try:
-            said = json.loads(line)
-        except (ValueError, RecursionError):
-            said = None
-        if not isinstance(said, dict):
+        if (said := object_in(line)) is None:
             raise ProtocolError(f"This is no line of an order: {line[:60]!r}.")
         return said
 
