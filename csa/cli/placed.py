@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from csa.cli.fetching import next_steps
@@ -16,14 +14,14 @@ from csa.cli.output import lossy, tell, to_json, warn
 from csa.cli.run import heeded_signals, print_outcome, room_for, run_follow_up, write_text
 from csa.cli.views.progress import Progress, Subject, make_progress
 from csa.errors import CsaError
-from csa.model.config import Engine
 from csa.model.events import Event
 from csa.runner.client import Csa
 from csa.runner.context import Context
 from csa.runner.hosts.code import bring_back
 from csa.runner.hosts.escrow import Escrow
 from csa.runner.hosts.placing import Begun, Tether
-from csa.runner.hosts.syncing import Sync
+from csa.runner.hosts.starting import recording
+from csa.runner.hosts.watching import Watching
 from csa.runner.session import Session
 from csa.store.following import Follower
 from csa.store.liveness import probe
@@ -31,59 +29,17 @@ from csa.store.mirrors import mirror_for
 from csa.store.sessions import Store, Target
 
 if TYPE_CHECKING:
-    from csa.cli.placing import Where
+    from csa.runner.hosts.starting import Where
 
 _LOOK_S = 0.02
 _LOOK_AT_END_S = 0.5
 _SEEN_WITHIN_S = 5.0  # of the end, over the connection that keeps the mirror up to date
-_TRIES = 3  # to bring it up to date after that
 _EXIT_AWAY = 4
 
 
-@contextmanager
-def recording(host: str) -> Iterator[None]:
-    """Warn if what has become of a turn cannot be recorded here: it goes on all the same."""
-    try:
-        yield
-    except OSError as error:
-        warn([f"what became of the turn could not be recorded: {error.strerror}; csa sync {host} tries again"])
-
-
-class Watching:
-    """Keeps the mirror of a host up to date, in a thread, for as long as a turn is watched."""
-
-    def __init__(self, client: Csa) -> None:
-        self._root = client.store.root_pathname
-        self.engine: Engine | None = None
-        self.failure: CsaError | None = None  # to catch up
-        self._sync: Sync | None = None
-        self._thread: threading.Thread | None = None
-
-    def begin(self, engine: Engine) -> None:
-        """Begin with this host."""
-        self.engine = engine
-        self._sync = Sync(self._root, engine)
-        self._thread = threading.Thread(target=self._sync.watch, daemon=True)
-        self._thread.start()
-
-    def catch_up(self, engine: Engine) -> None:
-        """Bring it up to date over a connection of its own, as the host is reached now."""
-        self.end()
-        for _ in range(_TRIES):
-            try:
-                Sync(self._root, engine).once()
-            except CsaError as error:
-                self.failure = error
-                time.sleep(1)
-            else:
-                self.failure = None
-                return
-
-    def end(self) -> None:
-        """End it; harmless when repeated, or if it has not begun."""
-        if self._sync and self._thread:
-            self._sync.end()
-            self._thread.join()
+def warn_of(words: str) -> None:
+    """Warn of one thing."""
+    warn([words])
 
 
 class Watch:
@@ -135,7 +91,7 @@ class Watch:
             if self._follower:
                 self._follower.close()
         if self._tether.ended:
-            with recording(self._begun.host):
+            with recording(self._begun.host, warn_of):
                 escrow.ended(self._tether.ended)
         return self._conclude(escrow)
 
@@ -170,7 +126,7 @@ class Watch:
                 warn([f"the commits on {self._begun.host} are not here yet: {error}"])
                 tell("hint", f"csa fetch {self._begun.session_id}")
             return
-        with recording(self._begun.host):
+        with recording(self._begun.host, warn_of):
             escrow.fetched()
         warn(brought.problems)
         if not self._arguments.quiet:
