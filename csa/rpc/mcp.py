@@ -18,6 +18,7 @@ from csa.rpc.jsonrpc import INVALID_PARAMS, Call, Connection, Later, RpcError, t
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from csa.rpc.mcp_elsewhere import Elsewhere
     from csa.rpc.mcp_tools import Tools
     from csa.runner.client import Csa
 
@@ -32,6 +33,7 @@ class Server:
         self._client_for = client_for
         self._loading = threading.Lock()
         self._tools: Tools | None = None
+        self._elsewhere: Elsewhere | None = None
         reading, writing = take_stdio()
         self._connection = Connection(
             reading,
@@ -55,6 +57,8 @@ class Server:
         """Serve until the client has gone, or a signal; return the exit code."""
         self._connection.close_on_signals()
         self._connection.run(_GRACE_S)
+        if self._elsewhere:
+            self._elsewhere.end()
         number = self._connection.signal
         return 128 + number if number else 0
 
@@ -82,10 +86,14 @@ class Server:
         return self._all_tools().call(name, arguments, Watch(call.cancelled, report))
 
     def _all_tools(self) -> Tools:
+        from csa.rpc.mcp_elsewhere import Elsewhere  # noqa: PLC0415  # as above
         from csa.rpc.mcp_tools import Tools  # noqa: PLC0415  # as above
+        from csa.runner.hosts.watching import Keeping  # noqa: PLC0415  # as above
 
         with self._loading:
-            self._tools = self._tools or Tools(self._client_for, attaches=True)
+            if self._tools is None:
+                self._elsewhere = Elsewhere(Keeping(self._client_for(None).store.root_pathname))
+                self._tools = Tools(self._client_for, self._elsewhere, attaches=True)
         return self._tools
 
     def _report(self, token: str | int, elapsed_s: float, words: str) -> None:

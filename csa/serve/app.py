@@ -28,9 +28,10 @@ from csa.serve.assets import find_asset, load
 from csa.serve.attachments import Attachment
 from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
 from csa.serve.guard import TOKEN, Application, Guard, Receive, Scope, Send, only_reads, send_error
-from csa.serve.handlers import HANDLERS, Served, transcript_of
+from csa.serve.handlers import HANDLERS, transcript_of
 from csa.serve.problems import RequestError, failure_of
 from csa.serve.requests import MAX_BODY_BYTES, Asked, read_body, read_headers, read_query
+from csa.serve.served import Served
 from csa.serve.streams import PING_S, Channels, EventStream, Watch
 from csa.serve.tokens import Token, Tokens
 

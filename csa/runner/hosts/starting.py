@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from typing import Any
 
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, UsageError
 from csa.model.config import Engine
@@ -80,18 +81,21 @@ def find_where(context: Context, request: RunRequest, host: str | None, director
     return Where(engine, request, session.session_id, directory, is_new=False, node=node)
 
 
+def host_called(context: Context, name: str) -> Engine:
+    """Return the host, or the scheduler, that is called so; UsageError if none can be."""
+    if not is_host_name(name):
+        words = f"'{name}' cannot name a host here."
+        raise UsageError(words, hint=f'[engines.NAME] reach = ["ssh", "{name}"] does')
+    return context.config.engine(name)
+
+
 def _engine(context: Context, host: str, named: str) -> tuple[Engine, Engine | None]:
     """Return the host that is meant; or a scheduler, and the node that is asked for, or where the session is."""
     host, _, node = host.partition(":")
-    for name in filter(None, (host, node)):
-        if not is_host_name(name):
-            words = f"'{name}' cannot name a host here."
-            raise UsageError(words, hint=f'[engines.NAME] reach = ["ssh", "{name}"] does')
-    config = context.config
-    engine = config.engine(host)
+    engine = host_called(context, host)
     if is_scheduler(engine):
         node = node or (named if named != host else "")
-        return engine, config.engine(node) if node else None
+        return engine, host_called(context, node) if node else None
     if node:
         raise UsageError(f"{host} is a host, and has no {node}.", hint=f"--on {node}, if that is a host")
     return engine, None
@@ -207,22 +211,38 @@ def send_order(
     return begun
 
 
+class Open(Struct):
+    """A turn that has begun on another host, and what holds it: who has this closes it."""
+
+    begun: Begun
+    escrow: Escrow
+    tether: Tether
+    awaits_code: bool
+
+    def close(self) -> None:
+        """Leave it; then others may settle it."""
+        self.tether.close()
+        self.escrow.close()
+
+
 def begin_there(
     context: Context,
     request: RunRequest,
     host: str | None,
     *,
+    is_detached: bool = True,
     wait_s: float | None = None,
     allowance: Budget | None = None,
     directory: str | None = None,
     tell: Tell = lambda _: None,
-) -> Begun:
-    """Start a turn on another host, which goes on there by itself, and return when it has begun.
+) -> Open:
+    """Start a turn on another host, and return when it has begun there.
 
     Args:
         context: where, and by whom, it is asked for.
         request: what is to be run; its `directory` is of this host.
         host: the host, or a scheduler; None if the session's name has it, as in `gpu:auth`.
+        is_detached: it goes on there by itself. Else it ends when its leash has run out, unless somebody attends.
         wait_s: how long to wait for a busy session or a full limit there; in a scheduler's queue at most as long, or
             for `queue_s`.
         allowance: of the budgets above it here: see `reserve`.
@@ -240,38 +260,54 @@ def begin_there(
 
         request = with_contents(request, context.directory_pathname)
     where = find_where(context, request, host, directory)
+
+    def begin(where: Where) -> Open:
+        return _begin_once(context, where, allowance or Budget(), is_detached=is_detached, wait_s=wait_s, tell=tell)
+
     try:
-        begun, engine = _begin_detached(context, where, allowance or Budget(), wait_s=wait_s, tell=tell)
+        return begin(where)
     except AppearedError as appeared:  # its name means a session that was not seen here
         if not where.is_new or where.session_id == appeared.session_id:
             raise
         named = replace(request, session=f"{where.engine.name}:{appeared.session_id}", session_id=None)
-        where = find_where(context, named, None, None)
-        begun, engine = _begin_detached(context, where, allowance or Budget(), wait_s=wait_s, tell=tell)
-    try:
+        return begin(find_where(context, named, None, None))
+
+
+def start_there(context: Context, request: RunRequest, host: str | None, **options: Any) -> tuple[Begun, Engine]:
+    """Start a turn on another host that goes on by itself, and bring the mirror of that up to date.
+
+    Return how the host is reached, too. Options and errors are those of `begin_there`.
+    """
+    open_turn = begin_there(context, request, host, **options)
+    open_turn.close()
+    engine = open_turn.tether.engine_now()
+    with suppress(CsaError):  # whoever looks for it brings it up to date
         Sync(context.store.root_pathname, engine).once()
-    except BusyError:  # whoever keeps the mirror up to date will have it in a moment
-        pass
-    except CsaError as error:
-        tell(f"{error.message} csa sync {begun.host} will find the session")
-    return begun
+    return open_turn.begun, engine
 
 
-def _begin_detached(
-    context: Context, where: Where, allowance: Budget, *, wait_s: float | None, tell: Tell
-) -> tuple[Begun, Engine]:
-    """Start it; return with it how its host is reached."""
+def _begin_once(
+    context: Context, where: Where, allowance: Budget, *, is_detached: bool, wait_s: float | None, tell: Tell
+) -> Open:
     for words in where.code.warnings if where.code else ():
         tell(words)
-    queue_s = wait_s or where.engine.queue_s
 
     def reserve_now() -> Escrow:
         return reserve_there(context, where, allowance)
 
-    with try_until_free(reserve_now, limit_s=wait_s, tell=tell) if wait_s else reserve_now() as escrow:
-        tether = make_tether(context, where, escrow, is_detached=True, queue_s=queue_s, noted=lambda: "", tell=tell)
-        try:
-            begun = send_order(context, where, escrow, tether, wait_s=wait_s, warn=tell)
-            return begun, tether.engine_now()
-        finally:
-            tether.close()
+    with ExitStack() as stack:
+        escrow = try_until_free(reserve_now, limit_s=wait_s, tell=tell) if wait_s else reserve_now()
+        stack.callback(escrow.close)
+        tether = make_tether(
+            context,
+            where,
+            escrow,
+            is_detached=is_detached,
+            queue_s=wait_s or where.engine.queue_s,
+            noted=lambda: "",
+            tell=tell,
+        )
+        stack.callback(tether.close)
+        begun = send_order(context, where, escrow, tether, wait_s=wait_s, warn=tell)
+        stack.pop_all()
+    return Open(begun, escrow, tether, awaits_code=where.code is not None)
