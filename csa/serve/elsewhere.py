@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from csa.errors import CsaError, MirroredError
+from csa.errors import CsaError, MirroredError, NotFoundError
 from csa.runner.client import Csa
 from csa.runner.hosts.acting import do_there
 from csa.runner.hosts.fetching import fetch_work
@@ -14,6 +14,8 @@ from csa.runner.hosts.holding import start_watched
 from csa.runner.hosts.syncing import Sync
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
+from csa.runner.sessions.changes import Changes
+from csa.runner.sessions.fetched import read_fetched
 from csa.serve.requests import Asked
 from csa.serve.served import ELSEWHERE, Served
 from csa.store.mirrors import find_mirrors
@@ -77,3 +79,17 @@ def fetch_before_landing(served: Served, asked: Asked, session: Session, into: s
     context = served.client(into, asked).context
     with suppress(CsaError, OSError):
         fetch_work(context, context.config.engine(host), session.session_id, host)
+
+
+def read_elsewhere(served: Served, session: Session, turn: int | None) -> Changes:
+    """Return what a session of another host has changed, as its work is in the repository of a project that is served.
+
+    NotFoundError if it is in none of them.
+    """
+    absent = NotFoundError(f"The work of session {session.session_id} is on {session.store.host}.")
+    for store in served.places():
+        try:
+            return read_fetched(session, store.project_pathname, turn=turn, form="patch", width=0)
+        except NotFoundError as error:
+            absent = error
+    raise absent

@@ -21,7 +21,14 @@ from csa.runner.request import RunRequest
 from csa.runner.session import Session
 from csa.runner.sessions.auditing import note_read
 from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions
-from csa.serve.elsewhere import do_elsewhere, edit_there, fetch_before_landing, list_hosts, start_elsewhere
+from csa.serve.elsewhere import (
+    do_elsewhere,
+    edit_there,
+    fetch_before_landing,
+    list_hosts,
+    read_elsewhere,
+    start_elsewhere,
+)
 from csa.serve.problems import status_of
 from csa.serve.requests import Asked
 from csa.serve.served import Served, client_of
@@ -332,7 +339,8 @@ def logs(served: Served, asked: Asked) -> IO[bytes]:
 def diff(served: Served, asked: Asked) -> Any:
     from csa.runner.sessions.changes import read_changes  # noqa: PLC0415  # only this needs it
 
-    return read_changes(_read(served, asked, "session diff"), turn=asked.query.get("turn")).to_json()
+    session, turn = _read(served, asked, "session diff"), asked.query.get("turn")
+    return (read_elsewhere(served, session, turn) if session.store.host else read_changes(session, turn=turn)).to_json()
 
 
 def search(served: Served, asked: Asked) -> Any:

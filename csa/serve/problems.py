@@ -48,7 +48,7 @@ _STATUSES: Mapping[str, int] = {
     "tool": 424,
     "full": 429,
     "withdrawn": 429,
-    "host": 502,
+    "host": 424,
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _INSUFFICIENT_STORAGE = 507

@@ -1,4 +1,4 @@
-"""`csa serve` and other hosts: their sessions are listed, opened and streamed from their mirrors, and acted on there."""
+"""`csa serve` and other hosts: their sessions are listed, opened, streamed from their mirrors, and acted on there."""
 
 from __future__ import annotations
 
@@ -137,10 +137,10 @@ def test_lists_and_searches_look_where_they_are_told(place: Place, remote: Place
 
 @pytest.mark.thorough
 def test_a_host_that_cannot_be_reached(place: Place, remote: Place, server: Server) -> None:
-    """It is an error of the gateway, with the next step; nothing is left that is booked."""
+    """What is asked of it fails, with the next step; nothing is left that is booked."""
     body = {"prompt": "x", "tool": "codex", "directory": str(place.project), "on": "nowhere"}
     refused = server.ask("POST", "/sessions", body)
-    assert (refused.status, refused.kind) == (502, "host")
+    assert (refused.status, refused.kind) == (424, "host")
     assert "~/.ssh/config" in refused.json["error"]["hint"]
     assert place.run("hosts", "--placed", "--json").json == []
     there = remote.codex("hello", "--name", "auth").session_id
