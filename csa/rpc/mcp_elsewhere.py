@@ -19,6 +19,9 @@ class Elsewhere:
 
     def start(self, context: Context, request: RunRequest, on: str, *, is_detached: bool) -> Begun:
         """Start a turn on a host, or on one that a scheduler finds; raises as `begin_there`."""
+        for held in self._held:
+            if request.session and request.session.endswith(held.begun.session_id):
+                held.await_settled()  # it has been seen to end, a moment ago
         if is_detached:
             return start_watched(context, request, on, self._keeping)
         held = hold_there(context, request, on)

@@ -30,7 +30,7 @@ from csa.runner.sessions.waiting import WaitResult, await_endings
 from csa.store.mirrors import find_mirror
 from csa.store.observer import Observer
 from csa.store.transcript import started_after
-from csa.structs import Struct
+from csa.structs import Struct, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class Tools:
         client = self._client_for(arguments.get("directory"))
         request = RunRequest(**{name: arguments[name] for name in _SAID if name in arguments})
         is_detached = arguments.get("detach", False) or not self._attaches
-        if (host := _host_of(client, request, arguments.get("on"))) is not None:
+        host, request = _place_of(client, request, arguments.get("on"))
+        if host is not None:
             begun = self._elsewhere.start(client.context, request, host, is_detached=is_detached)
             there = client.session(f"{begun.host}:{begun.session_id}", mirrored=True)
             return _await([there], watch, arguments.get("wait_s"))[0]
@@ -175,11 +176,14 @@ _ACTS: Mapping[str, Callable[[Tools, Mapping[str, Any], Watch], Json]] = {
 }
 
 
-def _host_of(client: Csa, request: RunRequest, on: str | None) -> str | None:
-    """Return the host that is to run it: one that is asked for, or where its session is; None for this one."""
+def _place_of(client: Csa, request: RunRequest, on: str | None) -> tuple[str | None, RunRequest]:
+    """Return the host that is to run it, one that is asked for, or where its session is; None for this one."""
     if on is not None or request.session is None:
-        return None if on == "here" else on
-    return client.session(request.session, mirrored=True).store.host
+        return None if on == "here" else on, request
+    session = client.session(request.session, mirrored=True)
+    if (host := session.store.host) is None:
+        return None, request
+    return host, replace(request, session=f"{host}:{session.session_id}")
 
 
 def list_sessions(

@@ -109,6 +109,11 @@ class Served:
             raise MirroredError(host, found.session_id)
         return found
 
+    def is_elsewhere(self, typed: str) -> bool:
+        """Say whether an id, or `HOST:NAME`, is that of a session of another host."""
+        hosts = {store.host for store in self.fleet.stores if store.has(typed)} if typed else set()
+        return ":" in typed or (bool(hosts) and None not in hosts)
+
     def _find(self, context: Context, typed: str, *, retired: bool) -> Session:
         if ":" in typed:  # in no name and no id
             return find_session(context, typed, retired=True)

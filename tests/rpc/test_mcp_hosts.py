@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.cli.hosts import sync
@@ -14,9 +16,9 @@ pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture(autouse=True)
-def _no_code(place: Place) -> None:
+def _no_code(place: Place, tmp_path: Path) -> None:
     config = place.tmp / "own.toml"
-    config.write_text('[engines.n1]\ncode = "none"\nleash_s = 5\n')
+    config.write_text(f'[engines.n1]\ncode = "none"\ndirectory = "{tmp_path}/n1/app"\n')
     place.env["CSA_CONFIG"] = str(config)
 
 
@@ -73,7 +75,7 @@ def test_work_is_landed(place: Place) -> None:
     with serving(place) as server:
         answer = server.ask("POST", f"/sessions/{second}/land", {"into": str(place.project)})
         assert (answer.status, answer.kind, answer.json["conflicts"]) == (409, "conflict", ["a"])
-        assert server.post(f"/sessions/{first}/land", {"into": str(place.project)}, status=200)["status"] == "already"
+        assert server.post(f"/sessions/{first}/land", {"into": str(place.project)}, status=200)["status"] == "nothing"
         assert server.ask("POST", f"/sessions/{first}/land", {"into": "/"}).status == 403
     assert (place.project / "a").read_text() == "one\n"
 
@@ -81,7 +83,7 @@ def test_work_is_landed(place: Place) -> None:
 def test_work_done_elsewhere_comes_back_by_itself(place: Place, remote: Place) -> None:
     """The commits of a turn that was begun on a host are here at its end, and are shown and landed."""
     make_repository(place)
-    place.env["CSA_CONFIG"] = ""
+    Path(str(place.env["CSA_CONFIG"])).write_text("")
     remote.env.update({name: place.env[name] for name in NAMES})
     remote.play(["run", "echo far > a"], ["say", "done"])
     place.env["FAKE_TOOL_SCRIPT"] = remote.env["FAKE_TOOL_SCRIPT"]

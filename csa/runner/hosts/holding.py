@@ -13,7 +13,7 @@ from csa.runner.hosts.code import bring_back
 from csa.runner.hosts.fetching import fetch_work
 from csa.runner.hosts.placing import Begun
 from csa.runner.hosts.starting import Open, begin_there, start_there
-from csa.runner.hosts.watching import Keeping, Watching
+from csa.runner.hosts.watching import Keeping, Watching, has_ended
 from csa.runner.request import RunRequest
 
 _LOOK_S = 0.05
@@ -42,6 +42,11 @@ class HeldTurn:
         transcript, deadline = store.paths(session_id).transcript, time.monotonic() + _SEEN_WITHIN_S
         while not transcript.exists() and self.goes_on and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
+
+    def await_settled(self) -> None:
+        """Wait until its end is booked, if it was seen to have ended; but not for long."""
+        if has_ended(*self.begun.target(self._context.store.root_pathname), self.begun.turn):
+            self._thread.join(_SEEN_WITHIN_S)
 
     @property
     def goes_on(self) -> bool:
