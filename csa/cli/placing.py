@@ -28,9 +28,10 @@ from csa.runner.environment import outer_sandbox
 from csa.runner.hosts.code import Outgoing, outgoing
 from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.escrow import Escrow, reserve, settle_heard
-from csa.runner.hosts.jobs import WithdrawnError, is_scheduler, words_of
+from csa.runner.hosts.jobs import WithdrawnError, words_of
 from csa.runner.hosts.placing import Begun, StoppedError, Tether, directory_there, order_of, refuse_elsewhere
 from csa.runner.hosts.scheduled import QueuedTether
+from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.syncing import Sync
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
