@@ -20,7 +20,8 @@ from csa.runner.copies.rows import MESSAGE_COLUMNS, SESSION_COLUMNS, clean, valu
 from csa.runner.copies.target import CONNECT_S, Address, Change, ContentRefusedError, DatabaseError, Key, Standing
 from csa.structs import asdict
 
-_POOLED = "is there a pooler that pools transactions? name PostgreSQL itself, or one that pools sessions"
+_POOLED = "name PostgreSQL itself, or a pooler that pools sessions, not transactions"
+_TRIES = 3
 OLDEST = 150000  # whose views can have the rights of who asks
 _LOCK_S = 5  # in which the connection of a killed one ends
 _BLOCK = 1 << 16
@@ -181,6 +182,7 @@ class Postgres:
         if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
             hint = "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
             raise self._address.failure(f"its encoding is {encoding}, which does not have every character", hint=hint)
+        self._refuse_pooling()
         connection.execute("SET client_min_messages = warning")
         for name, value in _SETTINGS.items():
             connection.execute(_SET, (value, name))
@@ -195,6 +197,17 @@ class Postgres:
         connection.execute("SET lock_timeout = 0")
         for words in (_INCOMING_SESSION, _INCOMING_MESSAGE):
             connection.execute(words)  # type: ignore[arg-type, unused-ignore]  # not a literal
+
+    def _refuse_pooling(self) -> None:
+        """Refuse a pooler that gives a connection away after each transaction, before others have our settings."""
+        words, own = "SELECT pg_backend_pid()", self._connection
+        if own.execute(words).fetchone() == (own.info.backend_pid,):  # there is none
+            return
+        for _ in range(_TRIES):
+            before = own.execute(words).fetchone()
+            with psycopg.connect(self._address.url, autocommit=True, **_options(self._address.url)) as other:
+                if other.execute(words).fetchone() == before:
+                    raise self._address.failure("a pooler gives each transaction another connection", hint=_POOLED)
 
     @contextmanager
     def _explaining(self, what: str = "") -> Iterator[None]:
