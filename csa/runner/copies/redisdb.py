@@ -35,7 +35,8 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.ReadOnlyError, "name the primary: this one is a replica"),
     (redis.exceptions.OutOfMemoryError, "raise its maxmemory, or copy fewer projects (--project)"),
     (redis.exceptions.NoPermissionError, "docs/copies.md has what its user needs"),
-    (redis.exceptions.MovedError, "a cluster is not supported"),
+    (redis.exceptions.AskError, "a cluster is not supported"),
+    (redis.exceptions.ClusterError, "a cluster is not supported"),
     (redis.exceptions.ClusterCrossSlotError, "a cluster is not supported"),
 )
 
