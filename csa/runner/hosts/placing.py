@@ -29,7 +29,7 @@ from csa.runner.hosts.escrow import Escrow
 from csa.runner.hosts.frames import PROTOCOL, ProtocolError, read_line, write_line
 from csa.runner.hosts.supervising import NOT_PLACED, SUPERVISE
 from csa.runner.request import RunRequest
-from csa.runner.turns.planning import is_not_agents
+from csa.runner.turns.grants import is_not_agents
 from csa.structs import Struct, replace
 
 LEAST_LEASH_S = 5.0
