@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 
 from csa.cli.output import print_json, tell, warn
-from csa.cli.placed import Watch, warn_of
-from csa.cli.run import (
-    carry_out,
-    follow_up,
-    heeded_signals,
-    noted_signals,
-    refuse_output,
-)
+from csa.cli.placed import Watch
+from csa.cli.run import carry_out, follow_up, refuse_output
 from csa.cli.run_request import unread_stdin_told
 from csa.cli.views.signs import Signs, about_sessions, signs_of_life
 from csa.errors import BusyError, CsaError, UsageError
 from csa.model.config import SHARED
 from csa.model.limits import Budget
+from csa.process.wakeup import noted_signals
 from csa.runner.client import Csa
 from csa.runner.detach import AppearedError
 from csa.runner.hosts.escrow import Escrow, settle_heard
-from csa.runner.hosts.jobs import WithdrawnError, is_scheduler, words_of
+from csa.runner.hosts.jobs import WithdrawnError, words_of
 from csa.runner.hosts.placing import Begun, StoppedError, Tether, refuse_elsewhere
-from csa.runner.hosts.starting import Where, find_where, make_tether, reserve_there, send_order
+from csa.runner.hosts.schedulers import is_scheduler
+from csa.runner.hosts.sending import Where, begin_there, find_where, heed, reserve_for, tether_to
 from csa.runner.hosts.syncing import Sync
 from csa.runner.hosts.watching import Watching
+from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.runner.turns.checks import check_request
 from csa.runner.turns.patience import try_until_free
@@ -47,7 +42,7 @@ def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, h
         if arguments.on_finish:
             raise UsageError("--on-finish runs here when a turn has ended; with --detach nobody waits for that.")
     after = None if arguments.detach else follow_up(client, arguments)
-    where = replace(find_where(client.context, request, host, arguments.cd), after=after)
+    where = find_where(client.context, request, host, arguments.cd)
     if arguments.dry_run:
         _print_plan(where, as_json=arguments.json)
         return 0
@@ -55,7 +50,7 @@ def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, h
         signs.about(lambda: f"waiting for {where.engine.name}")
         try:
             with noted_signals() as noted:
-                return _place(client, where, arguments, signs=signs, noted=noted)
+                return _place(client, where, arguments, after=after, signs=signs, noted=noted)
         except WithdrawnError as withdrawn:
             if not where.is_new:
                 raise
@@ -85,7 +80,15 @@ def _print_plan(where: Where, *, as_json: bool) -> None:
             print(f"{name:<11} {' '.join(value) if isinstance(value, list) else value}")
 
 
-def _place(client: Csa, where: Where, arguments: argparse.Namespace, *, signs: Signs, noted: list[int]) -> int:
+def _place(
+    client: Csa,
+    where: Where,
+    arguments: argparse.Namespace,
+    *,
+    after: FollowUp | None,
+    signs: Signs,
+    noted: list[int],
+) -> int:
     warn(where.code.warnings if where.code else ())
     sync = Watching(client.store.root_pathname)
     if not (arguments.detach or is_scheduler(where.engine)):
@@ -94,12 +97,14 @@ def _place(client: Csa, where: Where, arguments: argparse.Namespace, *, signs: S
         while True:
             try:
                 with _reserved_when_free(client, where, arguments, noted) as escrow:
-                    code = _place_once(client, where, escrow, arguments, sync=sync, signs=signs, noted=noted)
+                    code = _place_once(
+                        client, where, escrow, arguments, after=after, sync=sync, signs=signs, noted=noted
+                    )
             except AppearedError as appeared:  # its name means a session that was not seen here
                 if not where.is_new or where.session_id == appeared.session_id:
                     raise
                 named = replace(where.request, session=f"{where.engine.name}:{appeared.session_id}", session_id=None)
-                where = replace(find_where(client.context, named, None, None), after=where.after)
+                where = find_where(client.context, named, None, None)
                 continue
             if sync.engine:
                 settle_heard(client.store.root, sync.engine.name)  # if it was not the connection that said so
@@ -115,15 +120,14 @@ def _reserved_when_free(client: Csa, where: Where, arguments: argparse.Namespace
     allowance = Budget(
         tokens=arguments.allow_tokens or 0, usd=arguments.allow_usd or 0.0, time_s=arguments.allow_time or 0.0
     )
+
+    def attempt() -> Escrow:
+        return reserve_for(client.context, where, allowance)
+
     if arguments.wait is None:
-        return reserve_there(client.context, where, allowance)
+        return attempt()
     tell_wait = (lambda _: None) if arguments.quiet else (lambda words: tell("csa", f"waiting: {words}"))
-    return try_until_free(
-        lambda: reserve_there(client.context, where, allowance),
-        limit_s=arguments.wait,
-        tell=tell_wait,
-        check=lambda: _heed(noted),
-    )
+    return try_until_free(attempt, limit_s=arguments.wait, tell=tell_wait, check=lambda: heed(noted))
 
 
 def _place_once(
@@ -132,6 +136,7 @@ def _place_once(
     escrow: Escrow,
     arguments: argparse.Namespace,
     *,
+    after: FollowUp | None,
     sync: Watching,
     signs: Signs,
     noted: list[int],
@@ -142,63 +147,28 @@ def _place_once(
         if not arguments.quiet:
             tell("csa", words)
 
-    tether = make_tether(
-        client.context,
-        where,
-        escrow,
-        is_detached=arguments.detach,
-        queue_s=where.engine.queue_s if client.caller else None,
-        noted=lambda: signal.Signals(noted[0]).name if noted else "",
-        tell=announce,
-    )
+    context, is_detached = client.context, arguments.detach
+    queue_s = where.engine.queue_s if client.caller else None
+    tether = tether_to(context, where, escrow, is_detached=is_detached, queue_s=queue_s, noted=noted, tell=announce)
     try:
-        begun = send_order(
-            client.context,
-            where,
-            escrow,
-            tether,
-            wait_s=arguments.wait,
-            warn=warn_of,
-            meanwhile=_load,
-            around=None if is_scheduler(where.engine) else _stopping_signals(noted),
+        begun = begin_there(
+            context, where, escrow, tether, wait_s=arguments.wait, noted=noted, warn=warn, meanwhile=_load
         )
-        if arguments.detach:
+        if is_detached:
             return _tell_detached(client, tether, begun, arguments)
         if not sync.engine:
             sync.begin(tether.engine)
-        watch = Watch(client, begun, where=where, tether=tether, sync=sync, arguments=arguments)
+        watch = Watch(client, begun, where=where, tether=tether, sync=sync, arguments=arguments, after=after)
         signs.about(about_sessions([watch.target]))
         return watch.run(noted, escrow)
     finally:
         tether.close()
 
 
-def _heed(noted: list[int]) -> None:
-    """Raise StoppedError for a signal that came before anything was sent."""
-    if noted:
-        raise StoppedError(signal.Signals(noted[0]).name)
-
-
 def _load() -> None:
     """Load what shows the turn."""
     for name in ("anyio", "anyio._backends._asyncio", "csa.cli.views.naming"):
         import_module(name)
-
-
-@contextmanager
-def _stopping_signals(noted: list[int]) -> Iterator[None]:
-    """Have a signal end what is waited for, by StoppedError; one that came before, at once."""
-
-    def stop(number: int, _frame: object) -> None:
-        raise StoppedError(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, stop) for number in heeded_signals()}
-    try:
-        _heed(noted)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tell_detached(client: Csa, tether: Tether, begun: Begun, arguments: argparse.Namespace) -> int:

@@ -18,7 +18,6 @@ from csa.rpc.jsonrpc import INVALID_PARAMS, Call, Connection, Later, RpcError, t
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from csa.rpc.mcp_elsewhere import Elsewhere
     from csa.rpc.mcp_tools import Tools
     from csa.runner.client import Csa
 
@@ -33,7 +32,6 @@ class Server:
         self._client_for = client_for
         self._loading = threading.Lock()
         self._tools: Tools | None = None
-        self._elsewhere: Elsewhere | None = None
         reading, writing = take_stdio()
         self._connection = Connection(
             reading,
@@ -57,8 +55,6 @@ class Server:
         """Serve until the client has gone, or a signal; return the exit code."""
         self._connection.close_on_signals()
         self._connection.run(_GRACE_S)
-        if self._elsewhere:
-            self._elsewhere.end()
         number = self._connection.signal
         return 128 + number if number else 0
 
@@ -92,8 +88,8 @@ class Server:
 
         with self._loading:
             if self._tools is None:
-                self._elsewhere = Elsewhere(Keeping(self._client_for(None).store.root_pathname))
-                self._tools = Tools(self._client_for, self._elsewhere, attaches=True)
+                elsewhere = Elsewhere(Keeping(self._client_for(None).store.root_pathname))
+                self._tools = Tools(self._client_for, elsewhere, attaches=True)
         return self._tools
 
     def _report(self, token: str | int, elapsed_s: float, words: str) -> None:

@@ -99,8 +99,8 @@ class Tools:
         is_detached = arguments.get("detach", False) or not self._attaches
         host, request = _place_of(client, request, arguments.get("on"))
         if host is not None:
-            begun = self._elsewhere.start(client.context, request, host, is_detached=is_detached)
-            there = client.session(f"{begun.host}:{begun.session_id}", mirrored=True)
+            name = self._elsewhere.start(client.context, request, host, is_detached=is_detached)
+            there = client.session(name, mirrored=True)
             return _await([there], watch, arguments.get("wait_s"))[0]
         started = client.start(request) if is_detached else client.start_attached(request)
         session = client.session(started.session_id)

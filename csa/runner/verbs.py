@@ -104,7 +104,7 @@ class SessionVerbs:
             BusyError: another process keeps it up to date.
             UsageError: there can be no such host.
         """
-        from csa.runner.hosts.starting import host_called  # noqa: PLC0415  # as above
+        from csa.runner.hosts.sending import host_called  # noqa: PLC0415  # as above
         from csa.runner.hosts.syncing import Sync  # noqa: PLC0415  # as above
         from csa.store.mirrors import mirror_for  # noqa: PLC0415  # as above
 

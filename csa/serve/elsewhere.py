@@ -10,7 +10,7 @@ from csa.errors import CsaError, MirroredError, NotFoundError
 from csa.runner.client import Csa
 from csa.runner.hosts.acting import do_there
 from csa.runner.hosts.fetching import fetch_work
-from csa.runner.hosts.holding import start_watched
+from csa.runner.hosts.starting import PARTS, start_watched
 from csa.runner.hosts.syncing import Sync
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
@@ -42,7 +42,7 @@ def start_elsewhere(
 ) -> dict[str, Any]:
     """Start a turn on another host, which is watched from here until its end."""
     served.refuse_others(ELSEWHERE)
-    return start_watched(client.context, request, on, served.keeping, wait_s=wait_s).to_json()
+    return start_watched(client.context, request, on, served.keeping, wait_s=wait_s, parts=PARTS).to_json()
 
 
 def edit_there(served: Served, session: Session, body: Mapping[str, Any]) -> None:

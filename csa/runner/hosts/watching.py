@@ -1,4 +1,4 @@
-"""Keeping mirrors up to date for as long as something on their hosts is watched."""
+"""Keeping mirrors up to date for as long as turns on their hosts are watched."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ _Wanted = tuple[Target, int, Callable[[], None]]
 
 
 class Watching:
-    """Keeps the mirror of a host up to date, in a thread, for as long as a turn is watched."""
+    """Keeps the mirror of one host up to date, in a thread. `root` is the state root here.
+
+    Attributes:
+        engine: the host; None before `begin`.
+        failure: why it could not be brought up to date at the end.
+    """
 
     def __init__(self, root: str) -> None:
         self._root = root
         self.engine: Engine | None = None
-        self.failure: CsaError | None = None  # to catch up
+        self.failure: CsaError | None = None
         self._sync: Sync | None = None
         self._thread: threading.Thread | None = None
 
