@@ -43,7 +43,7 @@ _REPORT_S = 10.0
 _LONGEST_REPORT = 200
 _SAID = (
     *("prompt", "tool", "session", "name", "description", "model", "effort", "permission", "schema", "timeout_s"),
-    *("budget_tokens", "worktree"),
+    *("budget_tokens", "worktree", "repair"),
 )
 _RESULT = ("text", "output", "error", "denied", "artifacts", "duration_s", "usage")
 _SHORT = ("session_id", "name", "description", "project", "parent_session_id", "status")
@@ -92,7 +92,7 @@ class Tools:
         return {"content": [_text(found)], "structuredContent": found, "isError": False}
 
     def run(self, arguments: Mapping[str, Any], watch: Watch) -> Json:
-        if not arguments["prompt"].strip():
+        if not (arguments["prompt"].strip() or arguments.get("repair")):
             raise UsageError("The prompt is empty.")
         client = self._client_for(arguments.get("directory"))
         request = RunRequest(**{name: arguments[name] for name in _SAID if name in arguments})

@@ -144,7 +144,8 @@ def fork(served: Served, asked: Asked) -> Any:
 
 def turn(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True, mirrored=True)
-    request = _request(asked, session=session.session_id, after_turn=asked.body.get("after_turn"))
+    own = {name: asked.body[name] for name in ("after_turn", "repair") if name in asked.body}
+    request = _request(asked, session=session.session_id, **own)
     if session.store.host is None:
         return _begin(client_of(session), asked, request)
     client = served.client(served.home(), asked)
@@ -168,7 +169,7 @@ def _wait_s(asked: Asked) -> float | None:
 
 def _request(asked: Asked, **own: Any) -> RunRequest:
     said = {name: asked.body[name] for name in _SAID if name in asked.body}
-    if not said["prompt"].strip():
+    if not (said["prompt"].strip() or own.get("repair")):
         raise UsageError("The prompt is empty.")
     fallback = asked.body.get("fallback")
     return RunRequest(**said, fallback=None if fallback is None else tuple(fallback), **own)

@@ -278,8 +278,9 @@ ROUTES: tuple[Route, ...] = (
             {
                 **_TURN,
                 "after_turn": integer("the last turn the sender knows: 412 if there is another by now"),
+                "repair": flag("hand back what landing has refused; the prompt may be empty"),
             },
-            optional=f"{_OPTIONAL_TURN} after_turn",
+            optional=f"{_OPTIONAL_TURN} after_turn repair",
         ),
     ),
     Route(

@@ -136,6 +136,7 @@ TOOLS: tuple[McpTool, ...] = (
                 "timeout_s": number("seconds after which the sub-agent is ended"),
                 "budget_tokens": integer("tokens that it and all it starts may use"),
                 "on": text("run it on this other host, or by this scheduler; `list` with `host` shows what is there"),
+                "repair": flag("with a session: hand back what `land` has refused; the prompt may be empty"),
                 "detach": flag("let it go on when you end"),
                 "wait_s": _WAIT,
             },

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from csa.errors import StateError
 from csa.ids import is_session_id
 from csa.model.wording import describe
-from csa.paths import make_path
+from csa.paths import MIRRORS, make_path
 from csa.store.audit import audit_file
 from csa.store.mirrors import Mirror, find_mirrors
 from csa.store.observer import Observer
@@ -51,6 +51,8 @@ class Fleet:
         self._served = served
         self._finds_mirrors = mirrors
         self._mirrors: dict[str, _Mirrored] = {}  # by their pathnames
+        self._mirrored: list[Store] = []
+        self._mirrors_at, self._mirrored_at = 0, float("-inf")
         self._unsettled = set[Key]()
         self._projects: dict[str, _Project] = {}
         self._slots: dict[str, int] = {}
@@ -90,10 +92,11 @@ class Fleet:
         """Look once; return what is different from before: sessions, or None for those that are gone."""
         now = time.monotonic()
         holders = recent_holders(self._root, self._slots)
-        changed = dict.fromkeys(self._find(now, holders))
-        wanted = set(self._running)
         for mirror in self._mirrors.values():
             mirror.look()
+        self._find_mirrored(now)
+        changed = dict.fromkeys(self._find(now, holders))
+        wanted = set(self._running)
         wanted |= {key for key in self._unsettled if self._is_heard(key)}
         for project in self._projects.values():
             touched, gone = project.changes()
@@ -134,19 +137,27 @@ class Fleet:
         if now - self._found_at < _FIND_S and not is_new:
             return []
         self._found_at = now
-        stores = {store.label: store for store in self._all_stores() if self._served(store.label)}
+        stores = {
+            store.label: store for store in (*find_stores(self._root), *self._mirrored) if self._served(store.label)
+        }
         lost = [key for key in self._infos if key[0] not in stores]
         self._projects = {name: self._projects.get(name) or self._project(stores[name]) for name in stores}
         return lost
 
-    def _all_stores(self) -> Iterator[Store]:
-        yield from find_stores(self._root)
+    def _find_mirrored(self, now: float) -> None:
+        """Look for projects of other hosts if some are new: there may be a million sessions, which costs a second."""
         if not self._finds_mirrors:
             return
+        touched = {session_id for mirror in self._mirrors.values() for session_id in mirror.touched}
+        listed = _written(f"{self._root}/{MIRRORS}")
+        there = [project.known for project in self._projects.values() if project.mirror]
+        is_known = all(any(each in known for known in there) for each in touched)
+        if listed == self._mirrors_at and is_known and now - self._mirrored_at < WHOLE_S:
+            return
+        self._mirrors_at, self._mirrored_at, self._found_at = listed, now, float("-inf")
         found = {mirror.pathname: mirror for mirror in find_mirrors(str(self._root))}
         self._mirrors = {name: self._mirrors.get(name) or _Mirrored(found[name]) for name in found}
-        for name in found:
-            yield from find_stores(make_path(name))
+        self._mirrored = [store for name in found for store in find_stores(make_path(name))]
 
     def _project(self, store: Store) -> _Project:
         return _Project(store, self._mirrors.get(store.root_pathname))
@@ -239,6 +250,13 @@ class _Added:
         except OSError:
             return set()
         return {session_id for line in lines if (session_id := self._session_of(line))}
+
+
+def _written(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _size(path: str) -> int:
