@@ -30,9 +30,9 @@ class Elsewhere:
 
         Raises as `start_placed`.
         """
+        self._await_settled(request.session or "")
         if is_detached:
             return _when_seen(context, start_watched(context, request, on, self._keeping, parts=PARTS))
-        self._await_settled(request.session or "")
         allowance = Budget(tokens=request.budget_tokens or 0)
         queue_s = context.config.engine(on.partition(":")[0]).queue_s
         placed = start_placed(context, request, host=on, allowance=allowance, parts=PARTS, queue_s=queue_s)
