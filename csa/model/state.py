@@ -81,6 +81,7 @@ class SessionState(Struct, kw_only=True):
     parent_session_id: str | None = None
     parent_project: str | None = None  # the parent's project, if that is another one
     parent_host: str | None = None  # the host that has the parent's record, if that is another one
+    above: tuple[str, ...] = ()  # its ancestors on other hosts, its parent first; whose records are not here
     root_session_id: str | None = None
     fork_of: str | None = None  # the session whose conversation it began with
     merged_from: tuple[str, ...] = ()  # the sessions whose histories it began with
@@ -159,6 +160,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         parent_session_id=_optional_id(genealogy, "parent_session_id"),
         parent_project=_path_in(genealogy, "parent_project"),
         parent_host=_optional(genealogy, "parent_host", str),
+        above=_ids(genealogy, "above"),
         root_session_id=_optional_id(genealogy, "root_session_id"),
         fork_of=_optional_id(genealogy, "fork_of") or _optional_id(genealogy, "fork_of_session_id"),
         merged_from=_ids(genealogy, "merged_from"),
@@ -207,6 +209,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
             "parent_session_id": state.parent_session_id,
             "parent_project": state.parent_project,
             "parent_host": state.parent_host,
+            "above": list(state.above) or None,
             "root_session_id": state.root_session_id,
             "fork_of": state.fork_of,
             "merged_from": list(state.merged_from) or None,

@@ -17,7 +17,7 @@ from csa.runner.copies.reading import MOST, Reader
 from csa.runner.copies.rows import LONGEST_PROJECT, clean
 from csa.runner.copies.target import Change, Key, Target
 from csa.runner.sessions.fleet import Fleet
-from csa.store.mirrors import find_mirrors
+from csa.store.mirrors import find_mirrors, mirror_for
 from csa.store.sessions import Store
 from csa.store.stores import find_stores
 from csa.structs import Struct
@@ -64,14 +64,16 @@ class Copier:
         self.faults = {key: fault for key, fault in self.faults.items() if key[2]}  # of sessions
         faults: list[StateError] = []
         there = dict(self._find(faults.append))
+        roots = self._roots(faults.append)
         self._copy(self._reader(store, key) for key, store in there.items())
         if faults:  # what cannot be listed may be there
             self.faults |= {(self._host, str(fault.path), ""): fault for fault in faults}
             return
-        roots = self._roots()
         mounted = {host for host, root in roots.items() if _has_content(root)}
         gone = self._has.keys() - there.keys()
-        if removed := [key for key in gone if key[0] in mounted or (key[0] not in roots and self._host in mounted)]:
+        if self._host in mounted:  # a mirror that was deleted has no directory; of one that is not mounted it is empty
+            mounted |= {host for host, *_ in gone if not os.path.lexists(mirror_for(str(self._root), host).pathname)}
+        if removed := [key for key in gone if key[0] in mounted]:
             self._target.forget(removed)
             self.copied.removed += len(removed)
             for key in removed:
@@ -101,9 +103,9 @@ class Copier:
                     self._copy(others)
                     mirrors_at = time.monotonic() + max(MIRRORS_S, _SHARE * (time.monotonic() - began))
 
-    def _roots(self) -> dict[str, str]:
+    def _roots(self, on_fault: Callable[[StateError], None] = lambda _: None) -> dict[str, str]:
         """Return the state roots there are, by their hosts."""
-        mirrors = {mirror.host: mirror.pathname for mirror in find_mirrors(str(self._root))}
+        mirrors = {mirror.host: mirror.pathname for mirror in find_mirrors(str(self._root), on_fault)}
         return {**mirrors, self._host: str(self._root)}
 
     def _find(self, on_fault: Callable[[StateError], None], *, own: bool = True) -> Iterator[tuple[Key, Store]]:

@@ -124,10 +124,8 @@ def _run(sync: Sync, *, watch: bool) -> None:
 def check_host(engine: Engine) -> Mapping[str, Any]:
     """Ask a host for its greeting; also return how far its clock is ahead, in seconds. HostError if it has none."""
     link = Link(engine, "outlet", "--hello")
-    timer = threading.Timer(CHECK_S, link.end)
-    timer.start()
     try:
-        return with_skew(link.greeting())
+        with link.ended_after(CHECK_S):
+            return with_skew(link.greeting())
     finally:
-        timer.cancel()
         link.close()
