@@ -105,9 +105,10 @@ def _read(call: Call, answer: Answer, targets: Sequence[Target]) -> Iterator[Kil
         raise call.failure(answer)
     results = [found for each in said or () if (found := _result(host, each))]
     seen = {each.session_id for each in results}
-    results += (_failed(each, nonsense(host, "an end")) for each in targets if each[1] not in seen)
+    doubt = _incomplete(host, answer) if answer.code else nonsense(host, "an end")
+    results += (_failed(each, doubt) for each in targets if each[1] not in seen)
     if answer.code and not any(each.error for each in results):  # something there could not be looked at
-        results[-1] = replace(results[-1], error=_incomplete(host, answer))
+        results[-1] = replace(results[-1], error=doubt)
     yield from results
 
 
