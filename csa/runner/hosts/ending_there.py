@@ -16,7 +16,7 @@ from csa.runner.hosts.acting import Answer, Call
 from csa.runner.hosts.answers import nonsense
 from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.fencing import call_off
-from csa.runner.hosts.jobs import is_scheduler
+from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.sessions.ending import KillResult
 from csa.store.liveness import probe
 from csa.store.mirrors import Mirror

@@ -12,7 +12,8 @@ from csa.runner.hosts.answers import error_in
 from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.escrow import give_back
 from csa.runner.hosts.frames import ProtocolError, read_line, write_line
-from csa.runner.hosts.jobs import cancel_order, is_scheduler, name_of
+from csa.runner.hosts.jobs import cancel_order, name_of
+from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.supervising import SUPERVISE
 from csa.store.placements import list_placements
 

@@ -14,8 +14,9 @@ survives the loss of its connection, for as long as the leash is: then, unless s
 --hold ID` and beats there, the turn ends as cancelled.
 
 A scheduler's job is `csa supervise --job`: it hears an order that was written down, and nobody hears what it says. So
-the turn begins only once somebody holds it: who has placed it may be gone after a long time in a queue. And the job
-stays after its end, as long as somebody holds it who fetches what came of it.
+the turn begins only once somebody holds it: who has placed it may be gone after a long time in a queue (`held_s`). And
+the job stays after its end, as long as somebody holds it who fetches what came of it; and, where nothing is left of it
+afterwards, for `linger_s` if nobody does.
 """
 
 from __future__ import annotations
@@ -132,6 +133,9 @@ def supervise(context: Context, *, is_job: bool = False) -> int:
     `is_job`: as a scheduler's job.
     """
     outlive_connection()
+    if is_job:
+        for number in (signal.SIGTERM, signal.SIGINT):  # as a container's first process it would not heed them
+            signal.signal(number, _end_unbegun)
     incoming = Incoming(0)
     try:
         given = _hear_order(incoming, context)
@@ -151,6 +155,10 @@ def outlive_connection() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with suppress(PermissionError):  # we lead a process session already
         os.setsid()
+
+
+def _end_unbegun(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _hear_order(incoming: Incoming, context: Context) -> Mapping[str, Any] | None:
@@ -177,15 +185,15 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
         raise error
     leash_s = float(given["leash_s"])
     try:
-        if is_job and leash_s:
-            _await_holder(order, leash_s)
+        if is_job and (held_s := float(given.get("held_s", leash_s))):
+            _await_holder(order, held_s)
         incoming.heed = lambda: _refuse_cancelled(order)
         placed = _with_code(asked, given.get("code"), incoming, context)
         _refuse_cancelled(order)
         started = _start(placed, given, context)
         code = _Keeper(order, given, incoming).keep(started)
-        if is_job and leash_s:
-            _await_no_holder(order, leash_s)
+        if is_job:
+            _await_no_holder(order, leash_s, float(given.get("linger_s", 0)))
     except CsaError as error:
         order.note(error=error_to_json(error))
         raise
@@ -215,14 +223,14 @@ def _await_holder(order: Order, limit_s: float) -> None:
         time.sleep(_LOOK_AT_HELD_S)
 
 
-def _await_no_holder(order: Order, limit_s: float) -> None:
-    """Wait until nobody holds the order any more, but not for longer than the limit."""
-    heard, touched = time.monotonic(), order.touched_at()
-    deadline = heard + limit_s
-    while time.monotonic() < min(deadline, heard + _HEEDED_WITHIN_S):
+def _await_no_holder(order: Order, limit_s: float, linger_s: float) -> None:
+    """Wait until nobody holds the order any more, but not for longer than `limit_s`; or `linger_s`, for one to come."""
+    heard, touched, patience_s = time.monotonic(), order.touched_at(), linger_s or min(limit_s, _HEEDED_WITHIN_S)
+    deadline = heard + max(limit_s, linger_s)
+    while time.monotonic() < min(deadline, heard + patience_s):
         time.sleep(_LOOK_AT_HELD_S)
         if (again := order.touched_at()) != touched:
-            heard, touched = time.monotonic(), again
+            heard, touched, patience_s = time.monotonic(), again, _HEEDED_WITHIN_S
 
 
 def _with_code(
@@ -281,6 +289,9 @@ class _Keeper:
     def keep(self, started: _Started) -> int:
         """Return the exit code of the turn; at once, if it is detached, and no job ends with us."""
         process = started.process
+        if self._is_job:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda found, _: process.send_signal(found))
         assert process.stdin
         assert process.stdout
         answer = Incoming(process.stdout.fileno())
@@ -288,8 +299,7 @@ class _Keeper:
         try:
             while True:
                 ready = self._await(answer, pidfd)
-                if self._incoming.fd in ready:
-                    self._obey(process)
+                self._obey(process, has_more=self._incoming.fd in ready)
                 if answer.fd in ready and not answer.is_over:
                     answer.fill()
                     if (said := answer.line()) is not None:
@@ -298,8 +308,6 @@ class _Keeper:
                     return self._end(started)
                 if self._answer and not self._leash_s and not self._is_job:
                     return 0
-                if self._answer is None and self._order.known().get("cancel"):
-                    process.terminate()
                 if self._is_leash_out():
                     with suppress(OSError), process.stdin as lifeline:  # it has just ended
                         lifeline.write(f"{self._by} was not heard of for {self._leash_s:g} s".encode())
@@ -316,8 +324,11 @@ class _Keeper:
         found.register(pidfd, select.POLLIN)
         return {fd for fd, _ in found.poll(_LOOK_S * 1000)}
 
-    def _obey(self, process: subprocess.Popen[bytes]) -> None:
-        self._incoming.fill()
+    def _obey(self, process: subprocess.Popen[bytes], *, has_more: bool) -> None:
+        if self._answer is None and self._order.known().get("cancel"):  # somebody who holds it said so
+            process.terminate()
+        if has_more:
+            self._incoming.fill()
         while (said := self._incoming.line()) is not None:
             self._heard = time.monotonic()
             if name := said.get("cancel"):
