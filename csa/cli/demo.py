@@ -22,6 +22,7 @@ from pathlib import Path
 
 import csa_fakes
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import Style
 from csa.errors import RefusedError, ToolUnavailableError, UsageError
 from csa.process.wakeup import heeded
@@ -243,8 +244,6 @@ def _environment(home: str) -> dict[str, str]:
 
 def _write_programs(directory: Path) -> None:
     """Write what starts this csa, and each of the fakes with the Python that runs csa."""
-    from csa.cli.run import own_command  # noqa: PLC0415  # as above
-
     directory.mkdir(mode=0o700, exist_ok=True)
     own = own_command()
     commands = {"csa": [own] if os.path.isabs(own) else [sys.executable, "-m", "csa.cli.main"]}
