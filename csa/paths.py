@@ -29,6 +29,7 @@ PLACED = ".placed"  # likewise: what was given to other hosts
 ORDERS = ".orders"  # likewise: what other hosts have given to this one
 CODE = ".code"  # likewise: repositories of which they have sent commits
 NO_PROJECTS = frozenset({MIRRORS, PLACED, ORDERS, CODE})  # none of the directories below is a project's store
+SEALED_FILE = "sealed.age"  # of a session: what has text, encrypted
 CHECKPOINTS = "audit.git"
 CURRENT, CURRENT_OF_TERMINALS = "current", "current.d"
 CHAT_HISTORY = "chat_history"

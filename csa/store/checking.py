@@ -13,7 +13,7 @@ from typing import Any, Literal
 from csa.errors import NotFoundError, StateError
 from csa.model.events import TRANSCRIPT_VERSION, Event
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
+from csa.paths import SEALED_FILE, SessionPaths
 from csa.store.liveness import probe
 from csa.store.recovery import caught_up, end_in_result
 from csa.store.results import load_own_result, render_result
@@ -39,6 +39,7 @@ KNOWN_NAMES = frozenset(
         "queue",
         "runtime",
         ".reserve",
+        SEALED_FILE,
     }
 )
 _DAMAGED_PREFIX = "state.toml.damaged-"  # what earlier versions have kept
