@@ -125,7 +125,7 @@ def _land(session: Session, arguments: argparse.Namespace) -> Landed:
         return land_fetched(session, Path.cwd(), squash=arguments.squash, dry_run=arguments.dry_run)
     import anyio  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
 
-    from csa.cli.run import heeded_signals  # noqa: PLC0415  # as above
+    from csa.process.wakeup import heeded_signals  # noqa: PLC0415  # as above
     from csa.runner.sessions.landing import land_session  # noqa: PLC0415  # as above
 
     came: list[int] = []

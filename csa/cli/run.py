@@ -16,8 +16,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from csa.cli.output import has_room, lossy, print_json, silence, tell, to_json, warn
@@ -29,7 +28,7 @@ from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import MirroredError, UsageError
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
-from csa.process.wakeup import heeded
+from csa.process.wakeup import heeded_signals, noted_signals
 from csa.runner.caller import refuse_command
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
 _HERE = "here"  # as a value of --on
 _STALLED_S = 1.0  # without room on stderr
 _PIECE = 1 << 10  # characters, so that they are no more than PIPE_BUF bytes
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -333,18 +331,6 @@ def run_follow_up(command: FollowUp, client: Csa, result: RunResult, redactor: R
     warn([redactor.redact(problem) for problem in problems])
 
 
-@contextmanager
-def noted_signals() -> Iterator[list[int]]:
-    """Have signals that end a turn noted, from before it begins until the event loop takes them."""
-    noted: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in heeded_signals()}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _leave_on_signal(noted: list[int]) -> None:
     """Obey a signal that came while the turn could not yet begin."""
     if noted:
@@ -421,11 +407,6 @@ async def room_for(turn: _Ending, stream: IO[str]) -> None:
             return
         if can_drop and turn.has_ended:
             silence(stream)
-
-
-def heeded_signals() -> list[signal.Signals]:
-    """Return the signals that end a turn, as far as they are not ignored."""
-    return heeded(_SIGNALS)
 
 
 def print_outcome(
