@@ -27,7 +27,7 @@ from csa.store.genealogy import ancestors
 from csa.store.locks import acquire_lock, is_locked
 from csa.store.queue import count_queued
 from csa.store.retiring import hold
-from csa.store.sealed import is_bared, read_sealed, seal_session
+from csa.store.sealed import is_bared, read_sealed, seal_session, unseal_session
 from csa.store.sealing import read_key
 from csa.store.searchindex import forget, index_name
 from csa.store.sessions import Store
@@ -212,6 +212,28 @@ def seal_finished(store: Store, session_id: str, recipients: Iterable[str]) -> b
     except (BusyError, BlockingIOError, FileNotFoundError):  # in use again, or gone
         return False
     forget(store.root, [index_name(store, session_id)])
+    return True
+
+
+def unseal(store: Store, session_id: str, keys: Keys) -> bool:
+    """Open an encrypted session in its place; say whether it was one.
+
+    Raises:
+        SealedError: there is no key that opens it; nothing was changed.
+        BusyError: it is in use.
+        StateError: its record, or what is encrypted, is damaged.
+    """
+    paths = store.find(session_id)
+    if load_state(paths.state).sealed_at is None:
+        return False
+    known = keys.found
+    try:
+        with hold(paths):
+            state = load_state(paths.state)
+            if state.sealed_at is not None:
+                unseal_session(paths, state, known)
+    except BlockingIOError:
+        raise BusyError(f"Session {session_id} is in use.", hint="retry later") from None
     return True
 
 

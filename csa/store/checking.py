@@ -84,6 +84,10 @@ def check_session(store: Store, paths: SessionPaths) -> list[Problem]:
         state = load_state(paths.state)
     except StateError as fault:
         problems.append(_problem_of(session_id, fault))
+    if state is not None and state.sealed_at is not None:  # what is in plain was checked, or is a skeleton
+        if not (sealed := paths.root / SEALED_FILE).exists():
+            problems.append(Problem(session_id, "error", sealed, "is missing, and with it what was said"))
+        return list(dict.fromkeys(problems))
     try:
         events, found = check_transcript(session_id, paths.transcript, is_at_rest=is_at_rest)
         problems += found

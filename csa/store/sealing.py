@@ -10,8 +10,10 @@ import io
 import os
 import tempfile
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -38,6 +40,21 @@ def seal(recipients: Sequence[str], stream: IO[bytes], write: Callable[[IO[bytes
     """
     pyrage = _library()
     return _seal(pyrage, [_recipient(pyrage, line) for each in recipients for line in _lines_of(each)], stream, write)
+
+
+class Sealer:
+    """Encrypts short texts, each by itself, for the recipients of `seal`; raises as that."""
+
+    def __init__(self, recipients: Sequence[str]) -> None:
+        self._library = _library()
+        lines = sorted({line for each in recipients for line in _lines_of(each)})
+        self._known = [_recipient(self._library, line) for line in lines]
+        self.label = sha256("\n".join(lines).encode()).hexdigest()[:16]  # of what it encrypts for
+
+    def seal(self, text: str) -> str:
+        """Return a text encrypted, in base64."""
+        sealed: bytes = self._library.encrypt(text.encode("utf-8", "surrogatepass"), self._known)
+        return b64encode(sealed).decode()
 
 
 @contextmanager
