@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ from csa.runner.doctor.store_checks import size_words
 from csa.runner.sessions.collecting import Item, Report, collect
 from csa.runner.turns.leftovers import find_leftovers, reap
 from csa.runner.waking import wake_parked, wake_queues
+from csa.store.liveness import probe
 from csa.store.searchindex import has_index
-from csa.store.sessions import Target, format_age
+from csa.store.sessions import Store, Target, format_age
 
 
 def configure_clean(parser: argparse.ArgumentParser) -> None:

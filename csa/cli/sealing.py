@@ -17,9 +17,9 @@ def configure_seal(parser: argparse.ArgumentParser) -> None:
 def execute_seal(arguments: argparse.Namespace) -> int:
     """Encrypt what was said and done in sessions that have finished, for the recipients in your configuration.
 
-    With [store] encrypt = "finished" there that happens by itself. Encrypted sessions are listed, waited for and counted
-    as before; whatever shows what is in them needs your key, and so does running in them, for which they are opened.
-    Their names, times, status and usage stay readable, and so do the tools' own files and the project.
+    With [store] encrypt = "finished" there that happens by itself. Encrypted sessions are listed, waited for and
+    counted as before; whatever shows what is in them needs your key, and so does running in them, for which they are
+    opened. Their names, times, status and usage stay readable, and so do the tools' own files and the project.
     """
     from csa.runner.atrest import seal_finished  # noqa: PLC0415  # `csa completion` loads every command
     from csa.store.taking import refuse_busy  # noqa: PLC0415  # as above

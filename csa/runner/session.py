@@ -17,6 +17,7 @@ from csa.errors import (
     NotFoundError,
     RefusedError,
     RetiredError,
+    SealedError,
     StateError,
     UsageError,
 )
@@ -82,6 +83,9 @@ class Session:
 
         SealedError if there is no key that opens it.
         """
+        if (host := self.store.host) and (state := self.record.state) and state.sealed_at is not None:
+            words = f"What was said in session {self.session_id} is encrypted, and on {host}."
+            raise SealedError(words, hint=f"ssh {host} csa show {self.session_id}")
         if not os.path.exists(f"{self.files.pathname}/{SEALED_FILE}"):
             return self.files
         from csa.runner.atrest import opened  # noqa: PLC0415  # few are encrypted

@@ -3,8 +3,8 @@
 Killed at any moment it leaves a mirror that can be read: a new session is built beside its place and renamed when it is
 whole, small files are replaced, and to transcripts whole lines are added; a part of one, which the kill of a write can
 leave, readers do not see, and the next intake drops. What was seen and its host has no more (a power cut, say, took its
-last lines, and it has written others since) is kept aside: `transcript.jsonl.lost-1`. Not so what its host has encrypted
-since, which is not kept here in plain either.
+last lines, and it has written others since) is kept aside: `transcript.jsonl.lost-1`. Not so what its host has
+encrypted since, which is not kept here in plain either.
 
 Transcripts are synced when the intake ends, and every few seconds; before that, a power cut here costs what is sent
 again then, as the next intake says what is really there.
