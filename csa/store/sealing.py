@@ -203,7 +203,7 @@ class _Reader:
 
 
 def _explain(fault: Exception) -> Exception:
-    if isinstance(fault, OSError):
+    if isinstance(fault, OSError) and fault.errno is not None:  # else it is of age
         return fault
     if "no matching keys" in str(fault).lower():
         return WrongKeyError("None of the keys opens the archive.", hint="--identity with the key it was encrypted for")
