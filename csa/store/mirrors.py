@@ -14,7 +14,7 @@ import re
 import time
 
 from csa.errors import MirroredError, NotFoundError, RefusedError
-from csa.paths import MIRRORS, SessionPaths
+from csa.paths import MIRRORS, OWN, SessionPaths
 from csa.store.liveness import HEARTBEAT_FRESH_S, Liveness, is_done
 from csa.store.owner import Owner, parse_owner
 from csa.structs import Struct
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from csa.store.sessions import Store
 
-OWN = ".mirror"  # of a mirror: the directory of what is about itself
 HOST_FILE, HEARD_FILE, LOCK_FILE = f"{OWN}/host.json", f"{OWN}/heard", f"{OWN}/lock"
 TOLD_FILE = "home.json"  # of a session in a mirror
 LOST = "transcript.jsonl.lost-"  # likewise, with a number: what was seen, and its host has no more

@@ -23,7 +23,7 @@ from typing import IO, Any
 from csa.errors import BusyError, CsaError
 from csa.ids import is_session_id
 from csa.ownership import open_private
-from csa.paths import NEW_PREFIX
+from csa.paths import NEW_PREFIX, OWN
 from csa.runner.hosts.frames import (
     SMALL_FILES,
     Frame,
@@ -33,8 +33,9 @@ from csa.runner.hosts.frames import (
     read_frame,
 )
 from csa.store.atomic import make_private_directory, replace_private, require_regular, sync_file
+from csa.store.idindex import Keeper
 from csa.store.locks import acquire_lock
-from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, OWN, TOLD_FILE, Mirror
+from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, TOLD_FILE, Mirror
 from csa.store.placements import list_placements
 from csa.store.sessions import Store, is_directory
 from csa.store.transcript import end_of_last_line, lines_backwards
@@ -74,6 +75,7 @@ class Intake:
         except BlockingIOError:
             words = f"Another process brings the mirror of {mirror.host} up to date."
             raise BusyError(words, hint="it is read as it is: csa ls --host ...") from None
+        self._ids = Keeper(mirror.pathname)
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +89,7 @@ class Intake:
     def greet(self, greeting: Mapping[str, Any]) -> None:
         """Note what the outlet says of its host, and how far apart the clocks are."""
         replace_private(self._root / HOST_FILE, json.dumps(with_skew(greeting)).encode())
+        self._ids.begin()
 
     def having(self) -> Iterator[tuple[tuple[str, str], Having]]:
         """Yield what is in the mirror, with parts of lines dropped."""
@@ -114,6 +117,7 @@ class Intake:
         """Note that everything has come. A beat is the only thing that makes a mirror fresh."""
         if time.monotonic() - self._synced_at > _SYNC_S:
             self._sync()
+        self._ids.settle()
         heard = self._root / HEARD_FILE
         try:
             os.utime(heard)
@@ -142,9 +146,10 @@ class Intake:
     def _take(self, frame: Frame) -> None:
         store, session_id = self._place(frame)
         if frame.kind == "gone":
+            self._ids.lose()
             _retire(store, session_id)
             return
-        session = _directory(store, session_id)
+        session = self._directory(store, session_id)
         if frame.kind == "lines":
             self._add(session, frame)
         elif frame.kind in {"told", "file"}:
@@ -153,6 +158,8 @@ class Intake:
                 raise ProtocolError(f"The outlet sends a file called {frame.said.get('name')!r}.")
             if "/" in name:
                 make_private_directory(Path(session, name).parent)
+            if name == "state.toml":
+                self._ids.note(session)
             replace_private(Path(session, name), frame.content)
             written = frame.said.get("at")
             if isinstance(written, float) and 0 < written < _MOST_S:  # by which lists find those used last
@@ -170,6 +177,21 @@ class Intake:
         if not is_session_id(session_id) or os.path.normpath(project) != project or not project.startswith("/"):
             raise ProtocolError(f"The outlet names a session {session_id!r} in {project!r}.")
         return Store(self._root, project), session_id
+
+    def _directory(self, store: Store, session_id: str) -> str:
+        """Return the directory in which a session is, or is built; one that had been deleted returns to its place."""
+        place = store.paths(session_id).pathname
+        if is_directory(place):
+            return place
+        if is_directory(retired := store.retired_paths(session_id).pathname):
+            self._ids.lose()
+            os.rename(retired, place)
+            return place
+        new = f"{store.sessions_dir}/{NEW_PREFIX}{session_id}"
+        if not is_directory(new):
+            with self._ids.changing(store.sessions_dir):
+                make_private_directory(Path(new))
+        return new
 
     def _add(self, session: str, frame: Frame) -> None:
         part = f"{session}/{_PART}"
@@ -195,27 +217,14 @@ class Intake:
             os.replace(f"{session}/{_PART}", f"{session}/transcript.jsonl")
             self._dirty.add(f"{session}/transcript.jsonl")
         if (place := store.paths(session_id).pathname) != session:
-            os.rename(session, place)
+            with self._ids.changing(store.sessions_dir, new=session_id):
+                os.rename(session, place)
             self._dirty.add(f"{place}/transcript.jsonl")
 
 
 def with_skew(greeting: Mapping[str, Any]) -> dict[str, Any]:
     """Return a greeting that has just come, with how far the clock of its host is ahead, in seconds."""
     return {**greeting, "skew_s": round(float(greeting["time"]) - time.time(), 3)}
-
-
-def _directory(store: Store, session_id: str) -> str:
-    """Return the directory in which a session is, or is built; one that had been deleted returns to its place."""
-    place = store.paths(session_id).pathname
-    if is_directory(place):
-        return place
-    if is_directory(retired := store.retired_paths(session_id).pathname):
-        os.rename(retired, place)
-        return place
-    new = f"{store.sessions_dir}/{NEW_PREFIX}{session_id}"
-    if not is_directory(new):
-        make_private_directory(Path(new))
-    return new
 
 
 def _retire(store: Store, session_id: str) -> None:

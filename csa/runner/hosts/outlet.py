@@ -15,7 +15,7 @@ import json
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -134,7 +134,7 @@ class Outlet:
             above = []
         return (above[-1].project_path, above[-1].session_id) if above else key
 
-    def _ids(self, store: Store) -> list[str]:
+    def _ids(self, store: Store) -> Sequence[str]:
         try:
             return store.ids()
         except StateError:  # it cannot be listed; what was seen of it stays
