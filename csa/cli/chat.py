@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import can_redraw, tell, warn
-from csa.cli.records import save_checkpoint
-from csa.cli.run import follow_up, own_command, run_when_free, settled, wake_abandoned
+from csa.cli.run import follow_up, run_when_free, settled, wake_abandoned
 from csa.cli.run_options import add_agent_options, add_session_options, add_template_options, defaults_of_run
 from csa.cli.run_request import request_from
 from csa.cli.templates import chosen_template, made_from
@@ -189,6 +189,8 @@ class Chat:
         """Save a checkpoint of the session."""
         if self.session_id is None:
             raise UsageError("There is nothing to save yet.", hint="the session begins with your first prompt")
+        from csa.cli.records import save_checkpoint  # noqa: PLC0415  # brings git, which few chats need
+
         made = save_checkpoint(self.client.session(self.session_id), label=label)
         tell("csa", f"saved checkpoint {made.commit[:_SHOWN]}{f' ({label})' if label else ''}")
 

@@ -10,8 +10,8 @@ import argparse
 import signal
 import sys
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import print_json, print_problem, warn
-from csa.cli.run import heeded_signals, own_command
 from csa.cli.selecting import add_selector, find, selected
 from csa.cli.views.naming import as_read
 from csa.cli.views.signs import signs_of_life
@@ -19,6 +19,7 @@ from csa.errors import CsaError, UsageError
 from csa.model.result import UNKNOWN_CONVERSATION, kind_in_words
 from csa.model.wording import tokens
 from csa.process.launch import become_subreaper
+from csa.process.wakeup import heeded_signals
 from csa.runner.client import Csa
 from csa.runner.sessions.acting import record_act
 

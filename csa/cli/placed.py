@@ -5,85 +5,33 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
 
 from csa.cli.fetching import next_steps
 from csa.cli.output import lossy, tell, to_json, warn
-from csa.cli.run import heeded_signals, print_outcome, room_for, run_follow_up, write_text
+from csa.cli.run import print_outcome, room_for, run_follow_up, write_text
 from csa.cli.views.progress import Progress, Subject, make_progress
 from csa.errors import CsaError
-from csa.model.config import Engine
 from csa.model.events import Event
+from csa.process.wakeup import heeded_signals
 from csa.runner.client import Csa
 from csa.runner.context import Context
 from csa.runner.hosts.code import bring_back
 from csa.runner.hosts.escrow import Escrow
 from csa.runner.hosts.placing import Begun, Tether
-from csa.runner.hosts.syncing import Sync
+from csa.runner.hosts.sending import Where, has_code, recording, unseen
+from csa.runner.hosts.watching import Watching
+from csa.runner.on_finish import FollowUp
 from csa.runner.session import Session
 from csa.store.following import Follower
 from csa.store.liveness import probe
 from csa.store.mirrors import mirror_for
 from csa.store.sessions import Store, Target
 
-if TYPE_CHECKING:
-    from csa.cli.placing import Where
-
 _LOOK_S = 0.02
 _LOOK_AT_END_S = 0.5
 _SEEN_WITHIN_S = 5.0  # of the end, over the connection that keeps the mirror up to date
-_TRIES = 3  # to bring it up to date after that
-_EXIT_AWAY = 4
-
-
-@contextmanager
-def recording(host: str) -> Iterator[None]:
-    """Warn if what has become of a turn cannot be recorded here: it goes on all the same."""
-    try:
-        yield
-    except OSError as error:
-        warn([f"what became of the turn could not be recorded: {error.strerror}; csa sync {host} tries again"])
-
-
-class Watching:
-    """Keeps the mirror of a host up to date, in a thread, for as long as a turn is watched."""
-
-    def __init__(self, client: Csa) -> None:
-        self._root = client.store.root_pathname
-        self.engine: Engine | None = None
-        self.failure: CsaError | None = None  # to catch up
-        self._sync: Sync | None = None
-        self._thread: threading.Thread | None = None
-
-    def begin(self, engine: Engine) -> None:
-        """Begin with this host."""
-        self.engine = engine
-        self._sync = Sync(self._root, engine)
-        self._thread = threading.Thread(target=self._sync.watch, daemon=True)
-        self._thread.start()
-
-    def catch_up(self, engine: Engine) -> None:
-        """Bring it up to date over a connection of its own, as the host is reached now."""
-        self.end()
-        for _ in range(_TRIES):
-            try:
-                Sync(self._root, engine).once()
-            except CsaError as error:
-                self.failure = error
-                time.sleep(1)
-            else:
-                self.failure = None
-                return
-
-    def end(self) -> None:
-        """End it; harmless when repeated, or if it has not begun."""
-        if self._sync and self._thread:
-            self._sync.end()
-            self._thread.join()
 
 
 class Watch:
@@ -98,8 +46,10 @@ class Watch:
         tether: Tether,
         sync: Watching,
         arguments: argparse.Namespace,
+        after: FollowUp | None,
     ) -> None:
         self._client, self._begun, self._where = client, begun, where
+        self._after = after
         self._tether, self._sync, self._arguments = tether, sync, arguments
         mirror = mirror_for(client.store.root_pathname, begun.host)
         self._store = Store(mirror.pathname, begun.project)
@@ -135,7 +85,7 @@ class Watch:
             if self._follower:
                 self._follower.close()
         if self._tether.ended:
-            with recording(self._begun.host):
+            with recording(self._begun.host, warn):
                 escrow.ended(self._tether.ended)
         return self._conclude(escrow)
 
@@ -143,13 +93,13 @@ class Watch:
         ended = self._tether.ended or {}
         turn = max(self._finished, int(ended.get("turn") or 0))
         if turn < self._begun.turn or turn > self._finished:
-            self._raise_unseen()
+            raise unseen(self._begun, self._tether, self._sync, stopped_by=self._stops[-1] if self._stops else "")
         context = self._client.context.in_store(self._store)
         result = Session(context, self._begun.session_id).result(turn=turn)
         unprinted = print_outcome(result, self._arguments, [])
         self._fetch(escrow, context)
-        if self._where.after:
-            run_follow_up(self._where.after, self._client, result, context.redactor)
+        if self._after:
+            run_follow_up(self._after, self._client, result, context.redactor)
         if self._faults and not isinstance(self._faults[0], BrokenPipeError):
             raise self._faults[0]
         if unprinted:
@@ -161,7 +111,7 @@ class Watch:
     def _fetch(self, escrow: Escrow, context: Context) -> None:
         """Have the commits of the session here, and say what to do with them."""
         state = context.store.record(self._begun.session_id).state
-        if self._where.code is None and (state is None or state.worktree is None):
+        if not has_code(self._where, state):
             return
         try:
             brought = bring_back(self._client.context, self._tether.engine_now(), self._begun.session_id)
@@ -170,30 +120,12 @@ class Watch:
                 warn([f"the commits on {self._begun.host} are not here yet: {error}"])
                 tell("hint", f"csa fetch {self._begun.session_id}")
             return
-        with recording(self._begun.host):
+        with recording(self._begun.host, warn):
             escrow.fetched()
         warn(brought.problems)
         if not self._arguments.quiet:
             for step in next_steps(brought):
                 tell("hint", step)
-
-    def _raise_unseen(self) -> NoReturn:
-        """Say what is known of a turn whose end was not seen."""
-        begun, ended = self._begun, self._tether.ended
-        what = f"Turn {begun.turn} of {begun.session_id} on {begun.host}"
-        hint = f"csa sync {begun.host}; csa status {begun.session_id}"
-        if ended is None:
-            why = self._tether.failure.message if self._tether.failure else f"{begun.host} cannot be reached."
-            failure = CsaError(f"{what} is away: {why}", hint=hint)
-            failure.exit_code = 128 + signal.Signals[self._stops[-1]] if self._stops else _EXIT_AWAY
-        elif ended.get("lost"):
-            self._sync.catch_up(self._tether.engine_now())  # then csa status says so, too
-            failure = CsaError(f"{what} was lost: its supervisor there was killed.", hint=hint)
-        else:
-            why = f": {self._sync.failure.message}" if self._sync.failure else "."
-            failure = CsaError(f"{what} has ended with {ended['ended']}, but its answer has not come{why}", hint=hint)
-            failure.exit_code = int(ended["ended"]) or CsaError.exit_code
-        raise failure
 
     async def _show(self, progress: Progress, noted: list[int]) -> None:
         import anyio  # noqa: PLC0415  # as above

@@ -16,10 +16,9 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import has_room, lossy, print_json, silence, tell, to_json, warn
 from csa.cli.results import answer_of, print_failure, summary_of
 from csa.cli.run_options import add_options
@@ -29,7 +28,7 @@ from csa.cli.views.signs import about_sessions, signs_of_life
 from csa.errors import MirroredError, UsageError
 from csa.model.result import RunResult
 from csa.process.launch import become_subreaper
-from csa.process.wakeup import heeded
+from csa.process.wakeup import heeded_signals, noted_signals
 from csa.runner.caller import refuse_command
 from csa.runner.client import Csa
 from csa.runner.current import find_pointer, make_current
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
 _HERE = "here"  # as a value of --on
 _STALLED_S = 1.0  # without room on stderr
 _PIECE = 1 << 10  # characters, so that they are no more than PIPE_BUF bytes
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -333,18 +331,6 @@ def run_follow_up(command: FollowUp, client: Csa, result: RunResult, redactor: R
     warn([redactor.redact(problem) for problem in problems])
 
 
-@contextmanager
-def noted_signals() -> Iterator[list[int]]:
-    """Have signals that end a turn noted, from before it begins until the event loop takes them."""
-    noted: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in heeded_signals()}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _leave_on_signal(noted: list[int]) -> None:
     """Obey a signal that came while the turn could not yet begin."""
     if noted:
@@ -423,11 +409,6 @@ async def room_for(turn: _Ending, stream: IO[str]) -> None:
             silence(stream)
 
 
-def heeded_signals() -> list[signal.Signals]:
-    """Return the signals that end a turn, as far as they are not ignored."""
-    return heeded(_SIGNALS)
-
-
 def print_outcome(
     result: RunResult, arguments: argparse.Namespace, losses: Iterable[str], *, was_cancelled_here: bool = False
 ) -> OSError | None:
@@ -450,13 +431,3 @@ def print_outcome(
 def _was_shown(arguments: argparse.Namespace) -> bool:
     """Say whether the answer stands on the terminal already, as a part of the conversation."""
     return bool(arguments.verbose and arguments.schema is None and sys.stdout.isatty() and sys.stderr.isatty())
-
-
-def own_command() -> str:
-    """Return how agents should call this csa: by the absolute path it was started by."""
-    started_as = Path(sys.argv[0])
-    if started_as.name == "csa" and started_as.is_file():
-        return str(started_as.absolute())
-    import shutil  # noqa: PLC0415  # as a rule csa was started by its path
-
-    return shutil.which("csa") or "csa"

@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import print_json, tell
 from csa.cli.selecting import open_client
 from csa.errors import RefusedError, UsageError
@@ -56,7 +57,6 @@ def execute_run(arguments: argparse.Namespace) -> int:
     client = open_client()
     _refuse_agents()
     _refuse_open_doors(arguments)
-    from csa.cli.run import own_command  # noqa: PLC0415  # brings what a run needs
     from csa.runner.sessions.fleet import Fleet  # noqa: PLC0415  # only serving needs these
     from csa.serve import endpoint, server  # noqa: PLC0415  # as above
     from csa.serve.app import Api  # noqa: PLC0415  # as above

@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
     """Return these signals without those our parent made us ignore (nohup, a shell's `&`), which stay ignored."""
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def heeded_signals() -> list[signal.Signals]:
+    """Return the signals that end a turn, as far as they are not ignored."""
+    return heeded(_ENDING)
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Have signals that end a turn noted, from before it begins until the event loop takes them."""
+    noted: list[int] = []
+    with handled(lambda number, _: noted.append(number)):
+        yield noted
+
+
+@contextmanager
+def handled(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Have the signals that end a turn handled so."""
+    before = {number: signal.signal(number, handler) for number in heeded_signals()}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 @contextmanager

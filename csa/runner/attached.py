@@ -3,23 +3,43 @@
 The supervisor is that of detached turns (`csa/runner/detach.py`), and a child of the caller, which has the write end of
 its stdin. The kernel closes that when the caller ends, however it does, and the turn then ends as cancelled. It is
 close-on-exec, so that no other child of the caller keeps the turn alive; one that is forked without exec would.
+
+A turn on another host has its supervisor there, and here a process that stays in touch (`csa/runner/placed.py`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import subprocess
+import sys
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from csa.errors import UsageError
+from csa.errors import CsaError, UsageError
+from csa.model.limits import Budget
+from csa.runner.attaching import with_contents
 from csa.runner.context import Context
-from csa.runner.detach import give_order, order_line, read_answer, spawn_supervisor
+from csa.runner.detach import (
+    error_from_json,
+    give_order,
+    order_line,
+    place_of,
+    read_answer,
+    request_to_json,
+    spawn_supervisor,
+)
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
+from csa.runner.turns.checks import check_request
+from csa.store.inherited import without_descriptors, without_repository
+from csa.structs import asdict
+
+_PLACED = ("-P", "-m", "csa.runner.placed")
 
 
 class Attached:
@@ -66,6 +86,99 @@ class Attached:
     def _reap(self) -> None:
         self._process.wait()
         self.end()
+
+
+class Placed(Attached):
+    """A turn on another host. Its process here ends when its end can be seen here, and its commits are here.
+
+    Attributes:
+        host: where it runs. `project` is the project's directory there, and `pid` that of the process here.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], said: dict[str, Any]) -> None:
+        """Take a process that has begun the turn it tells of."""
+        super().__init__(process, said, said["project"])
+        self.host: str = said["host"]
+
+    def failure(self) -> CsaError | None:
+        """Return why its end was not seen, or its commits have not come; None if all is well. It must have ended."""
+        assert self._process.stdout is not None
+        with self._process.stdout as rest:
+            said = [json.loads(line) for line in rest if line.endswith(b"\n")]
+        return next((error_from_json(each["error"]) for each in said if "error" in each), None)
+
+
+def start_placed(
+    context: Context,
+    request: RunRequest,
+    *,
+    host: str | None,
+    wait_s: float | None = None,
+    allowance: Budget | None = None,
+    parts: int = 1,
+    queue_s: float | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Placed:
+    """Start the turn on another host, and return when it has begun there. It ends when this process does.
+
+    Args:
+        context: where, and by whom, it is asked for; the code around its directory goes along with a new session.
+        request: as for `csa run --on`; a session is named `HOST:SELECTOR`, or has its full id.
+        host: as `--on`: a host, a scheduler, or `SCHEDULER:NODE`. None: as the session is named.
+        wait_s: as for `start_detached`.
+        allowance: what a session may use there.
+        parts: where a budget above has a limit of which the allowance says nothing, a new session gets one of so many
+            equal parts of it.
+        queue_s: how long it may wait in the queue of a scheduler; None is as long as it takes.
+        tell: gets what it waits for, and what does not go along.
+
+    Raises as `find_where`, `reserve` and `Tether.begin`, each as CsaError with their codes; of what another host is not
+    given UsageError.
+    """
+    from csa.runner.hosts.placing import refuse_elsewhere  # noqa: PLC0415  # few turns are on other hosts
+
+    refuse_elsewhere(request)
+    check_request(request, may_lack_prompt=request.repair)
+    if request.images or request.files:
+        request = with_contents(request, context.directory_pathname)
+    order = {
+        "request": request_to_json(request),
+        "host": host,
+        **place_of(context),
+        "wait_s": wait_s,
+        "allowance": asdict(allowance or Budget()),
+        "parts": parts,
+        "queue_s": queue_s,
+    }
+    environ = without_repository(without_descriptors(context.environ))
+    process = subprocess.Popen(
+        [sys.executable, *_PLACED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, start_new_session=True
+    )
+    try:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it died, and an answer will be missing
+            process.stdin.write(order_line(order))
+            process.stdin.flush()
+        return Placed(process, _begun(process, tell))
+    except BaseException:
+        with suppress(BrokenPipeError):
+            process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+        threading.Thread(target=process.wait, daemon=True).start()
+        raise
+
+
+def _begun(process: subprocess.Popen[bytes], tell: Callable[[str], None]) -> dict[str, Any]:
+    """Return what is said of the turn that has begun; raises why none has."""
+    assert process.stdout is not None
+    while line := process.stdout.readline():
+        said: dict[str, Any] = json.loads(line)
+        if "error" in said:
+            process.wait()
+            raise error_from_json(said["error"])
+        if "session_id" in said:
+            return said
+        tell(said["said"])
+    raise CsaError(f"The process for the turn ended at once, with code {process.wait()}.", hint="csa doctor")
 
 
 def start_attached(

@@ -17,7 +17,8 @@ from typing import Any
 from csa.errors import RefusedError, StateError
 from csa.ids import is_session_id
 from csa.model.permission import Permission
-from csa.model.state import RecordFault, SessionState, parse_limits
+from csa.model.recordkeys import RecordFault
+from csa.model.state import SessionState, parse_limits
 from csa.paths import SessionPaths
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.store.genealogy import ancestors, find_record
@@ -75,7 +76,7 @@ class Caller(Struct):
         If a record is gone or damaged, what is between it and the root is unknown.
         """
         known = self._records()
-        ids = [*(state.session_id for state in known), *self.above]
+        ids = [*(state.session_id for state in known), *known[-1].above, *self.above]
         ids += [known[-1].parent_session_id or "", self.state.root_session_id or ""]
         return iter(dict.fromkeys(filter(None, ids)))
 
@@ -94,6 +95,11 @@ class Caller(Struct):
         """Return the project of the caller or of an ancestor; None if the records do not say."""
         projects = {state.session_id: state.project_path for state in self._records()}
         return Path(projects[session_id]) if session_id in projects else None
+
+    @property
+    def host_above(self) -> str | None:
+        """The host from which its tree was placed on this one; None if all of it is here."""
+        return self.host or self._records()[-1].parent_host
 
     def _records(self) -> list[SessionState]:
         """Return the records of the caller and its ancestors, as far as they can be read."""

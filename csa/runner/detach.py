@@ -117,13 +117,13 @@ def order_for(
     return {
         "request": request_to_json(pinned),
         "session_id": session_id,
-        **_place_of(context),
+        **place_of(context),
         "wait_s": wait_s,
         "on_finish": asdict(on_finish) if on_finish else None,
     }
 
 
-def _place_of(context: Context) -> dict[str, Any]:
+def place_of(context: Context) -> dict[str, Any]:
     """Return the part of an order that says where and on whose behalf.
 
     `variables` are the names of all that an agent has: another process may carry the order out, which has others.
@@ -166,7 +166,7 @@ def hand_over_queue(context: Context, session_id: str, *, resumes: bool = False)
 
 
 def _queue_order(context: Context, session_id: str, **how: bool) -> dict[str, Any]:
-    return {"queue": {"resumes": False, "waits": False, **how}, "session_id": session_id, **_place_of(context)}
+    return {"queue": {"resumes": False, "waits": False, **how}, "session_id": session_id, **place_of(context)}
 
 
 def parked_order(order: dict[str, Any], request: RunRequest) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import os
 import re
 import time
 
-from csa.errors import MirroredError, NotFoundError, RefusedError
+from csa.errors import MirroredError, NotFoundError, RefusedError, StateError
 from csa.paths import MIRRORS, OWN, SessionPaths
 from csa.store.liveness import HEARTBEAT_FRESH_S, Liveness, is_done
 from csa.store.owner import Owner, parse_owner
@@ -21,7 +21,7 @@ from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -58,8 +58,14 @@ class Mirror(Struct):
         return os.path.basename(self.pathname)
 
     def exists(self) -> bool:
-        """Say whether anything was ever seen of its host."""
-        return os.path.isdir(f"{self.pathname}/{OWN}")
+        """Say whether anything was ever seen of its host; also True if that cannot be found out."""
+        try:
+            os.stat(f"{self.pathname}/{OWN}")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # whoever reads it says why it cannot
+            pass
+        return True
 
     def heard_at(self) -> float | None:
         """Return when its host was heard of last, in Unix seconds; None if never."""
@@ -100,11 +106,20 @@ def mirror_for(root: str, host: str) -> Mirror:
     return Mirror(f"{root}/{MIRRORS}/{host}")
 
 
-def find_mirrors(root: str) -> list[Mirror]:
-    """Return the mirrors of a state root, by the hosts' names."""
+def find_mirrors(root: str, on_fault: Callable[[StateError], None] | None = None) -> list[Mirror]:
+    """Return the mirrors of a state root, by the hosts' names.
+
+    StateError if they cannot be listed, or, with `on_fault`, a call of that: there may be some.
+    """
     try:
         names = sorted(os.listdir(f"{root}/{MIRRORS}"))
-    except OSError:  # as for nearly everybody, there are none
+    except (FileNotFoundError, NotADirectoryError):  # as for nearly everybody
+        return []
+    except OSError as error:
+        fault = StateError.unreadable(f"{root}/{MIRRORS}", error)
+        if on_fault is None:
+            raise fault from error
+        on_fault(fault)
         return []
     found = (mirror_for(root, name) for name in names if is_host_name(name))
     return [each for each in found if each.exists()]

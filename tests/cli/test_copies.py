@@ -125,7 +125,8 @@ def test_where_a_copy_goes_is_checked_before_anything_is_done() -> None:
         (f"postgresql://me:{PASSWORD}@db/x", "can be seen by every user"),
         (f"redis://db/0?password={PASSWORD}", "can be seen by every user"),
         (f"postgresql://me:{PASSWORD}@db:port/x", "not valid"),
-        (f"postgresql://me:1/{PASSWORD}@db/x", "not valid"),
+        *((f"postgresql://me:1{cut}{PASSWORD}@db/x", "not valid") for cut in "/?#"),
+        (f"postgresql://me:1@{PASSWORD}?2@db/x", "not valid"),
         ("env:NOWHERE", "The variable NOWHERE is not set"),
         ("mysql://db/x", "not mysql://"),
         ("nonsense", "goes to a URL"),
@@ -483,7 +484,16 @@ def test_what_may_still_be_there_is_not_removed(place: Place, url: str) -> None:
     assert "nothing new" in mirror(place)
     Path(f"{place.state_root}.away").rename(place.state_root)
     assert_equal(url, place.state_root)
-    Path(f"{place.state_root}/.mirrors/n1").rename(place.tmp / "n1")  # the user forgets the host
+    mirrors = Path(f"{place.state_root}/.mirrors")
+    mirrors.rename(place.tmp / "mirrors")
+    mirrors.symlink_to(".mirrors")  # it cannot be listed
+    assert "removed" not in place.run("mirror", "--to", url).out
+    mirrors.unlink()
+    (place.tmp / "mirrors").rename(mirrors)
+    (mirrors / "n1").rename(place.tmp / "n1")
+    (mirrors / "n1").mkdir()  # its disk is not mounted
+    assert "nothing new" in mirror(place)
+    (mirrors / "n1").rmdir()  # the user forgets the host
     assert "1 removed" in mirror(place)
     assert_equal(url, place.state_root)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.worktrees import agent_does, left_of, make_repository, sh, tree_of, work
+from tests.gits import needs_git
 from tests.rpc.test_mcp import connected
 from tests.serving import serving
 from tests.support import CSA, Place, wait_for
@@ -44,6 +45,31 @@ def test_a_lost_turn_is_committed_by_the_next(repository: Place) -> None:
     assert subjects(place, "csa/x") == ["go on", "what a turn has left that was lost", "first"]
     assert sh(place, "git log -1 --format='%(trailers:key=Csa-Turn,valueonly)' csa/x~1").strip() == "1"
     assert sh(place, f"git rev-parse refs/csa/{session_id}/1") == sh(place, "git rev-parse csa/x~1")
+
+
+def test_the_heart_beats_while_git_keeps_the_work(repository: Place) -> None:
+    """git takes its time in a large repository: other machines still see the session live."""
+    place = repository
+    git, gate = place.tmp / "slow" / "git", place.tmp / "gate"
+    git.parent.mkdir()
+    os.mkfifo(gate)
+    there = shutil.which("git")
+    git.write_text(f"""#!/bin/sh
+case "$*" in *commit-tree*) : > {place.tmp}/waits; read _ < {gate};; esac
+exec {there} "$@"
+""")
+    git.chmod(0o755)
+    agent_does(place, "echo x > x")
+    words = ("run", "--tool", "codex", "--worktree=x", "work")
+    running = place.start(*words, env={"PATH": f"{git.parent}:{place.env['PATH']}"})
+    wait_for((place.tmp / "waits").exists, "git is keeping the work")
+    heart = place.session(running.session_id) / "heartbeat"
+    before = heart.stat().st_mtime_ns
+    wait_for(lambda: heart.stat().st_mtime_ns > before, "the heart beats")
+    assert place.status(running.session_id) == "running"
+    gate.write_text("go\n")
+    assert running.wait().code == 0
+    assert subjects(place, "csa/x") == ["work", "first"]
 
 
 def test_a_fallback_goes_on_in_the_worktree(repository: Place) -> None:
@@ -214,6 +240,7 @@ def test_a_worktree_with_changes(repository: Place) -> None:
     assert sh(place, f"git rev-parse {tree['base']}^") == sh(place, "git rev-parse main")
 
 
+@needs_git(2, 36)
 def test_hooks_run_only_if_wanted(repository: Place) -> None:
     """`worktree_hooks` runs the pre-commit hook. If it refuses, a warning says so, and the work stays, with a ref."""
     place = repository

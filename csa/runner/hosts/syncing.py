@@ -119,15 +119,16 @@ def _run(sync: Sync, *, watch: bool) -> None:
         sync.watch() if watch else sync.once()
     except CsaError as error:
         sync.failure = error
+    except BaseException:  # a fault of csa's: nobody may take it for a success
+        sync.failure = CsaError(f"The mirror of {sync.engine.name} was not brought up to date.")
+        raise
 
 
 def check_host(engine: Engine) -> Mapping[str, Any]:
     """Ask a host for its greeting; also return how far its clock is ahead, in seconds. HostError if it has none."""
     link = Link(engine, "outlet", "--hello")
-    timer = threading.Timer(CHECK_S, link.end)
-    timer.start()
     try:
-        return with_skew(link.greeting())
+        with link.ended_after(CHECK_S):
+            return with_skew(link.greeting())
     finally:
-        timer.cancel()
         link.close()
