@@ -104,6 +104,10 @@ def test_the_key_may_come_from_a_command(sealing: Sealing) -> None:
         assert (done.code, error in done.err, "hint: " in done.err) == (7, True, True), done
     done = place.run("search", "planted")
     assert (done.code, "1 encrypted session" in done.err) == (1, True), done
+    checks = place.run("doctor", "--json").json["checks"]
+    assert [(each["level"], "does not open" in each["detail"]) for each in checks if each["name"] == "encryption"] == [
+        ("fail", True)
+    ]
     sealing.configure("")
     assert place.run("show", "kept").code == 7
     assert sealing.plain() == []
@@ -139,7 +143,9 @@ def test_by_hand_and_by_gc(sealing: Sealing) -> None:
     first = place.codex(PLANTED, "--name", "kept").session_id
     second = place.codex(PLANTED, "--name", "other").session_id
     assert len(sealing.plain()) > 2
+    assert place.run("index", "build").code == 0
     assert place.run("seal", "kept").out == f"{first} is encrypted\n"
+    assert {hit["session_id"] for hit in place.run("search", "planted", "--json").json} == {first, second}
     assert place.run("validate").code == 0
     assert place.run("rename", "kept", "called").code == 0
     assert place.run("pin", "called").code == 0
