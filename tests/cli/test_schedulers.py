@@ -3,33 +3,71 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 
 import pytest
 
 from csa.store.placements import list_placements
-from tests.support import CSA, Json, Place, Running, wait_for
+from tests.support import CSA, Done, Json, Place, Running, wait_for
 
+REAL_HQ = os.environ.get("CSA_REAL_HQ")
 REPOSITORY = Path(__file__).parents[2]
 
 
 class Queue:
-    """A HyperQueue that has one worker, on n1."""
+    """A HyperQueue that has a worker on n1, unless it is full; a real one if CSA_REAL_HQ names its `hq`."""
 
     def __init__(self, place: Place, remote: Place) -> None:
         self.place, self.remote = place, remote
         self.directory = place.tmp / "hq"
         self.directory.mkdir()
         hq = place.tmp / "bin" / "hq"
-        hq.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {REPOSITORY}/fixtures/fake_hq.py "$@"\n')
+        fake = f"{sys.executable} -I -S {REPOSITORY}/fixtures/fake_hq.py"
+        hq.write_text(f'#!/bin/sh\nexec {REAL_HQ or fake} "$@"\n')
         hq.chmod(0o755)
         place.env["HQ_SERVER_DIR"] = str(self.directory)
+        self.servers: list[subprocess.Popen[bytes]] = []
         self.configure()
         self.play({"match": "", "do": [["say", "done"]]})
+        if REAL_HQ:
+            self._serve("server", "start", env=place.environment(None))
+            wait_for(lambda: self.hq("server", "info").code == 0, "the server is there")
+        self.empty()
+
+    def hq(self, *words: str) -> Done:
+        return self.place.shell(["hq", *words])
+
+    def _serve(self, *words: str, env: dict[str, str]) -> None:
+        argv = [str(REAL_HQ), *words]
+        quiet = subprocess.DEVNULL
+        self.servers.append(subprocess.Popen(argv, env=env, stdout=quiet, stderr=quiet, cwd=self.directory))
+
+    def end(self) -> None:
+        for each in reversed(self.servers):
+            each.terminate()
+            each.wait()
+
+    def fill(self) -> None:
+        """Let no worker be free for what comes."""
+        if REAL_HQ and len(self.servers) > 1:
+            worker = self.servers.pop()
+            worker.terminate()
+            worker.wait()
+        (self.directory / "full").touch()
+
+    def empty(self) -> None:
+        (self.directory / "full").unlink(missing_ok=True)
+        if REAL_HQ:
+            environ = {**json.loads((self.directory / "worker").read_text()), "HQ_SERVER_DIR": str(self.directory)}
+            self._serve("worker", "start", "--hostname=n1", "--cpus=4", env=environ)
 
     def configure(self, *lines: str) -> None:
         config = self.place.tmp / "own.toml"
@@ -45,14 +83,13 @@ class Queue:
         (Path(environ["HOME"]) / ".profile").write_text("".join(lines))
         (self.directory / "worker").write_text(json.dumps(environ))
 
-    def jobs(self) -> dict[str, Json]:
-        return {path.stem: json.loads(path.read_text()) for path in self.directory.glob("*.json")}
+    def job(self, number: int) -> Json | None:
+        found: list[Json] = json.loads(self.hq("--output-mode=json", "job", "info", str(number)).out)
+        return found[0] if found else None
 
     def states(self) -> list[str]:
-        return [job["task"]["state"] for _, job in sorted(self.jobs().items())]
-
-    def fill(self) -> None:
-        (self.directory / "full").touch()
+        jobs = takewhile(bool, map(self.job, count(1)))
+        return [job["tasks"][0]["state"] for job in jobs if job]
 
     def start(self, *words: str) -> Running:
         return self.place.start("run", "--on", "lab", "--tool", "codex", *words)
@@ -63,8 +100,10 @@ def waits(running: Running) -> bool:
 
 
 @pytest.fixture
-def queue(place: Place, remote: Place) -> Queue:
-    return Queue(place, remote)
+def queue(place: Place, remote: Place) -> Iterator[Queue]:
+    queue = Queue(place, remote)
+    yield queue
+    queue.end()
 
 
 def test_hyperqueue_finds_a_host(queue: Queue) -> None:
@@ -77,7 +116,9 @@ def test_hyperqueue_finds_a_host(queue: Queue) -> None:
     assert len(remote.ids(remote.tmp / "home")) == 1
     assert place.run("result", "n1:auth").out == "done\n"
     wait_for(lambda: queue.states() == ["finished"], "the job has ended")
-    assert "--crash-limit=never-restart" in queue.jobs()["1"]["options"]
+    job = queue.job(1)
+    assert job
+    assert job["submits"][0]["array"]["crash_limit"] == "never-restart"
     assert list_placements(place.state_root) == []
 
 
@@ -97,7 +138,7 @@ def test_what_waits_for_a_worker_is_taken_back(queue: Queue) -> None:
         running = queue.start(*words)
         wait_for(partial(waits, running), "it waits")
         running.kill()
-        (queue.directory / "full").unlink()
+        queue.empty()
         wait_for(lambda: queue.states()[-1] == "failed", "its job has ended")
     assert remote.ids(remote.tmp / "home") == []
 
@@ -125,7 +166,7 @@ def test_a_server_that_is_not_there(queue: Queue) -> None:
     place = queue.place
     place.env["HQ_SERVER_DIR"] = str(place.tmp / "none")
     done = place.run("run", "--on", "lab", "--tool", "codex", "hello")
-    assert (done.code, "No access file found" in done.err) == (7, True), done.err
+    assert (done.code, "lab takes no order: " in done.err) == (7, True), done.err
     assert list_placements(place.state_root) == []
     assert place.run("hosts", "--check", "lab").code == 7
     queue.configure()
