@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from csa.store.mirrors import mirror_for
 from csa.store.placements import list_placements
+from tests.cluster import Cluster
 from tests.support import CSA, Done, Json, Place, Running, wait_for
 
 REAL_HQ = os.environ.get("CSA_REAL_HQ")
@@ -174,3 +177,163 @@ def test_a_server_that_is_not_there(queue: Queue) -> None:
     (place.tmp / "own.toml").write_text('[engines.lab]\nkind = "nomad"\n')
     unknown = place.run("run", "--on", "lab", "hello")
     assert "the kinds are ssh, hyperqueue, kubernetes, slurm" in unknown.err
+
+
+class Pods:
+    """A Kubernetes that has one node; its pods have the home and the state root of n1."""
+
+    def __init__(self, place: Place, remote: Place) -> None:
+        self.place, self.remote = place, remote
+        self.cluster = Cluster(remote.env["HOME"], {})
+        (place.tmp / "kubeconfig").write_text(json.dumps(self.cluster.kubeconfig()))
+        place.env["KUBECONFIG"] = str(place.tmp / "kubeconfig")
+        (place.tmp / "job.yaml").write_text(
+            "spec:\n  backoffLimit: 6\n  template:\n    metadata: {labels: {team: a}}\n"
+            "    spec:\n      containers: [{name: csa, image: agents}]\n"
+        )
+        self.configure('code = "none"')
+        self.play({"match": "", "do": [["say", "done"]]})
+
+    def configure(self, *lines: str) -> None:
+        template = f'template = "{self.place.tmp}/job.yaml"'
+        mine = ["[engines.k8s]", 'kind = "kubernetes"', template, f'csa = ["{CSA}"]', *lines, ""]
+        (self.place.tmp / "own.toml").write_text("\n".join(mine))
+        self.place.env["CSA_CONFIG"] = str(self.place.tmp / "own.toml")
+
+    def play(self, *rules: Json) -> None:
+        self.remote.script(*rules)
+        environ = self.cluster.environ = self.remote.environment(None)
+        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in environ.items()]
+        (Path(environ["HOME"]) / ".profile").write_text("".join(lines))
+
+    def hold(self) -> None:
+        self.play({"match": "", "do": [*self.remote.hold(), ["say", "done"]]})
+
+    def start(self, *words: str) -> Running:
+        return self.place.start("run", "--on", "k8s", "--tool", "codex", *words)
+
+    def wait_until_over(self) -> None:
+        wait_for(lambda: all("terminated" in pod.state() for pod in self.cluster.pods.values()), "no pod runs")
+
+
+@pytest.fixture
+def pods(place: Place, remote: Place) -> Iterator[Pods]:
+    if not shutil.which("kubectl"):
+        pytest.skip("there is no kubectl")
+    pods = Pods(place, remote)
+    yield pods
+    pods.cluster.stop()
+
+
+@pytest.mark.thorough
+def test_a_turn_in_a_pod_is_left_here(pods: Pods) -> None:
+    """It is begun once, whatever the template says; with its pod gone, its transcript and its commits are here."""
+    place = pods.place
+    pods.configure()
+    pods.play({"match": "", "do": [["run", "cat f > seen"], ["say", "done"]]})
+    for words in (["init", "-q"], ["add", "f"], ["commit", "-qm", "first"]):
+        (place.project / "f").write_text("one\n")
+        assert place.shell(["git", "-c", "user.name=a", "-c", "user.email=a@a", *words]).code == 0
+    (place.project / "f").write_text("two\n")
+    done = place.run("run", "--on", "k8s", "--tool", "codex", "--name", "auth", "hello")
+    assert (done.code, done.out) == (0, "done\n"), done.err
+    ((name, job),) = pods.cluster.jobs.items()
+    (pod,) = pods.cluster.pods.values()
+    assert name.startswith("k8s-01")
+    assert (job["spec"]["backoffLimit"], job["spec"]["podReplacementPolicy"]) == (0, "Failed")
+    assert pod.labels == {"team": "a", "csa-order": name}
+    assert f"codex on {pod.name}" in done.err
+    pods.wait_until_over()
+    assert place.shell(["git", "show", f"refs/csa/{done.session_id}/1:seen"]).out == "two\n"
+    assert place.run("result", f"{pod.name}:auth").out == "done\n"
+    assert list_placements(place.state_root) == []
+    assert [place.run(*words).code for words in (["sync"], ["hosts"], ["sync", pod.name])] == [2, 0, 7]
+    gone = place.run("run", "-s", f"{pod.name}:auth", "and on")
+    assert (gone.code, "a pod is gone with its turn" in gone.err) == (7, True), gone.err
+
+
+@pytest.mark.thorough
+def test_a_pod_that_waits_is_taken_back(pods: Pods) -> None:
+    """TERM deletes the job; one that nobody waits for does not begin, also with --detach."""
+    pods.configure('code = "none"', "leash_s = 5")
+    pods.cluster.is_full = True
+    first = pods.start("hello")
+    why = "waiting in the queue of k8s (Unschedulable: 0/1 nodes are available: 1 Insufficient memory., job k8s-01"
+    wait_for(lambda: why in first.err, "it says what it waits for")
+    first.signal(signal.SIGTERM)
+    assert first.wait().code == 143
+    assert pods.cluster.jobs == {}
+    for words in (["hello"], ["--detach", "hello"]):
+        pods.cluster.is_full = True
+        running = pods.start(*words)
+        wait_for(partial(waits, running), "it waits")
+        running.kill()
+        pods.cluster.is_full = False
+        pods.cluster.schedule()
+        pods.wait_until_over()
+    assert pods.remote.ids(pods.remote.tmp / "home") == []
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("by", ["csa", "kubernetes"])
+def test_a_turn_in_a_pod_is_cancelled(pods: Pods, by: str) -> None:
+    """By TERM here, or by Kubernetes, which ends the pod: what came of it is here, and no pod runs."""
+    place = pods.place
+    pods.hold()
+    running = pods.start("--name", "s", "long")
+    pods.remote.wait_ready()
+    (pod,) = pods.cluster.pods.values()
+    assert pod.process
+    pod.process.send_signal(signal.SIGTERM) if by == "kubernetes" else running.signal(signal.SIGTERM)
+    assert running.wait().code in {130, 143}
+    pods.wait_until_over()
+    assert place.run("status", "--json", f"{pod.name}:s").json["status"] == "cancelled"
+    assert list_placements(place.state_root) == []
+
+
+@pytest.mark.thorough
+def test_a_pod_that_is_killed(pods: Pods) -> None:
+    """What became of its turn is not known, and csa does not wait for it: what was seen is here, and it is away."""
+    place = pods.place
+    pods.hold()
+    running = pods.start("--name", "s", "long")
+    pods.remote.wait_ready()
+    (pod,) = pods.cluster.pods.values()
+    wait_for(mirror_for(str(place.state_root), pod.name).heard_at, "it is seen here")
+    pods.remote.release()
+    pod.end(signal.SIGKILL)
+    done = running.wait()
+    assert done.code == 4, done.err
+    assert f"k8s has ended job {pod.name.removesuffix('-x7k2p')} on {pod.name}" in done.err
+    assert len(list_placements(place.state_root)) == 1
+    assert place.run("hosts", "--release", done.session_id, "--force").code == 0
+
+
+@pytest.mark.thorough
+def test_a_turn_that_nobody_waits_for_stays_for_a_while(pods: Pods) -> None:
+    """A pod is there after its turn for `linger_s`, or until it was brought by somebody who held it."""
+    place = pods.place
+    pods.configure('code = "none"', "linger_s = 600")
+    done = place.run("run", "--on", "k8s", "--detach", "--tool", "codex", "--name", "s", "hello")
+    assert done.code == 0, done.err
+    (pod,) = pods.cluster.pods.values()
+    wait_for(
+        lambda: (place.run("sync", pod.name).code, place.run("result", f"{pod.name}:s").out) == (0, "done\n"),
+        "it ended",
+    )
+    assert "running" in pod.state()
+    pods.configure('code = "none"', "linger_s = 5")
+    place.run("run", "--on", "k8s", "--detach", "--tool", "codex", "hello")
+    wait_for(lambda: "terminated" in [*pods.cluster.pods.values()][1].state(), "its pod has ended")
+
+
+@pytest.mark.thorough
+def test_a_volume_is_a_host(pods: Pods) -> None:
+    """Sessions on a volume go on in another pod, by the name of the volume; a pod is no host then."""
+    place = pods.place
+    pods.configure('code = "none"', 'host = "vol"')
+    first = place.run("run", "--on", "k8s", "--tool", "codex", "--name", "auth", "hello")
+    assert (first.code, "codex on vol" in first.err) == (0, True), first.err
+    again = place.run("run", "--on", "k8s", "-s", "vol:auth", "--json", "and on")
+    assert (again.code, again.json["turn"], again.json["session_id"]) == (0, 2, first.session_id), again.err
+    assert place.run("run", "--on", "k8s:n2", "--tool", "codex", "x").code == 2

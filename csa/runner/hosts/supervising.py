@@ -179,9 +179,10 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
         if is_job and (held_s := float(given.get("held_s", leash_s))):
             _await_holder(order, held_s)
         started = _start(_with_code(asked, given.get("code"), incoming, context), given, context)
-        code = _Keeper(order, given, incoming).keep(started)
+        keeper = _Keeper(order, given, incoming)
+        code = keeper.keep(started)
         if is_job:
-            _await_no_holder(order, leash_s, float(given.get("linger_s", 0)))
+            _await_no_holder(order, leash_s, float(given.get("linger_s", 0)) if keeper.is_alone else 0)
     except CsaError as error:
         order.note(error=error_to_json(error))
         raise
@@ -264,6 +265,11 @@ class _Keeper:
         self._by = given.get("by") or "the host that placed it"
         self._heard, self._touched = time.monotonic(), order.touched_at()
         self._answer: Mapping[str, Any] | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody attends to the turn, or nobody does any more."""
+        return self._leash_s in {0, float("inf")}
 
     def keep(self, started: _Started) -> int:
         """Return the exit code of the turn; at once, if it is detached, and no job ends with us."""
