@@ -245,15 +245,22 @@ def _start(asked: Mapping[str, Any], given: Mapping[str, Any], context: Context)
     process = spawn_supervisor(supervisors_environment(environ, store, asked["session_id"]), subprocess.PIPE)
     told = {**asked, "directory": directory, "placed": {"by": given.get("by"), "passport": given.get("passport")}}
     leash_s = float(given["leash_s"])
-    if leash_s:
+    if is_attached := bool(leash_s or given["is_job"]):
         told["attached"] = True
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died, and its answer will be missing
         process.stdin.write(order_line(told))
         process.stdin.flush()
-    if not leash_s:
+    if not is_attached:
         process.stdin.close()
     return _Started(process, store, asked["session_id"])
+
+
+def _let_go(process: subprocess.Popen[bytes], words: str) -> None:
+    """Have the turn end as cancelled: by its lifeline, as a second signal would kill the tool at once."""
+    assert process.stdin
+    with suppress(OSError, ValueError), process.stdin as lifeline:  # it has just ended
+        lifeline.write(words.encode())
 
 
 class _Keeper:
@@ -276,7 +283,7 @@ class _Keeper:
         process = started.process
         if self._is_job:
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda found, _: process.send_signal(found))
+                signal.signal(number, lambda *_: _let_go(process, "the scheduler ended its job"))
         assert process.stdin
         assert process.stdout
         answer = Incoming(process.stdout.fileno())
@@ -295,8 +302,7 @@ class _Keeper:
                 if self._answer and not self._leash_s and not self._is_job:
                     return 0
                 if self._is_leash_out():
-                    with suppress(OSError), process.stdin as lifeline:  # it has just ended
-                        lifeline.write(f"{self._by} was not heard of for {self._leash_s:g} s".encode())
+                    _let_go(process, f"{self._by} was not heard of for {self._leash_s:g} s")
                     process.stdout.close()  # what waits for a slot, or for its session, ends too
                     answer.is_over, self._leash_s = True, float("inf")
         finally:
