@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from csa.model.config import HYPERQUEUE, Engine
+from csa.runner.hosts import hyperqueue
 from csa.store.mirrors import mirror_for
 from csa.store.placements import list_placements
 from tests.cluster import Cluster
@@ -337,3 +339,18 @@ def test_a_volume_is_a_host(pods: Pods) -> None:
     again = place.run("run", "--on", "k8s", "-s", "vol:auth", "--json", "and on")
     assert (again.code, again.json["turn"], again.json["session_id"]) == (0, 2, first.session_id), again.err
     assert place.run("run", "--on", "k8s:n2", "--tool", "codex", "x").code == 2
+
+
+@pytest.mark.thorough
+def test_a_job_is_cancelled_by_its_name(queue: Queue) -> None:
+    """As when the scheduler's answer was lost; other jobs go on, and one that is not there is no failure."""
+    queue.fill()
+    lab = Engine("lab", kind=HYPERQUEUE, csa=("true",))
+    for number in (1, 2):
+        assert queue.place.shell([*hyperqueue.place(lab, f"csa-{number}", None)]).code == 0
+    for name in ("csa-2", "csa-3"):
+        assert queue.place.shell([*hyperqueue.cancel_named(lab, name)]).code == 0
+    assert queue.states() == ["waiting", "canceled"]
+    assert queue.place.shell([*hyperqueue.cancel(lab, "1")]).code == 0
+    queue.place.env["HQ_SERVER_DIR"] = "/nowhere"
+    assert queue.place.shell([*hyperqueue.cancel_named(lab, "csa-1")]).code == 1

@@ -18,6 +18,7 @@ from csa.runner.hosts.engines import explain_failure
 from csa.runner.hosts.frames import GREETING, ProtocolError, read_greeting
 from csa.runner.hosts.intake import Intake
 from csa.runner.hosts.outlet import Outlet, read_having, write_having
+from csa.runner.sessions.fleet import Fleet
 from csa.store.held import open_session
 from csa.store.journal import Journal
 from csa.store.liveness import probe
@@ -26,6 +27,7 @@ from csa.store.sessions import Store
 from csa.store.stores import find_stores
 from csa.store.transcript import read_events
 from csa.store.trees import read_members
+from csa.structs import replace
 from tests.store.support import IDS, PLAIN, begin, finish, finished_session, publish
 
 HOST = "n1"
@@ -178,6 +180,41 @@ def test_what_a_host_has_lost_is_kept_aside(host: Store, mirror: Mirror) -> None
     assert content(seen(host, mirror)) == content(host)
 
 
+def test_of_a_long_transcript_only_what_differs_comes_again(host: Store, mirror: Mirror) -> None:
+    """Wherever that is cut off, what was seen stays; an intake that names no places gets all of it."""
+    with publish(host, IDS[0]) as held:
+        transcript = held.paths.transcript
+        with transcript.open("rb+") as file:
+            line = file.readline()
+            file.seek(0, os.SEEK_END)
+            file.writelines([line.replace(b"hello", b"x" * 5000)] * 1000)
+        finish(held)
+    sync(host, mirror)
+    before = transcript.read_bytes()
+    os.truncate(transcript, len(before) - 20_000)
+    lines = transcript.read_bytes()
+    os.truncate(transcript, lines.rfind(b"\n") + 1)
+    with open_session(host, IDS[0], PLAIN) as held:
+        finish(held, text="after the power cut")
+    stream = stream_of(host, mirror)
+    assert len(stream) < 300_000
+    for end in range(0, stream.index(b'"whole"'), len(stream) // 5):
+        take(mirror, stream[:end])
+        assert seen(host, mirror).paths(IDS[0]).transcript.read_bytes() == before
+    old = io.BytesIO()
+    with Intake(mirror) as intake:
+        having = {key: replace(has, marks=()) for key, has in intake.having()}
+    Outlet(host.root, old, having).send_all()
+    for name, each in (("new", stream), ("old", old.getvalue())):
+        its = Mirror(f"{mirror.pathname}-{name}")
+        shutil.copytree(mirror.pathname, its.pathname)
+        take(its, each)
+        assert content(seen(host, its)) == content(host)
+        assert Path(seen(host, its).paths(IDS[0]).pathname, f"{LOST}1").read_bytes() == before
+    with pytest.raises(ProtocolError, match="not in"):
+        take(mirror, f'{{"k":"anew","p":"{host.project}","s":"{IDS[0]}","at":99999999}}\n'.encode())
+
+
 def test_only_its_host_says_that_a_turn_was_lost(host: Store, mirror: Mirror) -> None:
     """Fresh news of a turn that runs: alive. No news: away, with how long ago, and up to what. The host's own: lost."""
     held = publish(host, IDS[0])
@@ -263,6 +300,9 @@ def test_mirrors_are_read_and_nothing_else(state_root: Path, project: Path, host
     [
         (b'{"k":"lines","p":"/p/../../x","s":"%s","at":0,"n":1}\nx', "names a session"),
         (b'{"k":"lines","p":"/p","s":"../x","at":0,"n":1}\nx', "names a session"),
+        (b'{"k":"lines","p":"/p\\u0000","s":"%s","at":0,"n":1}\nx', "names a session"),
+        (b'{"k":"lines","p":"/p\\ud800","s":"%s","at":0,"n":1}\nx', "names a session"),
+        (b'{"k":"lines","p":"/p","s":"%s","at":0.0,"n":1}\nx', "goes on at 0.0"),
         (b'{"k":"file","p":"/p","s":"%s","name":"../x","n":1}\nx', "sends a file called"),
         (b'{"k":"lines","p":"/p","s":"%s","at":7,"n":1}\nx', "goes on at 7"),
         (b'{"k":"lines","p":"/p","s":"%s","at":0,"n":99999999}\nx', "has the length"),
@@ -285,6 +325,21 @@ def test_a_greeting_comes_after_what_a_shell_prints() -> None:
         read_greeting(io.BytesIO((greeting % 2).encode()))
 
 
+@pytest.mark.parametrize("at", ["null", '"now"', "NaN", "1e999", "{}", "1" + "0" * 400])
+def test_a_greeting_has_a_time(mirror: Mirror, at: str) -> None:
+    """And of what else a host says of itself, what makes no sense is left out."""
+    greeting = '{"csa":"outlet","protocol":1,"time":%s,"tools":[1,"codex"],"running":"x","version":[]}\n'
+    said = read_greeting(io.BytesIO((greeting % at).encode()))
+    assert said
+    with Intake(mirror) as intake:
+        with pytest.raises(ProtocolError, match="what time it is"):
+            intake.greet(said)
+        intake.greet({**said, "time": time.time() + 7200})
+    about = dict(mirror.about())
+    assert round(about.pop("skew_s"), -1) == 7200
+    assert about == {"tools": ["codex"], "running": 0}
+
+
 @pytest.mark.parametrize(
     ("code", "said", "words", "hint"),
     [
@@ -301,3 +356,41 @@ def test_why_a_host_is_not_reached(code: int, said: str, words: str, hint: str) 
     error = explain_failure(Engine(HOST), code, f"Welcome!\n{said}\n")
     assert words in error.message
     assert hint in str(error.hint)
+
+
+def test_who_watches_all_sessions_sees_those_of_mirrors(host: Store, mirror: Mirror, state_root: Path) -> None:
+    """What an intake changes is seen at the next look, also a mirror, or project, that is new; silence is seen too."""
+    fleet = Fleet(str(state_root), mirrors=True)
+    assert fleet.look() == {}
+    label = f"{HOST}:{host.project_pathname}"
+    finished_session(host, IDS[0])
+    with publish(host, IDS[1]) as held:
+        take(mirror, stream_of(host, mirror))
+        fleet.look()  # the directory may have been listed in the tick in which the rest came
+        assert {key: info.status for key, info in zip(_keys(fleet), fleet.infos, strict=True)} == {
+            (label, IDS[0]): "succeeded",
+            (label, IDS[1]): "running",
+        }
+        then = time.time() - 60
+        os.utime(f"{mirror.pathname}/{HEARD_FILE}", (then, then))
+        away = fleet.look()[label, IDS[1]]
+        assert away
+        assert (away.status, away.to_row()["heard_at"] is not None) == ("away", True)
+        assert fleet.look() == {}
+        finish(held)
+    take(mirror, stream_of(host, mirror))
+    assert set(fleet.look()) == {(label, IDS[1])}
+    Csa(host.project, root=host.root).rename(IDS[0], "api")
+    take(mirror, stream_of(host, mirror))
+    seen = fleet.look()[label, IDS[0]]
+    assert seen
+    assert seen.name == "api"
+    other = Store(host.root, "/q")
+    finished_session(other, IDS[2])
+    take(mirror, stream_of(host, mirror))
+    assert set(fleet.look()) == {(f"{HOST}:/q", IDS[2])}
+    assert Fleet(str(state_root)).look() == {}
+
+
+def _keys(fleet: Fleet) -> list[tuple[str, str]]:
+    return [info.store.key(info.session_id) for info in fleet.infos]

@@ -14,8 +14,7 @@ from csa.paths import RETIRED
 from csa.runner.copies.rows import MessageRow, Messages, fits, session_row
 from csa.runner.copies.target import Change, Key, Standing
 from csa.runner.hosts.frames import digest_of
-from csa.store.atomic import require_regular
-from csa.store.searchindex import stamp_of
+from csa.store.atomic import require_regular, stamp_of
 from csa.store.sessions import Store, is_directory
 from csa.store.transcript import lines_backwards, parse_line
 from csa.structs import Struct, replace

@@ -20,8 +20,8 @@ _LOGIN = """cd && exec /bin/sh -lc 'exec "$@"' csa "$@\""""
 # What has failed is said on stderr only where the output is no JSON.
 _LOOK = """job=$1; shift; hq "$@" --output-mode=quiet server info > /dev/null || exit
 hq "$@" --output-mode=json job info "$job" && exec hq "$@" --output-mode=json worker list --all"""
-_CANCEL_NAMED = """name=$1; shift
-hq "$@" job list --all | while IFS="|" read -r _ job its _; do
+_CANCEL_NAMED = """name=$1; shift; jobs=$(hq "$@" job list --all) || exit
+printf '%s\\n' "$jobs" | while IFS="|" read -r _ job its _; do
     case $its in " $name "*) hq "$@" job cancel ${job# } ;; esac
 done"""
 _WAITS = "no worker is free"

@@ -15,7 +15,7 @@ import json
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.05
 BEAT_S = 1.0
+RUNNING_S = 0.2  # between two looks at what runs, while everything is sent
 _TOLD = "told"  # among the digests of a session's files
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 Key = tuple[str, str]  # project and id
@@ -62,6 +63,7 @@ class _Sent(Struct, frozen=False):
     bytes: int = 0
     digest: str = ""  # of the last line before that
     files: dict[str, str] = field(default_factory=dict)
+    marks: Sequence[tuple[int, str]] = ()  # where it was before
 
 
 class _Moment(Struct):
@@ -78,19 +80,27 @@ class Outlet:
         self, root: Path, stream: IO[bytes], having: dict[Key, Having], served: Callable[[str], bool] = lambda _: True
     ) -> None:
         self._root, self._stream, self._served = root, stream, served
-        self._sent = {key: _Sent(has.bytes, has.digest, dict(has.files)) for key, has in having.items()}
+        self._sent = {key: _Sent(has.bytes, has.digest, dict(has.files), has.marks) for key, has in having.items()}
         self._gone = {key for key, has in having.items() if has.is_gone}
+        self._running: dict[str, Store | None] = {}  # where it is, while everything is sent
         self._again = set[Key]()  # changed while they were looked at
         self._tops: dict[Key, Key] = {}  # of what runs: the root of its tree
         self._rolls: dict[Key, int] = {}  # of these: the size of the list of members
 
     def send_all(self) -> None:
-        """Send what is different from what the other side has. OSError when nobody reads any more."""
+        """Send what is different from what the other side has. OSError when nobody reads any more.
+
+        What runs comes first, and again and again: somebody may be waiting for it. Then what is new.
+        """
         there = set[Key]()
         faults: list[StateError] = []
+        sent_at = float("-inf")
         for store in find_stores(self._root, on_fault=faults.append):
             if self._served(store.project_pathname):
-                for session_id in self._ids(store):
+                for session_id in reversed(self._ids(store)):
+                    if (now := time.monotonic()) - sent_at > RUNNING_S:
+                        self._send_running()
+                        sent_at = now
                     there.add(store.key(session_id))
                     self._send(store, session_id)
         if there and not faults:  # an empty state root is rather one whose disk is not mounted
@@ -98,6 +108,16 @@ class Outlet:
                 if self._served(key[0]):  # of other projects nothing was looked up
                     self._send_gone(key)
         self._beat(is_complete=not self._again)
+
+    def _send_running(self) -> None:
+        """Send what holds a slot; its project may be new."""
+        running = {turn.session_id for turn in running_turns(self._root)}
+        if not all(self._running.get(each) for each in running):
+            stores = [store for store in find_stores(self._root) if self._served(store.project_pathname)]
+            self._running = {each: next((s for s in stores if s.has(each)), None) for each in running}
+        for session_id in running:
+            if (store := self._running.get(session_id)) and store.has(session_id):
+                self._send(store, session_id)
 
     def follow(self, wait: Callable[[float], bool]) -> None:
         """Send what changes from now on, until `wait`, which pauses that many seconds, says so."""
@@ -134,7 +154,7 @@ class Outlet:
             above = []
         return (above[-1].project_path, above[-1].session_id) if above else key
 
-    def _ids(self, store: Store) -> list[str]:
+    def _ids(self, store: Store) -> Sequence[str]:
         try:
             return store.ids()
         except StateError:  # it cannot be listed; what was seen of it stays
@@ -186,8 +206,10 @@ class Outlet:
         if fd is None:
             return False
         if sent.bytes > end or _last_line(fd, sent.bytes) != sent.digest:
-            write_frame(self._stream, "anew", **names)
-            sent.bytes, sent.digest = 0, ""
+            common = (mark for mark in sent.marks if 0 < mark[0] <= end and _last_line(fd, mark[0]) == mark[1])
+            sent.bytes, sent.digest = next(common, (0, ""))
+            sent.marks = ()
+            write_frame(self._stream, "anew", at=sent.bytes, **names)
         if sent.bytes == end:
             return False
         at = sent.bytes
@@ -237,7 +259,8 @@ def read_having(stream: IO[bytes]) -> dict[Key, Having]:
     while said := read_line(stream):
         if said.get("end"):
             return found
-        has = Having(int(said["bytes"]), str(said["digest"]), dict(said["files"]), bool(said["gone"]))
+        marks = [(int(at), str(digest)) for at, digest in said.get("marks", ())]  # an older intake has none
+        has = Having(int(said["bytes"]), str(said["digest"]), dict(said["files"]), bool(said["gone"]), marks)
         found[str(said["p"]), str(said["s"])] = has
     raise ProtocolError("What the other side has was cut off.")
 
@@ -247,6 +270,8 @@ def write_having(stream: IO[bytes], having: Iterator[tuple[Key, Having]]) -> Non
     write_line(stream, {"csa": "intake", "protocol": PROTOCOL, "version": __version__})
     for (project, session_id), has in having:
         said = {"bytes": has.bytes, "digest": has.digest, "files": dict(has.files), "gone": has.is_gone}
+        if has.marks:
+            said["marks"] = list(has.marks)
         write_line(stream, {"p": project, "s": session_id, **said})
     write_line(stream, {"end": True})
     stream.flush()

@@ -9,12 +9,12 @@ from pathlib import Path
 from csa.errors import RefusedError
 from csa.model.worktree import SESSION_TRAILER, Refused
 from csa.runner.session import Session
-from csa.runner.sessions.fetched import not_here, worktree_of
+from csa.runner.sessions.fetched import fetched_refs, not_here, worktree_of
 from csa.runner.sessions.landing import refuse_to_land
 from csa.runner.sessions.landing_outcome import Landed, LandError
 from csa.store import landing as git_landing
 from csa.store.gitplumbing import open_project
-from csa.store.gitwork import has_same_tree, is_ancestor, kept_last, order_of, refs_of
+from csa.store.gitwork import has_same_tree, is_ancestor, kept_last, order_of
 from csa.store.landing import ConflictError
 from csa.store.project import git_top
 from csa.structs import replace
@@ -37,7 +37,7 @@ def land_fetched(session: Session, into: Path | str, *, squash: bool = False, dr
     common = open_project(top, environ).path("rev-parse", "--path-format=absolute", "--git-common-dir")
     tree = replace(worktree_of(session), checkout=top, path="", git_dir=f"{common}/worktrees/-")
     git, target = git_landing.read_target(top, tree, environ)
-    refs = refs_of(git, session_id)
+    refs = fetched_refs(git, session)
     if (tip := kept_last(refs)) is None:
         raise not_here(session, top)
     base = git_landing.find_base(git, tree, tip=tip, onto=target.head)

@@ -15,7 +15,8 @@ from datetime import datetime
 from csa.errors import StateError
 from csa.model.events import Event
 from csa.model.state import SessionState, format_time, parse_time
-from csa.store.searchindex import index_name, index_root, open_sieve, stamp_of
+from csa.store.atomic import stamp_of
+from csa.store.searchindex import index_name, index_root, open_sieve
 from csa.store.sessions import Store
 from csa.store.transcript import HEAD_BYTES, parse_line, read_lines
 from csa.structs import Struct
