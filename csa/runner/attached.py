@@ -22,7 +22,7 @@ from typing import Any
 
 from csa.errors import CsaError, UsageError
 from csa.model.limits import Budget
-from csa.runner.attaching import with_contents
+from csa.paths import MIRRORS
 from csa.runner.context import Context
 from csa.runner.detach import (
     error_from_json,
@@ -35,8 +35,8 @@ from csa.runner.detach import (
 )
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
-from csa.runner.turns.checks import check_request
 from csa.store.inherited import without_descriptors, without_repository
+from csa.store.sessions import Store
 from csa.structs import asdict
 
 _PLACED = ("-P", "-m", "csa.runner.placed")
@@ -100,6 +100,10 @@ class Placed(Attached):
         super().__init__(process, said, said["project"])
         self.host: str = said["host"]
 
+    def store(self, context: Context) -> Store:
+        """Return the store where the session is, or will be in a moment, in the mirror of its host."""
+        return Store(f"{context.store.root_pathname}/{MIRRORS}/{self.host}", self.project)
+
     def failure(self) -> CsaError | None:
         """Return why its end was not seen, or its commits have not come; None if all is well. It must have ended."""
         assert self._process.stdout is not None
@@ -135,7 +139,9 @@ def start_placed(
     Raises as `find_where`, `reserve` and `Tether.begin`, each as CsaError with their codes; of what another host is not
     given UsageError.
     """
-    from csa.runner.hosts.placing import refuse_elsewhere  # noqa: PLC0415  # few turns are on other hosts
+    from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns are on other hosts
+    from csa.runner.hosts.placing import refuse_elsewhere  # noqa: PLC0415  # as above
+    from csa.runner.turns.checks import check_request  # noqa: PLC0415  # as above
 
     refuse_elsewhere(request)
     check_request(request, may_lack_prompt=request.repair)

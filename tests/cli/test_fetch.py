@@ -46,7 +46,7 @@ def test_fetching_comparing_landing(place: Place, remote: Place) -> None:
     assert place.run("land", "n1:auth", "--check", "true").code == 2
     sh(place, "git reset -q --hard HEAD~2; echo two > new; git add new; git commit -qm other")
     done = place.run("land", "n1:auth")
-    assert (done.code, "git cherry-pick" in done.err) == (1, True)
+    assert (done.code, "--repair" in done.err) == (1, True)
     done = place.run("fetch", "nobody")
     assert done.code == 3
 

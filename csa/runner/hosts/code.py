@@ -43,7 +43,7 @@ from csa.store.travelling import (
     which_are_here,
     write_pack,
 )
-from csa.structs import Struct
+from csa.structs import Struct, replace
 
 OUTCOME = "outcome"  # the hidden command, and what it calls itself
 _FORMS = {"sha1": 40, "sha256": 64}
@@ -81,17 +81,20 @@ class Outgoing(Struct):
         write_pack(code.git, stream, [code.commit], haves=known, cut=code.cut)
 
 
-def outgoing(context: Context, engine: Engine) -> Outgoing | None:
+def outgoing(context: Context, engine: Engine, *, commit: str | None = None) -> Outgoing | None:
     """Return the work tree around the context's directory, for a host; None if there is none, or none is to go there.
 
-    It is as it is now, with what is not committed and what is untracked, but for what git ignores. Raises as
-    `read_code`, and RefusedError for an agent in a repository that it may have made.
+    It is as it is now, with what is not committed and what is untracked, but for what git ignores; or, if one is
+    named, a commit of its repository. Raises as `read_code`, and RefusedError for an agent in a repository that it may
+    have made.
     """
     if engine.code != BUNDLE:
         return None
     if top := git_top(os.path.realpath(context.directory_pathname)):
         refuse_foreign(context, top)
     code = read_code(context.directory_pathname, context.environ)
+    if code and commit:
+        code = replace(code, commit=commit, left=())
     return Outgoing(code) if code else None
 
 

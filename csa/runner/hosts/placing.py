@@ -42,7 +42,6 @@ _NOT_ELSEWHERE = {
     "fork_from": "--fork-from: the conversation is here",
     "last": "--last: that is of this host; name the session: -s HOST:NAME",
     "plan": "a plan: its scheduler runs here",
-    "repair": "--repair: the work is here",
 }
 
 

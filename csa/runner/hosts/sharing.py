@@ -27,11 +27,8 @@ def part_of_budgets(context: Context, given: Budget, parts: int) -> Budget:
         return given
     root = context.store.root
     accounts = Ledger(root).accounts(*read_members(root, above[-1]))
-    limits = ((state.session_id, name, limit) for state in above for name, limit in asdict(state.budget).items())
     found: dict[str, float] = {}
     for session_id, name, limit in limits:
-        if not limit:
-            continue
         left = limit - (getattr(total(below(accounts, session_id)), name) or 0)
         part = max(_LEAST[name], min(limit / parts, left - _LEAST[name]))
         part = int(part) if name == "tokens" else round(part, 2)

@@ -213,6 +213,8 @@ def _with_code(
     from csa.runner.hosts.code import receive  # noqa: PLC0415  # as above
 
     place, request = receive(context, said, cast("IO[bytes]", incoming)), asked["request"]
+    if request.get("session"):  # it is for a repair
+        return asked
     tree = {"worktree": request.get("worktree") or "", "with_changes": False}
     based = {"directory": place.directory, "worktree_base": place.base, "worktree_target": place.target}
     return {**asked, "directory": place.directory, "request": {**request, **tree, **based}}
