@@ -21,11 +21,9 @@ _MARKS = {
     "running": "●",
     "repairing": "●",
     "away": "?",
-    "merged": "✓",
-    "done": "✓",
-    "finished": "✓",
     "waiting": "○",
     "to_do": "○",
+    **dict.fromkeys(("merged", "done", "finished"), "✓"),
 }
 _STYLES = {
     **dict.fromkeys(("merged", "done"), "green"),

@@ -324,7 +324,7 @@ class Tether:
 
 def first_line(code: Outgoing | None) -> dict[str, Any]:
     """Return what is said before the order."""
-    return {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and {"key": code.key}}
+    return {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and code.first_said}
 
 
 def _failure_of(link: Link) -> CsaError:

@@ -76,7 +76,7 @@ def find_where(context: Context, request: RunRequest, host: str | None, director
     code = None
     if request.repair:
         request, onto = _with_refusal(context, request, session)
-        code = outgoing(context, engine, commit=onto)
+        code = outgoing(context, engine, commit=onto, session_id=session.session_id)
     directory = session.store.project_pathname
     return Where(engine, request, session.session_id, directory, is_new=False, code=code, node=node)
 

@@ -197,7 +197,11 @@ class _Work(Struct, frozen=False):
         return self.note(done)
 
     def note(self, done: Landed) -> Landed:
-        """Note that the work is in the checkout."""
+        """Note that the work is in the checkout, unless that is known."""
+        before = None if done.commits else read_reception(self.git, self.session.session_id)
+        landed = before.landed if before and before.turn == self.turn else None
+        if landed and is_ancestor(self.git, landed, done.head):
+            return done
         note_reception(self.git, self.session.session_id, self.turn, landed=done.head, commits=done.commits)
         return done
 
