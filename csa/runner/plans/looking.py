@@ -102,8 +102,9 @@ class _Look:
         looked_at = [self._landed_as(unit) for unit in self._states if only in {None, unit}]
         landed = {commit for commit in looked_at if commit}
         self._missing = self._git.missing(landed, self._tree.branch) if self._git and self._tree else landed
-        if fault := next((record.fault for record in records.values() if record.fault), None):
-            raise fault
+        asked = (record for unit, record in records.items() if unit == only or not record.store.host)
+        if fault := next((record.fault for record in asked if record.fault), None):
+            raise fault  # but a mirror may not have all yet
 
     def all(self) -> dict[str, Known]:
         return {unit: self.one(unit) for unit in self._states}
