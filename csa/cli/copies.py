@@ -11,10 +11,11 @@ from contextlib import closing, contextmanager
 
 from csa.cli.output import count_of, tell, warn
 from csa.cli.selecting import open_client
-from csa.errors import BusyError
+from csa.errors import BusyError, NotFoundError
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from csa.errors import CsaError
     from csa.runner.client import Csa
     from csa.runner.copies.copying import Copier
     from csa.runner.copies.target import Address
@@ -30,6 +31,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "configuration (default: the only one there)",
     )
     parser.add_argument("--project", action="append", metavar="DIR", help="only sessions of this project; repeatable")
+    parser.add_argument(
+        "--forget",
+        metavar="SOURCE",
+        help="remove what another csa has put there, and copy nothing; HOST:STATE_ROOT, as in the column source",
+    )
     parser.add_argument("--watch", action="store_true", help="go on as things happen, until Ctrl-C")
 
 
@@ -48,6 +54,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
     client = open_client()
     address = find_address(client.context.config, os.environ, arguments.to)
+    if arguments.forget:
+        return _forget(address, arguments.forget)
     with _ending_on_signals():
         copier = _copy(client, address, arguments)
         pause_s = FIRST_PAUSE_S
@@ -58,10 +66,23 @@ def execute(arguments: argparse.Namespace) -> int:
                 copier = _copy(client, address, arguments)
             except (DatabaseError, BusyError) as error:  # the connection that was lost may have the lock for a while
                 tell("csa", f"{error.message} Trying again in {pause_s:.0f} s.")
-    warn(f"not copied: {fault.message}" for fault in copier.faults.values())
+    for source in sorted(copier.namesakes):
+        tell("csa", f"{source} has copied the same sessions; if this host was called so: csa mirror --forget {source}")
     if not arguments.watch:
         print(f"{address.label}: {_in_words(copier)}")
     return 1 if copier.faults else 0
+
+
+def _forget(address: Address, source: str) -> int:
+    from csa.runner.copies.target import open_target  # noqa: PLC0415  # `csa completion` loads all
+
+    with closing(open_target(address, source)) as target:  # which that csa must not do meanwhile
+        known = target.standing()
+        if not known:
+            raise NotFoundError(f"No csa {source} has put anything there.", hint="HOST:STATE_ROOT, as in csa.session")
+        target.forget(known)
+    print(f"{address.label}: {count_of(len(known), 'session')} of {source} removed")
+    return 0
 
 
 def _copy(client: Csa, address: Address, arguments: argparse.Namespace) -> Copier | None:
@@ -72,19 +93,25 @@ def _copy(client: Csa, address: Address, arguments: argparse.Namespace) -> Copie
     projects = {os.path.realpath(each) for each in arguments.project or ()}
     root = client.store.root
     with closing(open_target(address, source_of(root))) as target:
-        copier = Copier(root, client.context.redactor, target, lambda project: not projects or project in projects)
+        copier = Copier(
+            root, client.context.redactor, target, lambda project: not projects or project in projects, _tell_fault
+        )
         copier.copy_all()
         if not arguments.watch:
             return copier
         tell("csa", f"{address.label}: {_in_words(copier)}; watching")
         try:
             copier.follow(_wait)
-        except DatabaseError as error:
+        except (DatabaseError, BusyError) as error:  # another csa, with a mirror of the same host, say
             tell("csa", f"{error.message} Trying again in {FIRST_PAUSE_S:.0f} s.")
             return None
         except KeyboardInterrupt:
             pass
     return copier
+
+
+def _tell_fault(fault: CsaError) -> None:
+    warn([f"not copied: {fault.message}"])
 
 
 def _wait(seconds: float) -> bool:

@@ -12,7 +12,7 @@ from csa.cli.selecting import add_selector, find_to_show
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from csa.runner.sessions.changes import Form
+    from csa.runner.sessions.comparing import Form
 
 _STYLES = {"+": "green", "-": "red", "@": "cyan", "d": "bold"}
 

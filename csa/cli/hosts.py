@@ -86,7 +86,7 @@ def _engines(client: Csa, names: list[str]) -> list[Engine]:
 
 def _hosts(engines: list[Engine], named: list[str]) -> list[Engine]:
     """Leave out what finds hosts and is none; UsageError for one that is named."""
-    from csa.runner.hosts.jobs import is_scheduler  # noqa: PLC0415  # `csa completion` loads every command
+    from csa.runner.hosts.schedulers import is_scheduler  # noqa: PLC0415  # `csa completion` loads every command
 
     for engine in engines:
         if is_scheduler(engine) and engine.name in named:
@@ -144,7 +144,8 @@ def _ask(engines: list[Engine], failures: dict[str, CsaError]) -> dict[str, Mapp
     """Ask all of them at once."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  # only this needs it
 
-    from csa.runner.hosts.jobs import check, is_scheduler  # noqa: PLC0415  # as above
+    from csa.runner.hosts.jobs import check  # noqa: PLC0415  # as above
+    from csa.runner.hosts.schedulers import is_scheduler  # noqa: PLC0415  # as above
     from csa.runner.hosts.syncing import check_host  # noqa: PLC0415  # as above
 
     found: dict[str, Mapping[str, Any]] = {}

@@ -18,8 +18,9 @@ from csa.process.wakeup import noted_signals
 from csa.runner.client import Csa
 from csa.runner.detach import AppearedError
 from csa.runner.hosts.escrow import Escrow, settle_heard
-from csa.runner.hosts.jobs import WithdrawnError, is_scheduler, words_of
+from csa.runner.hosts.jobs import WithdrawnError, words_of
 from csa.runner.hosts.placing import Begun, StoppedError, Tether, refuse_elsewhere
+from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.sending import Where, begin_there, find_where, heed, reserve_for, tether_to
 from csa.runner.hosts.syncing import Sync
 from csa.runner.hosts.watching import Watching

@@ -47,8 +47,9 @@ def configure_validate(parser: argparse.ArgumentParser) -> None:
 def execute_validate(arguments: argparse.Namespace) -> int:
     """Check the records of a session, or of all sessions of the project, for damage.
 
-    Checks the state, every line of the transcript, the result, the files and their permissions, the names, and the
-    parents. Changes nothing. An error is damage, which `csa repair` may be able to repair; a warning may become one.
+    Checks the state, every line of the transcript, the result, the queue, the files and their permissions, the names,
+    and the parents. Changes nothing. An error is damage, which `csa repair` may be able to repair; a warning may
+    become one.
 
     Exits 0 when there is no error, else 6.
     """

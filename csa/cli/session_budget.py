@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import argparse
 
     from csa.runner.session import Session
-    from csa.runner.turns.planning import AskedBudget
+    from csa.runner.turns.grants import AskedBudget
 
 _NAME_WIDTH = 10  # on a terminal, at least
 _ROOMY_FROM, _MONEY_FROM = 70, 54  # columns

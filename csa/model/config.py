@@ -11,10 +11,11 @@ from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar
 
 from csa.errors import ConfigError
+from csa.ids import is_session_id
 from csa.model.duration import parse_duration, parse_on_quota
 from csa.model.limits import COUNTS, Limits
 from csa.model.permission import Permission
-from csa.structs import Struct, field
+from csa.structs import Struct, field, replace
 
 _T = TypeVar("_T")
 _Kind = Literal[
@@ -29,15 +30,13 @@ _Kind = Literal[
     "duration",
     "flag",
     "on_quota",
-    "engine",
     "code",
     "flag_or_text",
 ]
 AUTO = "auto"
 NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
-SSH, SLURM = "ssh", "slurm"
-ENGINES = (SSH, SLURM)
+SSH, SLURM, HYPERQUEUE, KUBERNETES = "ssh", "slurm", "hyperqueue", "kubernetes"
 BUNDLE, SHARED, NONE = CODES = ("bundle", "shared", "none")  # how code gets to a host
 
 
@@ -109,12 +108,15 @@ TOOL_KEYS: Mapping[str, Key] = {
     "max_running": Key("count", 0, "how many turns of the tool run at once on this host; 0 is no limit", limits=True),
 }
 ENGINE_KEYS: Mapping[str, Key] = {
-    "kind": Key("engine", SSH, "what reaches the host: ssh; or what finds one: slurm"),
+    "kind": Key("text", SSH, "what reaches the host: ssh; or what finds one: slurm, hyperqueue, kubernetes"),
     "reach": Key("words", (), "what runs a command there, such as kubectl exec -i POD --; empty: ssh NAME"),
     "csa": Key("words", ("csa",), "how to start csa there, if it is not on the PATH of commands"),
     "options": Key(
-        "words", (), "what sbatch is told of each turn, such as --mem=2G, --partition=agents, --time=4:00:00"
+        "words", (), "what sbatch or hq submit is told of each turn, such as --mem=2G; or kubectl: --namespace=agents"
     ),
+    "template": Key("text", "", "kubernetes: a file with what you say of the job: its image, volumes, resources"),
+    "host": Key("text", "", "kubernetes: what to call the volume that sessions are on, if it outlives the pods"),
+    "linger_s": Key("seconds", 600.0, "kubernetes: how long a pod stays, for csa sync, after a turn of --detach"),
     "queue_s": Key("seconds", 60.0, "an agent that waits for so long in a scheduler's queue runs where its caller is"),
     "leash_s": Key("seconds", 120.0, "a turn there ends when csa run --on is not heard of for so many seconds"),
     "code": Key("code", BUNDLE, "how your code gets there: bundle (a copy of its commits), shared (it is there), none"),
@@ -187,6 +189,10 @@ class Engine(Struct):
     leash_s: float = 120.0
     options: tuple[str, ...] = ()  # of a scheduler's command
     queue_s: float = 60.0
+    template: str = ""
+    host: str = ""  # what a scheduler's hosts are called, if all of them have one state root
+    linger_s: float = 600.0
+    job: str = ""  # of the scheduler, through which the host is reached
 
 
 class _Value(Generic[_T]):
@@ -294,21 +300,19 @@ class Config(Struct):
         return {name: self.engine(name) for name in names}
 
     def engine(self, name: str) -> Engine:
-        """Return a host by its name, which need not be in the configuration."""
-        known = {
-            key: self.values.get(f"engines.{name}.{key}", (ENGINE_KEYS[key].default, ""))[0] for key in ENGINE_KEYS
+        """Return a host by its name, which need not be in the configuration: a pod, or what ssh knows."""
+        settings = {key: self.values.get(f"engines.{name}.{key}", (None, ""))[0] for key in ENGINE_KEYS}
+        given: dict[str, Any] = {
+            key: tuple(each) if isinstance(each, list) else each for key, each in settings.items() if each is not None
         }
-        return Engine(
-            name,
-            kind=str(known["kind"]),
-            reach=tuple(known["reach"]),
-            csa=tuple(known["csa"]),
-            code=str(known["code"]),
-            directory=str(known["directory"]),
-            leash_s=known["leash_s"],
-            options=tuple(known["options"]),
-            queue_s=known["queue_s"],
-        )
+        return (self._engine_of_pod(name) if not given else None) or Engine(name, **given)
+
+    def _engine_of_pod(self, name: str) -> Engine | None:
+        """Return how a pod is reached, by its name: that of its engine, and an order's id, and what Kubernetes adds."""
+        job = name.rpartition("-")[0]
+        engine, _, order = job.rpartition("-")
+        is_pods = is_session_id(order.upper()) and self.values.get(f"engines.{engine}.kind", ("", ""))[0] == KUBERNETES
+        return replace(self.engine(engine), name=name, job=job) if is_pods else None
 
     @property
     def copies(self) -> dict[str, str]:
@@ -461,7 +465,6 @@ _EXPECTED: Mapping[_Kind, str] = {
     "permission": "one of read-only, edit, full",
     "table": "a table of strings",
     "transport": "native or acp",
-    "engine": "ssh or slurm",
     "code": "bundle, shared or none",
     "duration": "a time such as 7d, 12h or 30m",
     "flag": "true or false",
@@ -474,7 +477,6 @@ _EXPECTED: Mapping[_Kind, str] = {
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "permission": tuple(level.value for level in Permission),
     "transport": TRANSPORTS,
-    "engine": ENGINES,
     "code": CODES,
     "switch": ("on", "off"),
 }

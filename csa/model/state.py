@@ -12,32 +12,31 @@ from datetime import UTC, datetime
 
 from csa.ids import is_session_id, milliseconds_of
 from csa.model.limits import COUNTS, Budget, ContextWindow, Limits, Spent
-from csa.model.usage import LARGEST, Usage, counted
+from csa.model.recordkeys import (
+    NewerSchemaFault,
+    RecordFault,
+    amount_in,
+    amounts_of,
+    count_of,
+    ids_in,
+    optional,
+    optional_id,
+    path_in,
+    paths_in,
+    required,
+    table_of,
+)
+from csa.model.usage import Usage, counted
 from csa.model.worktree import Refused, Task, Worktree, render_task, render_worktree, words_of
 from csa.structs import Struct, field, fields, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
-
-    _T = TypeVar("_T")
+    from typing import Any
 
 SCHEMA = 1
-_NO_TABLE: Mapping[str, Any] = {}  # most records lack most tables, and lists read thousands of records
 _NO_LIMITS, _NO_BUDGET, _NO_WINDOW = Limits(), Budget(), ContextWindow()
 _UNKNOWN = counted(None)  # what the turns of another implementation have used
-
-
-class RecordFault(ValueError):  # noqa: N818  # a fault of the record, which the store reports as a StateError
-    """A value of the record is missing or invalid; `key` names it."""
-
-    def __init__(self, key: str, problem: str) -> None:
-        super().__init__(f"{key}: {problem}")
-        self.key = key
-
-
-class NewerSchemaFault(RecordFault):
-    """A newer csa wrote the record."""
 
 
 class ToolState(Struct, kw_only=True):
@@ -120,60 +119,60 @@ class SessionState(Struct, kw_only=True):
 
 def parse_state(record: Mapping[str, Any]) -> SessionState:
     """Read the mapping of a state.toml; RecordFault names the invalid key."""
-    schema = _optional(record, "schema", int)
+    schema = optional(record, "schema", int)
     if schema is not None and schema > SCHEMA:
         raise NewerSchemaFault("schema", f"version {schema} was written by a newer csa (this one reads {SCHEMA})")
-    genealogy = _table_of(record, "genealogy")
-    context = _table_of(record, "context_status")
-    usage = _table_of(record, "usage")
-    session_id = _required(record, "meta_session_id", str)
+    genealogy = table_of(record, "genealogy")
+    context = table_of(record, "context_status")
+    usage = table_of(record, "usage")
+    session_id = required(record, "meta_session_id", str)
     if not is_session_id(session_id):
         raise RecordFault("meta_session_id", f"'{session_id}' is not a ULID")
-    depth = _optional(genealogy, "depth", int) or 0
+    depth = optional(genealogy, "depth", int) or 0
     if depth < 0:
         raise RecordFault("genealogy.depth", f"{depth} is negative")
-    turn_count, turns = (_count_of(record, key) for key in ("turn_count", "turns"))
+    turn_count, turns = (count_of(record, key) for key in ("turn_count", "turns"))
     created_at = _optional_time(record, "created_at") or _time_of(session_id)
     return SessionState(
         session_id=session_id,
-        project_path=_path_in(record, "project_path") or _required(record, "project_path", str),
+        project_path=path_in(record, "project_path") or required(record, "project_path", str),
         created_at=created_at,
         last_accessed=_optional_time(record, "last_accessed") or created_at,
-        description=_optional(record, "description", str) or "",
-        name=_optional(record, "name", str),
-        owner=_optional(record, "owner", str),
-        branch=_optional(record, "branch", str),
-        permission=_optional(record, "permission", str),
-        ask=_optional(record, "ask", bool),
-        shared=_optional(record, "shared", bool),
-        extra_writable=_paths(record, "extra_writable"),
-        ephemeral=_optional(record, "ephemeral", bool) or False,
-        pinned=_optional(record, "pinned", bool) or False,
+        description=optional(record, "description", str) or "",
+        name=optional(record, "name", str),
+        owner=optional(record, "owner", str),
+        branch=optional(record, "branch", str),
+        permission=optional(record, "permission", str),
+        ask=optional(record, "ask", bool),
+        shared=optional(record, "shared", bool),
+        extra_writable=paths_in(record, "extra_writable"),
+        ephemeral=optional(record, "ephemeral", bool) or False,
+        pinned=optional(record, "pinned", bool) or False,
         expires_at=_optional_time(record, "expires_at"),
         closed_at=parse_time(record.get("closed_at")),
-        phase=_optional(record, "phase", str) or "active",
+        phase=optional(record, "phase", str) or "active",
         retired_at=parse_time(record.get("retired_at")),
-        retired_phase=_optional(record, "retired_phase", str),
+        retired_phase=optional(record, "retired_phase", str),
         turns=max(turns or 0, turn_count or 0),
         turn_count=turn_count,
-        parent_session_id=_optional_id(genealogy, "parent_session_id"),
-        parent_project=_path_in(genealogy, "parent_project"),
-        parent_host=_optional(genealogy, "parent_host", str),
-        root_session_id=_optional_id(genealogy, "root_session_id"),
-        fork_of=_optional_id(genealogy, "fork_of") or _optional_id(genealogy, "fork_of_session_id"),
-        merged_from=_ids(genealogy, "merged_from"),
+        parent_session_id=optional_id(genealogy, "parent_session_id"),
+        parent_project=path_in(genealogy, "parent_project"),
+        parent_host=optional(genealogy, "parent_host", str),
+        root_session_id=optional_id(genealogy, "root_session_id"),
+        fork_of=optional_id(genealogy, "fork_of") or optional_id(genealogy, "fork_of_session_id"),
+        merged_from=ids_in(genealogy, "merged_from"),
         depth=depth,
-        max_depth=_optional(genealogy, "max_depth", int),
-        is_compacted=_optional(context, "is_compacted", bool) or False,
+        max_depth=optional(genealogy, "max_depth", int),
+        is_compacted=optional(context, "is_compacted", bool) or False,
         last_compacted_at=_time_text(context.get("last_compacted_at")),
-        limits=parse_limits(_table_of(record, "limits")),
-        budget=_parse_budget(_table_of(record, "budget")),
-        window=_parse_window(_table_of(record, "context_window")),
-        worktree=_parse_worktree(_table_of(record, "worktree")),
-        task=_parse_task(_table_of(record, "task")),
-        tools={name: _parse_tool(name, table) for name, table in _table_of(record, "tools").items()},
+        limits=parse_limits(table_of(record, "limits")),
+        budget=_parse_budget(table_of(record, "budget")),
+        window=_parse_window(table_of(record, "context_window")),
+        worktree=_parse_worktree(table_of(record, "worktree")),
+        task=_parse_task(table_of(record, "task")),
+        tools={name: _parse_tool(name, table) for name, table in table_of(record, "tools").items()},
         usage=_parse_usage(usage) if usage or schema is not None else _strange_usage(record),
-        duration_s=float(_amount(usage, "usage", "duration_s", (int, float))),
+        duration_s=float(amount_in(usage, "usage", "duration_s", (int, float))),
         schema=schema,
     )
 
@@ -267,15 +266,15 @@ def _parse_tool(name: str, table: Any) -> ToolState:
         raise RecordFault(f"tools.{name}", "is not a table")
     totals = table.get("totals")
     return ToolState(
-        provider_session_id=_optional(table, "provider_session_id", str) or None,
-        cwd=_optional(table, "cwd", str),
-        account=_optional(table, "account", str),
-        model=_optional(table, "model", str) or None,
-        effort=_optional(table, "effort", str) or None,
-        last_action_summary=_optional(table, "last_action_summary", str),
-        last_exit_code=_optional(table, "last_exit_code", int),
+        provider_session_id=optional(table, "provider_session_id", str) or None,
+        cwd=optional(table, "cwd", str),
+        account=optional(table, "account", str),
+        model=optional(table, "model", str) or None,
+        effort=optional(table, "effort", str) or None,
+        last_action_summary=optional(table, "last_action_summary", str),
+        last_exit_code=optional(table, "last_exit_code", int),
         updated_at=parse_time(table.get("updated_at")),
-        totals=_amounts(f"tools.{name}.totals", totals) if isinstance(totals, Mapping) else None,
+        totals=amounts_of(f"tools.{name}.totals", totals) if isinstance(totals, Mapping) else None,
     )
 
 
@@ -294,29 +293,29 @@ def _render_tool(tool: ToolState) -> dict[str, Any]:
 
 
 def _parse_usage(table: Mapping[str, Any]) -> Usage:
-    return Usage.from_dict(_amounts("usage", {key: table[key] for key in fields(Usage) if key in table}))
+    return Usage.from_dict(amounts_of("usage", {key: table[key] for key in fields(Usage) if key in table}))
 
 
 def _strange_usage(record: Mapping[str, Any]) -> Usage:
     """Return the usage of a session's turns as recorded by another implementation."""
-    total = _table_of(record, "total_token_usage")
+    total = table_of(record, "total_token_usage")
     said = {key: total[key] for key in ("input_tokens", "output_tokens") if key in total}
     if not said and "total_tokens" in total:
         said = {"input_tokens": total["total_tokens"]}
     if not said:
         return _UNKNOWN if record.get("tools") else Usage()
     cost = {"cost_usd": total["estimated_cost_usd"]} if "estimated_cost_usd" in total else {}
-    return counted(Usage.from_dict(_amounts("total_token_usage", said | cost)))
+    return counted(Usage.from_dict(amounts_of("total_token_usage", said | cost)))
 
 
 def parse_limits(table: Mapping[str, Any]) -> Limits:
     """Return the limits of a record's table; RecordFault if one is not a count."""
     if not table:
         return _NO_LIMITS
-    tools = _table_of(table, "tools")
+    tools = table_of(table, "tools")
     return Limits(
-        **{name: int(_amount(table, "limits", name, (int,))) for name in COUNTS},
-        tools={name: int(_amount(tools, "limits.tools", name, (int,))) for name in tools},
+        **{name: int(amount_in(table, "limits", name, (int,))) for name in COUNTS},
+        tools={name: int(amount_in(tools, "limits.tools", name, (int,))) for name in tools},
     )
 
 
@@ -324,9 +323,9 @@ def _parse_budget(table: Mapping[str, Any]) -> Budget:
     if not table:
         return _NO_BUDGET
     return Budget(
-        tokens=int(_amount(table, "budget", "tokens", (int,))),
-        usd=float(_amount(table, "budget", "usd", (int, float))),
-        time_s=float(_amount(table, "budget", "time_s", (int, float))),
+        tokens=int(amount_in(table, "budget", "tokens", (int,))),
+        usd=float(amount_in(table, "budget", "usd", (int, float))),
+        time_s=float(amount_in(table, "budget", "time_s", (int, float))),
     )
 
 
@@ -334,7 +333,7 @@ def _parse_window(table: Mapping[str, Any]) -> ContextWindow:
     if not table:
         return _NO_WINDOW
     given = {
-        key: int(_amount(table, "context_window", key, (int,)))
+        key: int(amount_in(table, "context_window", key, (int,)))
         for key in fields(ContextWindow)
         if table.get(key) is not None
     }
@@ -344,26 +343,26 @@ def _parse_window(table: Mapping[str, Any]) -> ContextWindow:
 def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
     if all(value is None for value in table.values()):
         return None
-    refused = _table_of(table, "refused")
+    refused = table_of(table, "refused")
     return Worktree(
-        path=_required(table, "path", str),
-        git_dir=_required(table, "git_dir", str),
-        branch=_required(table, "branch", str),
-        base=_required(table, "base", str),
-        checkout=_required(table, "checkout", str),
-        target=_optional(table, "target", str),
-        number=_count_of(table, "number") or 0,
-        setup=_optional(table, "setup", str),
-        is_ready=_optional(table, "is_ready", bool) or False,
-        landed=_optional(table, "landed", str),
+        path=required(table, "path", str),
+        git_dir=required(table, "git_dir", str),
+        branch=required(table, "branch", str),
+        base=required(table, "base", str),
+        checkout=required(table, "checkout", str),
+        target=optional(table, "target", str),
+        number=count_of(table, "number") or 0,
+        setup=optional(table, "setup", str),
+        is_ready=optional(table, "is_ready", bool) or False,
+        landed=optional(table, "landed", str),
         landed_at=parse_time(table.get("landed_at")),
-        dropped=_optional(table, "dropped", str),
+        dropped=optional(table, "dropped", str),
         dropped_at=parse_time(table.get("dropped_at")),
         refused=Refused(
-            kind=_required(refused, "kind", str),
+            kind=required(refused, "kind", str),
             files=words_of(refused, "files"),
-            onto=_optional(refused, "onto", str),
-            message=_optional(refused, "message", str) or "",
+            onto=optional(refused, "onto", str),
+            message=optional(refused, "message", str) or "",
         )
         if refused
         else None,
@@ -373,82 +372,7 @@ def _parse_worktree(table: Mapping[str, Any]) -> Worktree | None:
 def _parse_task(table: Mapping[str, Any]) -> Task | None:
     if all(value is None for value in table.values()):
         return None
-    return Task(name=_required(table, "name", str), digest=_required(table, "digest", str))
-
-
-def _amount(table: Mapping[str, Any], where: str, key: str, kinds: tuple[type[int | float], ...]) -> float:
-    """Return a number, 0 or more; 0 if it is missing."""
-    value: Any = table.get(key)
-    if value is None:
-        return 0
-    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value <= LARGEST:
-        raise RecordFault(f"{where}.{key}", f"{value!r} is not {'a count' if kinds == (int,) else 'an amount'}")
-    number: float = value
-    return number
-
-
-def _amounts(where: str, table: Mapping[str, Any]) -> dict[str, float]:
-    for key, value in table.items():
-        if (type(value) is not int and type(value) is not float) or not 0 <= value <= LARGEST:
-            raise RecordFault(f"{where}.{key}", f"{value!r} is not an amount")
-    return dict(table)
-
-
-def _table_of(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = record.get(key)
-    if value is None:
-        return _NO_TABLE
-    if not isinstance(value, Mapping):
-        raise RecordFault(key, "is not a table")
-    return value
-
-
-def _required(record: Mapping[str, Any], key: str, kind: type[str]) -> str:
-    value = _optional(record, key, kind)
-    if value is None:
-        raise RecordFault(key, "is missing")
-    return value
-
-
-def _optional(record: Mapping[str, Any], key: str, kind: type[_T]) -> _T | None:
-    value = record.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise RecordFault(key, f"{value!r} is not {'an integer' if kind is int else f'a {kind.__name__}'}")
-    return value
-
-
-def _path_in(record: Mapping[str, Any], key: str) -> str | None:
-    value = _optional(record, key, str)
-    if value is not None and "\0" in value:  # no system takes it, and another host may have written it
-        raise RecordFault(key, f"{value!r} is not a path")
-    return value
-
-
-def _paths(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = record.get(key)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(path, str) and path.startswith("/") for path in value):
-        raise RecordFault(key, "is not a list of absolute paths")
-    return tuple(value)
-
-
-def _ids(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = record.get(key)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(one, str) and is_session_id(one) for one in value):
-        raise RecordFault(key, "is not a list of ULIDs")
-    return tuple(value)
-
-
-def _count_of(record: Mapping[str, Any], key: str) -> int | None:
-    number = _optional(record, key, int)
-    if number is not None and number < 0:
-        raise RecordFault(key, f"{number} is negative")
-    return number
+    return Task(name=required(table, "name", str), digest=required(table, "digest", str))
 
 
 def _time_of(session_id: str) -> datetime:
@@ -457,13 +381,6 @@ def _time_of(session_id: str) -> datetime:
         return datetime.fromtimestamp(milliseconds_of(session_id) / 1000, UTC)
     except (OverflowError, ValueError, OSError):
         raise RecordFault("created_at", "is missing, and the id does not contain a valid time") from None
-
-
-def _optional_id(record: Mapping[str, Any], key: str) -> str | None:
-    value = _optional(record, key, str)
-    if value is not None and not is_session_id(value):
-        raise RecordFault(key, f"'{value}' is not a ULID")
-    return value
 
 
 def _optional_time(record: Mapping[str, Any], key: str) -> datetime | None:

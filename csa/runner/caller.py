@@ -17,7 +17,8 @@ from typing import Any
 from csa.errors import RefusedError, StateError
 from csa.ids import is_session_id
 from csa.model.permission import Permission
-from csa.model.state import RecordFault, SessionState, parse_limits
+from csa.model.recordkeys import RecordFault
+from csa.model.state import SessionState, parse_limits
 from csa.paths import SessionPaths
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.store.genealogy import ancestors, find_record

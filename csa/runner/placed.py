@@ -23,8 +23,8 @@ from csa.runner.context import Context
 from csa.runner.detach import error_to_json, request_from_json
 from csa.runner.hosts.code import bring_back
 from csa.runner.hosts.escrow import Escrow, settle_heard
-from csa.runner.hosts.jobs import is_scheduler
 from csa.runner.hosts.placing import Begun, StoppedError, Tether
+from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.sending import (
     begin_there,
     find_where,

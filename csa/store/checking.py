@@ -15,6 +15,7 @@ from csa.model.events import TRANSCRIPT_VERSION, Event
 from csa.model.state import SessionState
 from csa.paths import SessionPaths
 from csa.store.liveness import probe
+from csa.store.queue import ORDER, WAITS, entries, has_order
 from csa.store.recovery import caught_up, end_in_result
 from csa.store.results import load_own_result, render_result
 from csa.store.sessions import Store, is_directory
@@ -91,6 +92,7 @@ def check_session(store: Store, paths: SessionPaths) -> list[Problem]:
     except StateError as fault:
         events = None
         problems.append(_problem_of(session_id, fault))
+    problems += _check_queue(session_id, paths)
     if state is not None:
         problems += _check_state(store, paths, state, events, is_at_rest=is_at_rest)
     return list(dict.fromkeys(problems))  # an unreadable file is found more than once
@@ -231,6 +233,17 @@ def _check_mode(session_id: str, path: Path) -> Iterator[Problem]:
         yield Problem(session_id, "warning", path, f"others can access it (mode {stat.S_IMODE(found.st_mode):04o})")
     if found.st_uid != os.geteuid():
         yield Problem(session_id, "warning", path, f"belongs to another user (uid {found.st_uid})")
+
+
+def _check_queue(session_id: str, paths: SessionPaths) -> Iterator[Problem]:
+    """Look for prompts that cannot be read, and so wait for ever, and for a damaged order of them."""
+    for entry in entries(paths):
+        if entry.fault is not None:
+            text = f"is no prompt that can be read ({entry.fault}); csa queue {session_id} --remove {entry.entry_id}"
+            yield Problem(session_id, "error", paths.queue / f"{entry.entry_id}{WAITS}", text)
+    if not has_order(paths):
+        text = "is no order of prompts, which therefore follow as they came"
+        yield Problem(session_id, "warning", paths.queue / ORDER, text)
 
 
 def _check_result(session_id: str, paths: SessionPaths) -> Iterator[Problem]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MAX_QUEUED = 100
 WAITS, TAKEN = ".json", ".taken"
+ORDER = "order"
 _GOES_ON_AFTER = {"succeeded", "lost"}  # after a lost turn nobody is there to take the next, until somebody looks
 
 
@@ -124,7 +125,7 @@ def move(paths: SessionPaths, entry_id: str, position: int) -> None:
             raise UsageError(f"There is no position {position} among {len(known)}.")
         known.remove(entry_id)
         known.insert(position - 1, entry_id)
-        write_atomically(paths.queue / "order", json.dumps(known).encode())
+        write_atomically(paths.queue / ORDER, json.dumps(known).encode())
 
 
 def next_entry(paths: SessionPaths) -> Entry | None:
@@ -224,12 +225,24 @@ def _names(paths: SessionPaths) -> list[str]:
 def _ids(paths: SessionPaths) -> list[str]:
     """Return the ids in order; one that was taken and has not begun is the first."""
     found = {name[:ID_LENGTH]: name[ID_LENGTH:] for name in _names(paths)}
-    try:
-        moved = json.loads(read_regular(paths.queue / "order"))
-        places = {entry_id: at for at, entry_id in enumerate(moved)}
-    except (OSError, ValueError, TypeError):
-        places = {}
+    places = _places(paths) or {}
     return sorted(found, key=lambda entry_id: (found[entry_id] == WAITS, places.get(entry_id, len(places)), entry_id))
+
+
+def _places(paths: SessionPaths) -> dict[str, int] | None:
+    """Return the places of the prompts that were moved; None if their file is damaged."""
+    try:
+        moved = json.loads(read_regular(paths.queue / ORDER))
+        return {entry_id: at for at, entry_id in enumerate(moved)}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def has_order(paths: SessionPaths) -> bool:
+    """Say whether the order of the prompts can be read; without one they follow as they came."""
+    return _places(paths) is not None
 
 
 def _read(paths: SessionPaths, entry_id: str) -> Entry | None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from csa.errors import StateError
-from csa.model.state import NewerSchemaFault, RecordFault, SessionState, format_time, parse_state, render_state
+from csa.model.recordkeys import NewerSchemaFault, RecordFault
+from csa.model.state import SessionState, format_time, parse_state, render_state
 from csa.store.atomic import Draft, write_atomically
 from csa.store.plaintoml import load_plain
 

@@ -276,6 +276,30 @@ def test_killed_at_any_instant_a_mirror_is_valid(place: Place, remote: Place, mi
 
 
 @pytest.mark.thorough
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_host_cannot_fill_the_disk(place: Place, remote: Place, mirror: Mirror) -> None:
+    """The intake stops before it is full, with what it has; a disk that is full otherwise is named, too."""
+    for each in IDS[:8]:
+        with (
+            publish(Store(remote.state_root, remote.project), each) as held,
+            closing(Journal(held.paths.transcript, PLAIN, turn=1)) as journal,
+        ):
+            write(journal, 20_000)
+    mounted = Path(mirror.pathname).parent
+    mounted.mkdir(parents=True)
+    looks = f"{CSA} ls --host n1 --format '{{status}}'; df -m --output=avail {mounted} | tail -1; exit $code"
+    script = f"mount -t tmpfs -o size=$0 none {mounted} || exit 99; {CSA} sync n1; code=$?; {looks}"
+    for size, said in (("32m", "the disk has only"), ("2m", "No space left on device")):
+        done = place.shell(["unshare", "--mount", "bash", "-c", script, size])
+        if done.code == 99:
+            pytest.skip("no mounts here")
+        assert (done.code, said in done.err, "Traceback" in done.err) == (1, True, False), done
+        *statuses, _ = done.out.split()
+        assert set(statuses) <= {"away", "lost", "running"}
+    assert sync(place).startswith("n1: 8 sessions")
+
+
+@pytest.mark.thorough
 def test_a_stalled_pipe_costs_no_memory(remote: Place, journal: Journal) -> None:
     """An outlet whose reader has stopped waits, however much is written meanwhile, and then sends all of it."""
     write(journal, 1000)

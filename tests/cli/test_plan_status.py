@@ -10,6 +10,7 @@ import pytest
 
 from csa.model.plan import parse_plan
 from csa.model.worktree import Task
+from tests.cli.plans import agents_do, write_plan
 from tests.cli.prepared import session_id, store_of, write_session
 from tests.cli.terminal import Terminal
 from tests.cli.worktrees import make_repository, sh
@@ -74,6 +75,22 @@ def test_a_table_that_fits(place: Place, columns: int) -> None:
     assert all(len(line) <= columns for line in lines)
     assert [line[10:18].ljust(8) for line in lines[1:4]] == ["finished", "failed  ", "blocked "]
     assert lines[4].startswith("0 of 3 tasks merged or done")
+
+
+@pytest.mark.thorough
+def test_an_agent_drops_only_what_it_has_started(place: Place) -> None:
+    """What the agents of others have done is not taken away by one that has not asked for it."""
+    make_repository(place)
+    _, owner = place.agent()
+    _, stranger = place.agent()
+    write_plan(place, {"one": []})
+    agents_do(place, {"one": "echo 1 > t1"})
+    assert place.run("plan", "run", "plan.toml", env=owner).code == 0
+    refused = place.run("plan", "drop", "plan.toml", "--force", env=stranger)
+    assert (refused.code, "was not started by the calling session" in refused.err) == (5, True)
+    assert sh(place, "git rev-parse csa/plan-plan")
+    dropped = place.run("plan", "drop", "plan.toml", "--force", env=owner)
+    assert (dropped.code, "dropped plan-plan" in dropped.out) == (0, True), (dropped.out, dropped.err)
 
 
 @pytest.mark.thorough

@@ -46,6 +46,31 @@ def test_a_lost_turn_is_committed_by_the_next(repository: Place) -> None:
     assert sh(place, f"git rev-parse refs/csa/{session_id}/1") == sh(place, "git rev-parse csa/x~1")
 
 
+def test_the_heart_beats_while_git_keeps_the_work(repository: Place) -> None:
+    """git takes its time in a large repository: other machines still see the session live."""
+    place = repository
+    git, gate = place.tmp / "slow" / "git", place.tmp / "gate"
+    git.parent.mkdir()
+    os.mkfifo(gate)
+    there = shutil.which("git")
+    git.write_text(f"""#!/bin/sh
+case "$*" in *commit-tree*) : > {place.tmp}/waits; read _ < {gate};; esac
+exec {there} "$@"
+""")
+    git.chmod(0o755)
+    agent_does(place, "echo x > x")
+    words = ("run", "--tool", "codex", "--worktree=x", "work")
+    running = place.start(*words, env={"PATH": f"{git.parent}:{place.env['PATH']}"})
+    wait_for((place.tmp / "waits").exists, "git is keeping the work")
+    heart = place.session(running.session_id) / "heartbeat"
+    before = heart.stat().st_mtime_ns
+    wait_for(lambda: heart.stat().st_mtime_ns > before, "the heart beats")
+    assert place.status(running.session_id) == "running"
+    gate.write_text("go\n")
+    assert running.wait().code == 0
+    assert subjects(place, "csa/x") == ["work", "first"]
+
+
 def test_a_fallback_goes_on_in_the_worktree(repository: Place) -> None:
     """What the first tool has left is a commit of its turn, and the next tool works in the same worktree."""
     place = repository

@@ -26,6 +26,7 @@ from csa.store.sessions import Store
 from csa.store.stores import find_stores
 from csa.store.transcript import read_events
 from csa.store.trees import read_members
+from csa.structs import replace
 from tests.store.support import IDS, PLAIN, begin, finish, finished_session, publish
 
 HOST = "n1"
@@ -178,6 +179,41 @@ def test_what_a_host_has_lost_is_kept_aside(host: Store, mirror: Mirror) -> None
     assert content(seen(host, mirror)) == content(host)
 
 
+def test_of_a_long_transcript_only_what_differs_comes_again(host: Store, mirror: Mirror) -> None:
+    """Wherever that is cut off, what was seen stays; an intake that names no places gets all of it."""
+    with publish(host, IDS[0]) as held:
+        transcript = held.paths.transcript
+        with transcript.open("rb+") as file:
+            line = file.readline()
+            file.seek(0, os.SEEK_END)
+            file.writelines([line.replace(b"hello", b"x" * 5000)] * 1000)
+        finish(held)
+    sync(host, mirror)
+    before = transcript.read_bytes()
+    os.truncate(transcript, len(before) - 20_000)
+    lines = transcript.read_bytes()
+    os.truncate(transcript, lines.rfind(b"\n") + 1)
+    with open_session(host, IDS[0], PLAIN) as held:
+        finish(held, text="after the power cut")
+    stream = stream_of(host, mirror)
+    assert len(stream) < 300_000
+    for end in range(0, stream.index(b'"whole"'), len(stream) // 5):
+        take(mirror, stream[:end])
+        assert seen(host, mirror).paths(IDS[0]).transcript.read_bytes() == before
+    old = io.BytesIO()
+    with Intake(mirror) as intake:
+        having = {key: replace(has, marks=()) for key, has in intake.having()}
+    Outlet(host.root, old, having).send_all()
+    for name, each in (("new", stream), ("old", old.getvalue())):
+        its = Mirror(f"{mirror.pathname}-{name}")
+        shutil.copytree(mirror.pathname, its.pathname)
+        take(its, each)
+        assert content(seen(host, its)) == content(host)
+        assert Path(seen(host, its).paths(IDS[0]).pathname, f"{LOST}1").read_bytes() == before
+    with pytest.raises(ProtocolError, match="not in"):
+        take(mirror, f'{{"k":"anew","p":"{host.project}","s":"{IDS[0]}","at":99999999}}\n'.encode())
+
+
 def test_only_its_host_says_that_a_turn_was_lost(host: Store, mirror: Mirror) -> None:
     """Fresh news of a turn that runs: alive. No news: away, with how long ago, and up to what. The host's own: lost."""
     held = publish(host, IDS[0])
@@ -263,6 +299,9 @@ def test_mirrors_are_read_and_nothing_else(state_root: Path, project: Path, host
     [
         (b'{"k":"lines","p":"/p/../../x","s":"%s","at":0,"n":1}\nx', "names a session"),
         (b'{"k":"lines","p":"/p","s":"../x","at":0,"n":1}\nx', "names a session"),
+        (b'{"k":"lines","p":"/p\\u0000","s":"%s","at":0,"n":1}\nx', "names a session"),
+        (b'{"k":"lines","p":"/p\\ud800","s":"%s","at":0,"n":1}\nx', "names a session"),
+        (b'{"k":"lines","p":"/p","s":"%s","at":0.0,"n":1}\nx', "goes on at 0.0"),
         (b'{"k":"file","p":"/p","s":"%s","name":"../x","n":1}\nx', "sends a file called"),
         (b'{"k":"lines","p":"/p","s":"%s","at":7,"n":1}\nx', "goes on at 7"),
         (b'{"k":"lines","p":"/p","s":"%s","at":0,"n":99999999}\nx', "has the length"),
@@ -283,6 +322,21 @@ def test_a_greeting_comes_after_what_a_shell_prints() -> None:
     assert read_greeting(io.BytesIO(b"bash: csa: command not found\n")) is None
     with pytest.raises(ProtocolError, match=r"csa 9\.9 speaks version 2 .*, this csa version 1"):
         read_greeting(io.BytesIO((greeting % 2).encode()))
+
+
+@pytest.mark.parametrize("at", ["null", '"now"', "NaN", "1e999", "{}", "1" + "0" * 400])
+def test_a_greeting_has_a_time(mirror: Mirror, at: str) -> None:
+    """And of what else a host says of itself, what makes no sense is left out."""
+    greeting = '{"csa":"outlet","protocol":1,"time":%s,"tools":[1,"codex"],"running":"x","version":[]}\n'
+    said = read_greeting(io.BytesIO((greeting % at).encode()))
+    assert said
+    with Intake(mirror) as intake:
+        with pytest.raises(ProtocolError, match="what time it is"):
+            intake.greet(said)
+        intake.greet({**said, "time": time.time() + 7200})
+    about = dict(mirror.about())
+    assert round(about.pop("skew_s"), -1) == 7200
+    assert about == {"tools": ["codex"], "running": 0}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from csa.paths import SessionPaths
-from csa.store.queue import HeldError, claim, enqueue, entries, hold, lift_hold, why_held
+from csa.store.checking import check_session
+from csa.store.queue import HeldError, claim, enqueue, entries, hold, lift_hold, move, why_held
 from csa.store.sessions import Store
 from tests.store.support import IDS, finished_session
 
@@ -41,3 +42,19 @@ def test_a_clock_that_is_set_back(paths: SessionPaths, monkeypatch: pytest.Monke
         monkeypatch.setattr(time, "time_ns", lambda hour=hour: hour * 3600 * 10**9)
         ids.append(enqueue(paths, ORDER, at=AT, by=None)[0].entry_id)
     assert [entry.entry_id for entry in entries(paths)] == ids
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"order": {"request": {}}}', b"[" * 100_000], ids=range(4))
+def test_what_a_check_finds(paths: SessionPaths, store: Store, content: bytes) -> None:
+    """A prompt that cannot be read is damage, its order only worth a warning; each names its file."""
+    ids = [enqueue(paths, ORDER, at=AT, by=None)[0].entry_id for _ in range(2)]
+    move(paths, ids[1], 1)
+    (paths.queue / f"{ids[1]}.json").write_bytes(content)
+    (paths.queue / "order").write_bytes(content)
+    found = {
+        problem.path.name: problem for problem in check_session(store, paths) if problem.path.parent == paths.queue
+    }
+    kinds = {name: problem.severity for name, problem in found.items()}
+    assert kinds == {f"{ids[1]}.json": "error"} | ({} if content.startswith(b'{"') else {"order": "warning"})
+    assert f"csa queue {IDS[0]} --remove {ids[1]}" in found[f"{ids[1]}.json"].text
+    assert [entry.entry_id for entry in entries(paths)] == sorted(ids)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
+import subprocess
 
 import pytest
 
-from csa.model.config import SLURM, Engine
-from csa.runner.hosts import slurm
-from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look
+from csa.errors import ConfigError, UsageError
+from csa.model.config import ENGINE_KEYS, HYPERQUEUE, KUBERNETES, SLURM, Engine, Layer, combine_layers
+from csa.runner.hosts import hyperqueue, kubernetes, slurm
+from csa.runner.hosts.engines import reach_of
+from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look, is_scheduler
+from tests.support import Json
 
 LAB = Engine("lab", kind=SLURM, csa=("/opt/my csa/csa",), options=("--mem=2G", "--requeue", "--export=ALL"))
 
@@ -30,7 +35,7 @@ def test_no_option_has_a_job_begin_twice_or_take_secrets_along() -> None:
 def test_the_order_travels_in_the_script() -> None:
     """Whatever is in it: it is text there, and csa's name a word of the shell."""
     order = b'{"order": "\'EOF\\n\\u0000"}\nEND\n' + bytes(range(256)) * 100
-    script = slurm.script(LAB, order).decode()
+    script = slurm.script(LAB, "csa-1", order).decode()
     head, _, rest = script.partition("<< 'END' | exec '/opt/my csa/csa' supervise --job\n")
     assert head.startswith("#!/bin/sh -l\n")
     assert base64.b64decode(rest.removesuffix("END\n")) == order
@@ -83,3 +88,135 @@ def test_its_commands_know_nothing_of_the_job_that_we_are_in() -> None:
         "PATH": "/bin",
     }
     assert slurm.environment(given) == {"SLURM_CONF": "/c", "PATH": "/bin"}
+
+
+QUEUE = Engine("lab", kind=HYPERQUEUE, options=("--cpus=2", "--server-dir=/srv/hq"))
+PODS = Engine("k8s", kind=KUBERNETES, template="job.yaml", options=("--namespace=agents",))
+JOB = "k8s-01m8pc0z94j0fmr849va4xbeph"
+
+
+def test_hyperqueue_begins_nothing_again() -> None:
+    """Where the server is, all commands are told; the rest are options of the task, and none is given twice."""
+    argv = hyperqueue.place(QUEUE, "csa-1", "n2")
+    assert argv[:2] == ("hq", "--server-dir=/srv/hq")
+    options = argv[argv.index("submit") : argv.index("--")]
+    assert {"--crash-limit=never-restart", "--cpus=2", "--resource=node/n2=1", "--stdin"} <= {*options}
+    assert "--server-dir=/srv/hq" in hyperqueue.look(QUEUE, "7")
+    assert hyperqueue.script(QUEUE, "csa-1", b"\0order") == b"\0order"
+    said = ("Reading data from stdin. In the interactive mode press Ctrl-D to submit.\n7\n", "7\n", "", "no\n")
+    assert [hyperqueue.handle(each) for each in said] == ["7", "7", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("task", "found"),
+    [
+        ({"state": "waiting"}, Look(PENDING, reason="no worker is free")),
+        ({"state": "running", "worker": 2}, Look(RUNNING, "n2")),
+        ({"state": "running", "worker": 9}, None),  # which has come since
+        ({"state": "finished", "worker": 2}, Look(GONE, "n2", "finished")),
+        ({"state": "canceled"}, Look(GONE, "", "canceled")),
+        (
+            {"state": "failed", "worker": 2, "error": "Error: Program terminated with exit code 127."},
+            Look(GONE, "n2", "Error: Program terminated with exit code 127.", 127),
+        ),
+    ],
+)
+def test_what_hyperqueue_says_of_a_job(task: Json, found: Look | None) -> None:
+    """The task's worker is told by number, and its host in the list of workers."""
+    workers = [{"id": number, "configuration": {"hostname": f"n{number}"}} for number in (1, 2)]
+    said = json.dumps([{"info": {"id": 1}, "tasks": [task]}], indent=2) + "\n" + json.dumps(workers)
+    assert hyperqueue.read_look(0, said, "") == found
+    assert hyperqueue.read_look(0, "[]\n" + json.dumps(workers), "Job 1 not found") == Look(GONE)
+    assert hyperqueue.read_look(1, '{"error": "cannot connect"}', "") is None
+
+
+def test_an_order_travels_in_pieces_that_the_kernel_takes() -> None:
+    """Each is an argument of the pod's container; what its shell has put together is what was sent."""
+    order = bytes(range(256)) * 1500
+    job = json.loads(kubernetes.script(PODS, "csa-01M8PC0Z94J0FMR849VA4XBEPH", order))
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert max(map(len, container["args"])) < 128 * 1024
+    assert base64.b64decode("".join(container["args"][1:])) == order
+    command = [word.replace("'csa' 'supervise' '--job'", "cat") for word in container["command"]]
+    done = subprocess.run([*command, *container["args"]], capture_output=True, check=True)
+    assert done.stdout == order
+    must = json.loads(kubernetes.place(PODS, "csa-01M8PC0Z94J0FMR849VA4XBEPH", None)[5])
+    once = {"parallelism": 1, "completions": 1, "backoffLimit": 0, "podReplacementPolicy": "Failed"}
+    assert {name: must["spec"][name] for name in once} == once
+    assert must["metadata"]["name"] == JOB
+
+
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [
+        (
+            {
+                "phase": "Pending",
+                "conditions": [{"status": "False", "reason": "Unschedulable", "message": "0/3\nnodes"}],
+            },
+            Look(PENDING, reason="Unschedulable: 0/3 nodes"),
+        ),
+        ({"phase": "Pending", "state": {"waiting": {"reason": "ErrImagePull"}}}, Look(PENDING, reason="ErrImagePull")),
+        ({"phase": "Running", "state": {"running": {"startedAt": "t"}}}, Look(RUNNING, f"{JOB}-x7k2p")),
+        (
+            {"phase": "Failed", "state": {"terminated": {"exitCode": 127, "reason": "Error", "startedAt": "t"}}},
+            Look(GONE, f"{JOB}-x7k2p", "Error", 127),
+        ),
+        (
+            {"phase": "Failed", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "startedAt": "t"}}},
+            Look(GONE, f"{JOB}-x7k2p", "OOMKilled", 137),
+        ),
+        ({"phase": "Failed", "reason": "OutOfcpu", "message": "no"}, Look(GONE, "", "OutOfcpu: no")),
+    ],
+)
+def test_what_kubernetes_says_of_a_pod(status: Json, found: Look) -> None:
+    """It waits, runs, or is gone: without a host if its container was never started."""
+    if state := status.pop("state", None):
+        status["containerStatuses"] = [{"name": "istio", "state": {}}, {"name": "csa", "state": state}]
+    pod = {"kind": "Pod", "metadata": {"name": f"{JOB}-x7k2p"}, "status": status}
+    said = json.dumps({"items": [{"kind": "Job", "spec": {}, "status": {}}, pod]})
+    assert kubernetes.read_look(0, said, "") == found
+
+
+def test_a_job_of_kubernetes_without_a_pod() -> None:
+    """It is suspended, or has none yet, or has failed; it is unknown; or nobody answers."""
+    failed = {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}
+    jobs: list[tuple[Json, Json]] = [({"suspend": True}, {}), ({}, {}), ({}, failed)]
+    looks = [
+        kubernetes.read_look(0, json.dumps({"items": [{"kind": "Job", "spec": spec, "status": status}]}), "")
+        for spec, status in jobs
+    ]
+    assert looks == [
+        Look(PENDING, reason="suspended"),
+        Look(PENDING, reason="no pod yet"),
+        Look(GONE, reason="DeadlineExceeded"),
+    ]
+    assert kubernetes.read_look(0, '{"items": []}', "") == Look(GONE)
+    assert kubernetes.read_look(1, "", "The connection to the server localhost:8080 was refused") is None
+    assert [kubernetes.handle(each) for each in ("job.batch/x\n", "", "error")] == ["x", "", ""]
+
+
+def test_a_pod_is_reached_by_its_name() -> None:
+    """Which begins as its engine is called; of a volume that outlives pods there is only one host."""
+    table = {"kind": "kubernetes", "template": "job.yaml", "options": ["--namespace=agents"]}
+    config = combine_layers([Layer("own", {"engines": {"k8s": table, "vol": {**table, "host": "volume"}}})])
+    pod = config.engine(f"{JOB}-x7k2p")
+    assert (pod.name, pod.job, is_scheduler(pod)) == (f"{JOB}-x7k2p", JOB, False)
+    assert reach_of(pod)[:3] == ("kubectl", "--namespace=agents", "exec")
+    assert [config.engine(name).job for name in ("k8s", "n1", "k8s-n1", JOB)] == ["", "", "", ""]
+    assert (kubernetes.lasts(config.engine("k8s")), kubernetes.lasts(config.engine("vol"))) == (False, True)
+    with pytest.raises(UsageError, match="gone with its turn"):
+        kubernetes.place(config.engine("k8s"), "csa-1", pod.name)
+    assert kubernetes.place(config.engine("vol"), "csa-1", "volume")
+    with pytest.raises(ConfigError, match="template"):
+        kubernetes.place(Engine("k8s", kind=KUBERNETES), "csa-1", None)
+    with pytest.raises(ConfigError, match="is not what a job"):
+        kubernetes.place(Engine("K8S", kind=KUBERNETES, template="x"), "csa-1", None)
+
+
+def test_an_engine_is_what_the_keys_say() -> None:
+    """The defaults are told in two places, which say the same."""
+    plain = Engine("n1")
+    assert {name: getattr(plain, name) for name in ENGINE_KEYS} == {
+        name: key.default for name, key in ENGINE_KEYS.items()
+    }

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from csa.model.limits import Budget, Limits
+from csa.model.recordkeys import NewerSchemaFault, RecordFault
 from csa.model.state import (
-    NewerSchemaFault,
-    RecordFault,
     SessionState,
     ToolState,
     format_time,

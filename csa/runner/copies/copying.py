@@ -15,7 +15,7 @@ from csa.model.redaction import Redactor
 from csa.paths import make_path
 from csa.runner.copies.reading import MOST, Reader
 from csa.runner.copies.rows import LONGEST_PROJECT, clean
-from csa.runner.copies.target import Change, Key, Target
+from csa.runner.copies.target import Change, ContentRefusedError, Key, Target
 from csa.runner.sessions.fleet import Fleet
 from csa.store.mirrors import find_mirrors
 from csa.store.sessions import Store
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.1
 MIRRORS_S = 1.0  # between two looks at all sessions of other hosts, at least
 _SHARE = 20  # of the time, in which it looks at these
+OTHERS_S = 600.0  # after which it is looked up again what others copy
 WHOLE_S = 30.0  # after which everything is looked at again: what was purged, and new mirrors
 
 
@@ -46,27 +47,44 @@ def source_of(root: Path) -> str:
 
 
 class Copier:
-    """Keeps a copy up to date: of the projects that are `served`, in a state root and its mirrors."""
+    """Keeps a copy up to date: of the projects that are `served`, in a state root and its mirrors.
+
+    `tell` gets what cannot be copied, when that is found. What the csa of another host copies itself is left to it.
+    """
 
     def __init__(
-        self, root: Path, redactor: Redactor, target: Target, served: Callable[[str], bool] = lambda _: True
+        self,
+        root: Path,
+        redactor: Redactor,
+        target: Target,
+        served: Callable[[str], bool] = lambda _: True,
+        tell: Callable[[CsaError], None] = lambda _: None,
     ) -> None:
-        self._root, self._redactor, self._served = root, redactor, served
+        self._root, self._redactor, self._served, self._tell = root, redactor, served, tell
         self._host = os.uname().nodename
         self._target = target
         self._has = {key: has for key, has in target.standing().items() if served(key[1])}
         self._readers: dict[Key, Reader] = {}  # of what runs
+        self._told = set[str]()
+        self._others: dict[tuple[str, str], str] = {}  # whose csa copies a session, by project and id
+        self._others_at = float("-inf")
         self.copied = Copied()
         self.faults: dict[Key, CsaError] = {}
+        self.namesakes = set[str]()  # what copies the same sessions of this host: an old name of it, say
 
     def copy_all(self) -> None:
         """Copy what is different, and remove what was purged. DatabaseError when the database cannot be reached."""
-        self.faults = {key: fault for key, fault in self.faults.items() if key[2]}  # of sessions
+        before, self.faults = self.faults, {}
+        if time.monotonic() - self._others_at > OTHERS_S:
+            self._others, self._others_at = self._target.put_by_others(), time.monotonic()
         faults: list[StateError] = []
-        there = dict(self._find(faults.append))
+        there = {key: store for key, store in self._find(faults.append) if not self._is_left(key)}
+        self.namesakes = {self._others[key[1:]] for key in there if key[1:] in self._others}
+        self.faults |= {key: fault for key, fault in before.items() if key in there}
         self._copy(self._reader(store, key) for key, store in there.items())
+        for fault in faults:
+            self._fail((self._host, str(fault.path), ""), fault)
         if faults:  # what cannot be listed may be there
-            self.faults |= {(self._host, str(fault.path), ""): fault for fault in faults}
             return
         roots = self._roots()
         mounted = {host for host, root in roots.items() if _has_content(root)}
@@ -101,6 +119,16 @@ class Copier:
                     self._copy(others)
                     mirrors_at = time.monotonic() + max(MIRRORS_S, _SHARE * (time.monotonic() - began))
 
+    def _is_left(self, key: Key) -> bool:
+        """Say whether a session of another host is left to that one's own csa."""
+        return key[0] != self._host and key[1:] in self._others
+
+    def _fail(self, key: Key, fault: CsaError) -> None:
+        self.faults[key] = fault
+        if fault.message not in self._told:
+            self._told.add(fault.message)
+            self._tell(fault)
+
     def _roots(self) -> dict[str, str]:
         """Return the state roots there are, by their hosts."""
         mirrors = {mirror.host: mirror.pathname for mirror in find_mirrors(str(self._root))}
@@ -116,7 +144,7 @@ class Copier:
                     continue
                 if not _is_taken(store.project_pathname):
                     fault = StateError(store.pathname, "its project has a path that no database takes")
-                    self.faults[host, store.project_pathname, ""] = fault
+                    self._fail((host, store.project_pathname, ""), fault)
                     continue
                 try:
                     ids = dict.fromkeys([*store.ids(), *store.retired_ids()])
@@ -132,25 +160,32 @@ class Copier:
     def _copy(self, readers: Iterable[Reader]) -> None:
         """Put what these sessions have that is not there yet, several in one go."""
         batch: dict[Key, Change] = {}
+        refused: dict[Key, CsaError] = {}
         size = 0
         try:
             for change in chain.from_iterable(map(self._changes, readers)):
                 if change.key in batch or size >= MOST:
-                    self._put(batch)
+                    refused |= self._put(batch)
                     size = 0
-                batch[change.key] = change
-                size += 1 + len(change.messages) + len(change.events)
-            self._put(batch)
+                if change.key not in refused:  # or it would lack what came before
+                    batch[change.key] = change
+                    size += 1 + len(change.messages) + len(change.events)
+            refused |= self._put(batch)
         except BaseException:
             self._readers.clear()  # they may have read what was not put
             raise
+        for key, fault in refused.items():
+            self._readers.pop(key, None)
+            self._fail(key, CsaError(f"Session {key[2]} in {key[1]} on {key[0]}: {fault.message}", hint=fault.hint))
 
     def _changes(self, reader: Reader) -> Iterator[Change]:
+        if self._is_left(reader.key):
+            return
         try:
             yield from reader.changes(self._redactor, self._target.takes)
             self.faults.pop(reader.key, None)
         except StateError as fault:
-            self.faults[reader.key] = fault
+            self._fail(reader.key, fault)
             self._readers.pop(reader.key, None)
             return
         if reader.status == "running":
@@ -158,13 +193,26 @@ class Copier:
         else:
             self._readers.pop(reader.key, None)
 
-    def _put(self, batch: dict[Key, Change]) -> None:
-        if batch:
-            self._target.put(batch.values())
-            self._has.update({key: change.standing for key, change in batch.items()})
-            self.copied.sessions += len(batch)
-            self.copied.rows += sum(len(change.messages) + len(change.events) for change in batch.values())
-            batch.clear()
+    def _put(self, batch: dict[Key, Change]) -> dict[Key, CsaError]:
+        """Put a batch; return what is refused of it, each session by itself."""
+        refused: dict[Key, CsaError] = {}
+        try:
+            self._put_all(list(batch.values()))
+        except ContentRefusedError:
+            for change in batch.values():
+                try:
+                    self._put_all([change])
+                except ContentRefusedError as fault:
+                    refused[change.key] = fault
+        batch.clear()
+        return refused
+
+    def _put_all(self, changes: list[Change]) -> None:
+        if changes:
+            self._target.put(changes)
+            self._has.update({change.key: change.standing for change in changes})
+            self.copied.sessions += len(changes)
+            self.copied.rows += sum(len(change.messages) + len(change.events) for change in changes)
 
 
 def _is_taken(project: str) -> bool:

@@ -17,17 +17,46 @@ from psycopg import sql
 
 from csa.errors import BusyError
 from csa.runner.copies.rows import MESSAGE_COLUMNS, SESSION_COLUMNS, clean, values_of
-from csa.runner.copies.target import CONNECT_S, Address, Change, DatabaseError, Key, Standing
+from csa.runner.copies.target import CONNECT_S, Address, Change, ContentRefusedError, DatabaseError, Key, Standing
 from csa.structs import asdict
 
+_POOLED = "name PostgreSQL itself, or a pooler that pools sessions, not transactions"
+_TRIES = 3
 OLDEST = 150000  # whose views can have the rights of who asks
 _LOCK_S = 5  # in which the connection of a killed one ends
 _BLOCK = 1 << 16
 _STANDING = ("inode", "read_bytes", "digest", "turn_at", "stamp")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
-_OPTIONS = {"connect_timeout": CONNECT_S, "application_name": "csa mirror", "tcp_user_timeout": 30000}
-# With which the server notices soon that nobody is there any more, and lets go of the lock.
-_SETTINGS = {"tcp_keepalives_idle": "20", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+_OPTIONS = {
+    "connect_timeout": CONNECT_S,
+    "application_name": "csa mirror",
+    "tcp_user_timeout": 30000,
+    "client_encoding": "UTF8",  # whatever PGCLIENTENCODING says
+    "prepare_threshold": None,  # a pooler may not know what was prepared
+}
+_SETTINGS = {
+    # A batch takes its time, and a watch may have nothing to say for hours.
+    "statement_timeout": "0",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "transaction_timeout": "0",
+    # With which the server notices soon that nobody is there any more, and lets go of the lock.
+    "tcp_keepalives_idle": "20",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "default_transaction_isolation": "read committed",
+    "search_path": "pg_catalog",  # nobody else's functions, in none of the statements here
+}
+_SET = "SELECT set_config(name, %s, false) FROM pg_catalog.pg_settings WHERE name = %s"  # if this version has it
+_REFUSED = {"22", "23", "54"}  # classes of errors of what is to be put: data, constraints, limits
+_HINTS: dict[type[Exception], str] = {
+    psycopg.errors.InsufficientPrivilege: "does its role have CREATE on the database? docs/copies.md",
+    psycopg.errors.ReadOnlySqlTransaction: "name the primary: this one is a replica, or set to be read only",
+    # Temporary tables, and with them the lock, belong to a connection.
+    psycopg.errors.UndefinedTable: _POOLED,
+    psycopg.errors.DuplicateTable: _POOLED,
+    psycopg.errors.DiskFull: "the disk of the database is full; what was copied stays",
+}
 _KEY = "s.source = i.source AND s.host = i.host AND s.project = i.project AND s.id = i.id"
 
 
@@ -74,6 +103,7 @@ _KNOWN = (
     f"SELECT host, project, id, {_names(_STANDING)} FROM csa.session "
     "JOIN csa.progress ON session = key WHERE source = %s"
 )
+_OF_OTHERS = "SELECT project, id, source FROM csa.session WHERE source <> %s AND starts_with(source, host || ':')"
 _FORGET = "DELETE FROM csa.session WHERE source = %s AND host = %s AND project = %s AND id = %s"
 
 
@@ -97,6 +127,11 @@ class Postgres:
         with self._explaining():
             rows = self._connection.execute(_KNOWN, (self._source,)).fetchall()
         return {(host, project, session_id): Standing(*more) for host, project, session_id, *more in rows}
+
+    def put_by_others(self) -> dict[tuple[str, str], str]:
+        with self._explaining():
+            rows = self._connection.execute(_OF_OTHERS, (self._source,)).fetchall()
+        return {(project, session_id): source for project, session_id, source in rows}
 
     def put(self, changes: Iterable[Change]) -> None:
         changes = list(changes)
@@ -144,9 +179,13 @@ class Postgres:
         connection = self._connection
         if (version := connection.info.server_version) < OLDEST:
             raise self._address.failure(f"PostgreSQL {version // 10000} is too old", hint="15 or newer is needed")
+        if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+            hint = "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+            raise self._address.failure(f"its encoding is {encoding}, which does not have every character", hint=hint)
+        self._refuse_pooling()
         connection.execute("SET client_min_messages = warning")
         for name, value in _SETTINGS.items():
-            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+            connection.execute(_SET, (value, name))
         connection.execute(f"SET lock_timeout = '{_LOCK_S}s'")
         try:
             connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"csa {self._source}",))
@@ -159,6 +198,17 @@ class Postgres:
         for words in (_INCOMING_SESSION, _INCOMING_MESSAGE):
             connection.execute(words)  # type: ignore[arg-type, unused-ignore]  # not a literal
 
+    def _refuse_pooling(self) -> None:
+        """Refuse a pooler that gives a connection away after each transaction, before others have our settings."""
+        words, own = "SELECT pg_backend_pid()", self._connection
+        if own.execute(words).fetchone() == (own.info.backend_pid,):  # there is none
+            return
+        for _ in range(_TRIES):
+            before = own.execute(words).fetchone()
+            with psycopg.connect(self._address.url, autocommit=True, **_options(self._address.url)) as other:
+                if other.execute(words).fetchone() == before:
+                    raise self._address.failure("a pooler gives each transaction another connection", hint=_POOLED)
+
     @contextmanager
     def _explaining(self, what: str = "") -> Iterator[None]:
         """Make a DatabaseError of whatever psycopg raises, without what is secret in it."""
@@ -166,8 +216,9 @@ class Postgres:
             yield
         except (psycopg.Error, UnicodeError) as error:  # as of a host that can be none
             said = str(error).strip().partition("\n")[0]
-            hint = "does its role have CREATE on the database? docs/copies.md" if _is_denied(error) else None
-            raise self._address.failure(f"{what}: {said}" if what else said, hint=hint) from None
+            kind = ContentRefusedError if _code_of(error)[:2] in _REFUSED else DatabaseError
+            words = f"{what}: {said}" if what else said
+            raise self._address.failure(words, hint=_HINTS.get(type(error)), kind=kind) from None
 
 
 def _options(url: str) -> dict[str, Any]:
@@ -175,8 +226,8 @@ def _options(url: str) -> dict[str, Any]:
     return {name: value for name, value in _OPTIONS.items() if f"{name}=" not in url}
 
 
-def _is_denied(error: Exception) -> bool:
-    return isinstance(error, psycopg.errors.InsufficientPrivilege)
+def _code_of(error: Exception) -> str:
+    return (error.sqlstate or "") if isinstance(error, psycopg.Error) else ""
 
 
 def _copied(value: Any) -> str:

@@ -31,6 +31,10 @@ class DatabaseError(CsaError):
     exit_code = 7
 
 
+class ContentRefusedError(DatabaseError):
+    """A database takes other sessions, but not what is in one of these."""
+
+
 class Standing(Struct):
     """How much of a session's transcript a target has, and as of which state of its files."""
 
@@ -60,8 +64,14 @@ class Target(Protocol):
     def standing(self) -> dict[Key, Standing]:
         """Return what there is of all sessions that this csa has put."""
 
+    def put_by_others(self) -> dict[tuple[str, str], str]:
+        """Return the sessions, by project and id, that the csa of another host has put as its own; by which csa."""
+
     def put(self, changes: Iterable[Change]) -> None:
-        """Put what has changed of some sessions, each of them once: all of it, or nothing."""
+        """Put what has changed of some sessions, each of them once: all of it, or nothing.
+
+        ContentRefusedError if it is what one of them has that cannot be put.
+        """
 
     def forget(self, keys: Iterable[Key]) -> None:
         """Remove sessions."""
@@ -85,12 +95,14 @@ class Address(Struct):
     def is_postgres(self) -> bool:
         return self.url.partition(":")[0] in _POSTGRES
 
-    def failure(self, words: str, *, hint: str | None = None) -> DatabaseError:
+    def failure(
+        self, words: str, *, hint: str | None = None, kind: type[DatabaseError] = DatabaseError
+    ) -> DatabaseError:
         """Make the error of a database, without what is secret in its address."""
         said = " ".join(words.split())
         for secret in self._secrets():
             said = said.replace(secret, "[REDACTED]")
-        return DatabaseError(f"{self.label}: {said.rstrip('.')}.", hint=hint)
+        return kind(f"{self.label}: {said.rstrip('.')}.", hint=hint)
 
     def _secrets(self) -> list[str]:
         from urllib.parse import parse_qsl, unquote  # noqa: PLC0415  # only a failure needs them
@@ -140,7 +152,7 @@ def _checked(address: Address, *, is_on_command_line: bool) -> Address:
             parts.port  # noqa: B018  # which raises if it is none
     except ValueError:
         raise _not_valid() from None
-    if "@" in parts.path + parts.fragment:  # the password was cut off by one of its characters
+    if "@" in parts.path + parts.query + parts.fragment:  # the password was cut off by one of its characters
         raise _not_valid()
     if has_password and is_on_command_line:
         raise UsageError(
@@ -151,7 +163,7 @@ def _checked(address: Address, *, is_on_command_line: bool) -> Address:
 
 
 def _not_valid() -> UsageError:
-    hint = "percent-encode what is in its password"
+    hint = "percent-encode what is in its password, and any @ in its options (%40)"
     return UsageError("The URL of the database is not valid.", hint=hint)
 
 

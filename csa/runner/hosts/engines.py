@@ -15,9 +15,9 @@ from random import random
 from typing import IO, Any
 
 from csa.errors import CsaError
-from csa.model.config import SLURM, Engine
-from csa.runner.hosts import slurm
+from csa.model.config import SSH, Engine
 from csa.runner.hosts.frames import ProtocolError, read_greeting
+from csa.runner.hosts.schedulers import adapter_of
 
 _GRACE_S = 2.0
 _NOT_FOUND = 127
@@ -145,12 +145,14 @@ def start_there(engine: Engine, words: Sequence[str], **options: Any) -> subproc
 
 def environment_for(engine: Engine) -> dict[str, str]:
     """Return ours without what is about csa on this host, as a reach may pass on all that it has; or about our job."""
-    environ = slurm.environment(os.environ) if engine.kind == SLURM else os.environ
+    environ = os.environ if engine.kind == SSH else adapter_of(engine).environment(os.environ)
     return {name: value for name, value in environ.items() if not name.startswith("CSA_")}
 
 
 def reach_of(engine: Engine) -> tuple[str, ...]:
     """Return what runs a command on a host."""
+    if engine.job:
+        return adapter_of(engine).reach(engine, engine.job)
     return engine.reach or (*_SSH, *_SSH_ALIVE, engine.name)
 
 

@@ -23,7 +23,8 @@ from csa.paths import MIRRORS
 from csa.runner.context import Context
 from csa.runner.hosts.passport import passport_of
 from csa.runner.turns.admission import check_sessions
-from csa.runner.turns.planning import is_not_agents, new_id_now, refuse_too_deep
+from csa.runner.turns.grants import is_not_agents, refuse_too_deep
+from csa.runner.turns.planning import new_id_now
 from csa.store.genealogy import ancestors, find_record
 from csa.store.locks import Lock
 from csa.store.mirrors import mirror_for

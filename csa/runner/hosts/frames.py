@@ -6,7 +6,8 @@ The intake speaks first, of what it has, and then is silent. The outlet greets, 
     {"k": "lines", ..., "at": OFFSET, "n": N}                 N bytes of its transcript, which end at a line's end but
                                                               for parts of a very long line
     {"k": "file", ..., "name": NAME, "at": T, "n": N}         a small file, whole, written at T
-    {"k": "anew", ...}                                        its transcript is not what was seen: all of it comes again
+    {"k": "anew", ..., "at": OFFSET}                          its transcript is not what was seen: what comes after the
+                                                              offset, if there is one, or all of it, comes again
     {"k": "whole", ...}                                       what was said of it so far belongs together
     {"k": "gone", ...}                                        it was deleted
     {"k": "beat", "time": T}                                  everything up to T was sent
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from csa.errors import CsaError
@@ -51,12 +52,16 @@ class Frame(Struct):
 
 
 class Having(Struct):
-    """What an intake has of a session: how much of its transcript, and the digests of its last line and its files."""
+    """What an intake has of a session: how much of its transcript, and the digests of its last line and its files.
+
+    `marks` are offsets in a long one, with the digests of the lines that end there, the last ones first.
+    """
 
     bytes: int = 0
     digest: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     is_gone: bool = False
+    marks: Sequence[tuple[int, str]] = ()
 
 
 def digest_of(content: bytes) -> str:

@@ -47,6 +47,13 @@ if TYPE_CHECKING:
 _PART = "transcript.jsonl.part"
 _SYNC_S = 5.0
 _MOST_S = 1 << 33
+_MOST_LINE = 1 << 30
+_BLOCK = 1 << 12  # what a small file takes
+_LOOK_BYTES = 1 << 20  # after which it is looked how full the disk is
+_ROOM = 1 << 30  # of it that is left free, but no more than a twentieth
+_LONG = 1 << 22  # a transcript with marks
+_FIRST_MARK = 1 << 16  # bytes before its end; the others are four times as far, each
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 _FILES = {"told": TOLD_FILE, **{name: name for name in SMALL_FILES}}  # by their names in digests
 
@@ -67,6 +74,8 @@ class Intake:
         self._root = Path(mirror.pathname)
         self._dirty = set[str]()  # transcripts that are not synced
         self._synced_at = time.monotonic()
+        self._used = 0  # bytes since the disk was looked at
+        self._line_bytes = 0  # of a line whose end has not come
         self.taken = Taken()
         make_private_directory(self._root / OWN)
         try:
@@ -108,7 +117,18 @@ class Intake:
                 self._beat()
             else:
                 self._take(frame)
+                self._use_room(len(frame.content))
         return is_complete
+
+    def _use_room(self, size: int) -> None:
+        """Leave some of the disk to the turns that run here, whatever another host sends."""
+        self._used += size + _BLOCK
+        if self._used > _LOOK_BYTES:
+            self._used = 0
+            disk = os.statvfs(self._root)
+            if disk.f_bavail < min(_ROOM // disk.f_frsize, disk.f_blocks // 20):
+                left = f"{disk.f_bavail * disk.f_frsize >> 20} MiB"
+                raise CsaError(f"The mirror of {self._root.name}: the disk has only {left} left.", hint="make room")
 
     def _beat(self) -> None:
         """Note that everything has come. A beat is the only thing that makes a mirror fresh."""
@@ -158,7 +178,7 @@ class Intake:
             if isinstance(written, float) and 0 < written < _MOST_S:  # by which lists find those used last
                 os.utime(f"{session}/{name}", (written, written))
         elif frame.kind == "anew":
-            os.close(open_private(f"{session}/{_PART}", _APPEND | os.O_TRUNC))
+            _begin_anew(session, frame.said.get("at", 0))
         elif frame.kind == "whole":
             self._publish(store, session_id, session)
         else:
@@ -167,7 +187,7 @@ class Intake:
     def _place(self, frame: Frame) -> tuple[Store, str]:
         """Return where a frame belongs; ProtocolError for a name that would lead out of the mirror."""
         project, session_id = str(frame.said.get("p")), str(frame.said.get("s"))
-        if not is_session_id(session_id) or os.path.normpath(project) != project or not project.startswith("/"):
+        if not is_session_id(session_id) or not _is_project(project):
             raise ProtocolError(f"The outlet names a session {session_id!r} in {project!r}.")
         return Store(self._root, project), session_id
 
@@ -176,7 +196,8 @@ class Intake:
         pathname = part if os.path.lexists(part) else f"{session}/transcript.jsonl"
         fd = open_private(pathname, _APPEND)
         try:
-            if require_regular(fd).st_size != (at := frame.said.get("at")):
+            at = frame.said.get("at")
+            if not isinstance(at, int) or require_regular(fd).st_size != at:
                 raise ProtocolError(f"The outlet goes on at {at!r}, which is not where {pathname} ends.")
             view = memoryview(frame.content)
             while view:
@@ -185,6 +206,9 @@ class Intake:
         finally:
             os.close(fd)
         self._dirty.add(pathname)
+        self._line_bytes = 0 if b"\n" in frame.content else self._line_bytes + len(frame.content)
+        if self._line_bytes > _MOST_LINE:  # which would fill the memory of whoever reads it
+            raise ProtocolError(f"The outlet sends a line of more than {_MOST_LINE >> 20} MiB.")
         self.taken.bytes += len(frame.content)
         self.taken.lines += frame.content.count(b"\n")
 
@@ -200,8 +224,42 @@ class Intake:
 
 
 def with_skew(greeting: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a greeting that has just come, with how far the clock of its host is ahead, in seconds."""
-    return {**greeting, "skew_s": round(float(greeting["time"]) - time.time(), 3)}
+    """Return a greeting that has just come, with how far the clock of its host is ahead, in seconds.
+
+    ProtocolError if it does not say what time it is; what else makes no sense in it is left out.
+    """
+    at = greeting.get("time")
+    if not isinstance(at, (int, float)) or not abs(at) < _MOST_S:
+        raise ProtocolError("The outlet does not say what time it is.")
+    tools, running = greeting.get("tools"), greeting.get("running")
+    known = {name: greeting[name] for name in ("version", "node") if isinstance(greeting.get(name), str)}
+    return {
+        **known,
+        "tools": [each for each in tools if isinstance(each, str)] if isinstance(tools, list) else [],
+        "running": running if isinstance(running, int) else 0,
+        "skew_s": round(at - time.time(), 3),
+    }
+
+
+def _is_project(project: str) -> bool:
+    """Say whether that can be a project's path, and leads nowhere else."""
+    try:
+        os.fsencode(project)
+    except UnicodeEncodeError:
+        return False
+    return project.startswith("/") and "\0" not in project and os.path.normpath(project) == project
+
+
+def _begin_anew(session: str, at: Any) -> None:
+    """Begin the transcript that replaces one, with as much of that as both have."""
+    with open(open_private(f"{session}/{_PART}", _APPEND | os.O_TRUNC), "wb") as part:
+        if not at:
+            return
+        with open(os.open(f"{session}/transcript.jsonl", _READ), "rb") as file:
+            if not isinstance(at, int) or not 0 < at <= require_regular(file.fileno()).st_size:
+                raise ProtocolError(f"The outlet goes on at {at!r}, which is not in {file.name}.")
+            while (left := at - part.tell()) and (block := file.read(min(left, 1 << 20))):
+                part.write(block)
 
 
 def _directory(store: Store, session_id: str) -> str:
@@ -251,10 +309,24 @@ def _having(session: str, *, is_gone: bool = False) -> Having:
         size = require_regular(fd).st_size
         if (end := end_of_last_line(fd, size)) < size:
             os.ftruncate(fd, end)
-        last = next(lines_backwards(fd, end), None) if end else None
+        last, marks = _digest_of_last(fd, end), list(_marks(fd, end))
     finally:
         os.close(fd)
-    return Having(end, "" if last is None else digest_of(last), files, is_gone)
+    return Having(end, last, files, is_gone, marks)
+
+
+def _marks(fd: int, end: int) -> Iterator[tuple[int, str]]:
+    """Yield places in a long transcript, where its host may still agree with what was seen of it."""
+    before = _FIRST_MARK
+    while end > _LONG and before < end:
+        if at := end_of_last_line(fd, end - before):
+            yield at, _digest_of_last(fd, at)
+        before *= 4
+
+
+def _digest_of_last(fd: int, end: int) -> str:
+    last = next(lines_backwards(fd, end), None) if end else None
+    return "" if last is None else digest_of(last)
 
 
 def _digest(pathname: str) -> str:

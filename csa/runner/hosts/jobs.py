@@ -13,13 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from csa.errors import CsaError, UsageError
-from csa.model.config import SLURM, Engine
-from csa.runner.hosts import slurm
+from csa.model.config import Config, Engine
 from csa.runner.hosts.engines import HostError, reach_of
-from csa.runner.hosts.schedulers import GONE, PENDING, Look, Scheduler
+from csa.runner.hosts.schedulers import GONE, PENDING, Look, adapter_of, is_scheduler
 from csa.structs import Struct, replace
 
-_ADAPTERS: dict[str, Scheduler] = {SLURM: slurm}
 _COMMAND_S = 60.0
 _HEED_S = 0.1
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.2, 5.0, 1.3
@@ -45,12 +43,12 @@ class Job(Struct):
 
     def look(self) -> Look:
         """Return how it is; HostError if the scheduler does not say."""
-        adapter = _ADAPTERS[self.engine.kind]
+        adapter = adapter_of(self.engine)
         for number in range(_TRIES):
-            done = _call(self.engine, adapter.look(self.handle))
+            done = _call(self.engine, adapter.look(self.engine, self.handle))
             found = adapter.read_look(done.returncode, done.stdout.decode(), done.stderr.decode())
             if found is not None:
-                return found
+                return replace(found, host=self.engine.host) if found.host and self.engine.host else found
             time.sleep(number)
         raise _failed(self.engine, done, "does not answer")
 
@@ -81,21 +79,22 @@ class Job(Struct):
 
     def withdraw(self) -> bool:
         """Take it back if it still waits. True: it has not begun, and never will; False: that is not certain."""
-        adapter = _ADAPTERS[self.engine.kind]
-        _call(self.engine, adapter.keep(self.handle))
-        is_kept = self.look().state == PENDING
-        if is_kept:
-            self.cancel()
+        if keep := adapter_of(self.engine).keep(self.engine, self.handle):
+            _call(self.engine, keep)
+            if self.look().state != PENDING:
+                return False
+        self.cancel()
         after = self.look()
-        return is_kept and after.state == GONE and not after.host
+        return after.state == GONE and not (keep and after.host)  # what nobody has held has not begun
 
     def cancel(self) -> None:
         """End it, whether it waits or runs."""
-        _call(self.engine, _ADAPTERS[self.engine.kind].cancel(self.handle))
+        _call(self.engine, adapter_of(self.engine).cancel(self.engine, self.handle))
 
-    def engine_at(self, host: str) -> Engine:
+    def engine_at(self, host: str, config: Config) -> Engine:
         """Return how its host is reached, as long as it runs."""
-        return replace(self.engine, name=host, reach=_ADAPTERS[self.engine.kind].reach(self.handle))
+        is_way = adapter_of(self.engine).reach(self.engine, self.handle)
+        return replace(self.engine, name=host, job=self.handle) if is_way else config.engine(host)
 
     def explain_end(self, found: Look) -> CsaError:
         """Say why nothing is heard of a job that is gone."""
@@ -110,21 +109,16 @@ class Job(Struct):
         return HostError(f"{name} {what} job {self.handle}{where}: {found.reason}.", hint="csa hosts --placed")
 
 
-def is_scheduler(engine: Engine) -> bool:
-    """Say whether an engine is not a host, but gives orders to hosts."""
-    return engine.kind in _ADAPTERS
-
-
 def words_of(engine: Engine, node: str | None = None) -> list[str]:
     """Return what calls csa on a host, or what has a scheduler do so."""
     if not is_scheduler(engine):
         return [*reach_of(engine), *engine.csa]
-    return [*_ADAPTERS[engine.kind].place(engine, "csa-ID", node)]
+    return [*adapter_of(engine).place(engine, "csa-ID", node)]
 
 
 def check(engine: Engine) -> Mapping[str, Any]:
     """Ask a scheduler whether it is there; HostError if not. It says nothing of itself."""
-    done = _call(engine, _ADAPTERS[engine.kind].check())
+    done = _call(engine, adapter_of(engine).check(engine))
     if done.returncode != 0:
         raise _failed(engine, done, "does not answer")
     return {}
@@ -137,8 +131,8 @@ def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> 
         HostError: it does not take it; if it has, after all, that is cancelled.
         UsageError: it is too large.
     """
-    adapter = _ADAPTERS[engine.kind]
-    script = adapter.script(engine, order)
+    adapter = adapter_of(engine)
+    script = adapter.script(engine, name, order)
     if len(script) > adapter.MOST_SCRIPT:
         raise UsageError(
             f"The order is {len(script) / 1e6:.1f} MB, and {engine.name} takes {adapter.MOST_SCRIPT / 1e6:.1f} MB.",
@@ -147,13 +141,13 @@ def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> 
     done = _call(engine, adapter.place(engine, name, node), script)
     if handle := adapter.handle(done.stdout.decode()) if done.returncode == 0 else "":
         return Job(engine, handle)
-    _call(engine, adapter.cancel_named(name))  # its answer may have been lost
+    _call(engine, adapter.cancel_named(engine, name))  # its answer may have been lost
     raise _failed(engine, done, "takes no order")
 
 
 def _call(engine: Engine, argv: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run a command of the scheduler, which Ctrl-C does not reach."""
-    environ = _ADAPTERS[engine.kind].environment(os.environ)
+    environ = adapter_of(engine).environment(os.environ)
     try:
         return subprocess.run(
             argv, input=given, capture_output=True, env=environ, timeout=_COMMAND_S, check=False, process_group=0

@@ -15,7 +15,7 @@ import json
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -62,6 +62,7 @@ class _Sent(Struct, frozen=False):
     bytes: int = 0
     digest: str = ""  # of the last line before that
     files: dict[str, str] = field(default_factory=dict)
+    marks: Sequence[tuple[int, str]] = ()  # where it was before
 
 
 class _Moment(Struct):
@@ -78,7 +79,7 @@ class Outlet:
         self, root: Path, stream: IO[bytes], having: dict[Key, Having], served: Callable[[str], bool] = lambda _: True
     ) -> None:
         self._root, self._stream, self._served = root, stream, served
-        self._sent = {key: _Sent(has.bytes, has.digest, dict(has.files)) for key, has in having.items()}
+        self._sent = {key: _Sent(has.bytes, has.digest, dict(has.files), has.marks) for key, has in having.items()}
         self._gone = {key for key, has in having.items() if has.is_gone}
         self._again = set[Key]()  # changed while they were looked at
         self._tops: dict[Key, Key] = {}  # of what runs: the root of its tree
@@ -186,8 +187,10 @@ class Outlet:
         if fd is None:
             return False
         if sent.bytes > end or _last_line(fd, sent.bytes) != sent.digest:
-            write_frame(self._stream, "anew", **names)
-            sent.bytes, sent.digest = 0, ""
+            common = (mark for mark in sent.marks if 0 < mark[0] <= end and _last_line(fd, mark[0]) == mark[1])
+            sent.bytes, sent.digest = next(common, (0, ""))
+            sent.marks = ()
+            write_frame(self._stream, "anew", at=sent.bytes, **names)
         if sent.bytes == end:
             return False
         at = sent.bytes
@@ -237,7 +240,8 @@ def read_having(stream: IO[bytes]) -> dict[Key, Having]:
     while said := read_line(stream):
         if said.get("end"):
             return found
-        has = Having(int(said["bytes"]), str(said["digest"]), dict(said["files"]), bool(said["gone"]))
+        marks = [(int(at), str(digest)) for at, digest in said.get("marks", ())]  # an older intake has none
+        has = Having(int(said["bytes"]), str(said["digest"]), dict(said["files"]), bool(said["gone"]), marks)
         found[str(said["p"]), str(said["s"])] = has
     raise ProtocolError("What the other side has was cut off.")
 
@@ -247,6 +251,8 @@ def write_having(stream: IO[bytes], having: Iterator[tuple[Key, Having]]) -> Non
     write_line(stream, {"csa": "intake", "protocol": PROTOCOL, "version": __version__})
     for (project, session_id), has in having:
         said = {"bytes": has.bytes, "digest": has.digest, "files": dict(has.files), "gone": has.is_gone}
+        if has.marks:
+            said["marks"] = list(has.marks)
         write_line(stream, {"p": project, "s": session_id, **said})
     write_line(stream, {"end": True})
     stream.flush()

@@ -16,7 +16,8 @@ from csa.errors import RefusedError
 from csa.ids import is_session_id
 from csa.model.limits import Limits, is_count
 from csa.model.permission import Permission
-from csa.model.state import RecordFault, SessionState, ToolState, parse_limits
+from csa.model.recordkeys import RecordFault
+from csa.model.state import SessionState, ToolState, parse_limits
 from csa.runner.caller import Caller
 from csa.runner.context import Context
 from csa.store.genealogy import ancestors

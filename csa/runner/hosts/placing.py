@@ -29,7 +29,7 @@ from csa.runner.hosts.escrow import Escrow
 from csa.runner.hosts.frames import PROTOCOL, ProtocolError, read_line, write_line
 from csa.runner.hosts.supervising import NOT_PLACED, SUPERVISE
 from csa.runner.request import RunRequest
-from csa.runner.turns.planning import is_not_agents
+from csa.runner.turns.grants import is_not_agents
 from csa.structs import Struct, replace
 
 LEAST_LEASH_S = 5.0
@@ -196,7 +196,11 @@ class Tether:
         self._session_id = order["session_id"]
         leash_s = 0 if self._is_detached else self._leash_s
         said = {"order": order, "leash_s": leash_s, "by": os.uname().nodename, "passport": passport}
-        return json.dumps({**said, "code": code and code.said}).encode()
+        return json.dumps({**said, **self._terms(), "code": code and code.said}).encode()
+
+    def _terms(self) -> dict[str, Any]:
+        """Return what else is to be said of how long the other side waits for us."""
+        return {}
 
     def _ask_for_haves(self, link: Link, code: Outgoing | None) -> list[str]:
         """Say which code is to come, and return what the host has of it."""
@@ -317,7 +321,8 @@ class Tether:
 
     def _write(self, said: Mapping[str, Any]) -> None:
         with self._writing, suppress(OSError, ValueError):  # it is lost, as its reader finds too
-            assert self._link is not None
+            if self._link is None:  # the host of a job is being reached for the first time
+                return
             write_line(self._link.stdin, said)
             self._link.stdin.flush()
 

@@ -18,7 +18,7 @@ from csa.runner.hosts.code import Outgoing
 from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.jobs import Job, WithdrawnError, submit
 from csa.runner.hosts.placing import Begun, StoppedError, Tether, first_line
-from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look
+from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look, adapter_of
 
 _HEED_S = 0.1
 _CANCELLED_WITHIN_S = 3.0  # by what holds the turn; or else the job is
@@ -81,7 +81,7 @@ class QueuedTether(Tether):
             found = self._withdraw(job, found)
         self._require_host(job, found)
         self._moved(found.host)
-        self.engine = job.engine_at(found.host)
+        self.engine = job.engine_at(found.host, self._config)
         self._start(self._heed)
         self._start(self._beat)
         begun = self._begun(self._ask_again(job.explain_end(found)))
@@ -96,6 +96,12 @@ class QueuedTether(Tether):
         if code:
             code.write_bundle(written, [])
         return written.getvalue()
+
+    def _terms(self) -> dict[str, Any]:
+        adapter, engine = adapter_of(self._scheduler), self._scheduler
+        is_held = not self._is_detached or not adapter.keep(engine, "")
+        linger_s = 0 if adapter.lasts(engine) else engine.linger_s
+        return {"held_s": self._leash_s if is_held else 0, "linger_s": linger_s}
 
     def _submit(self, given: bytes) -> Job:
         try:
@@ -139,21 +145,28 @@ class QueuedTether(Tether):
         with suppress(HostError):  # the host may be there all the same
             found = self._job.look()
             if found.state == RUNNING and found.host:
-                return self._job.engine_at(found.host)
+                return self._job.engine_at(found.host, self._config)
         return self._config.engine(self.engine.name)
 
     def _ask(self, failure: CsaError) -> Mapping[str, Any] | None:
         """Ask as the host is reached now, which may be without the job."""
         assert self._job
         found = self._job.look()
+        if found.state == GONE and self._has_begun and not adapter_of(self._scheduler).lasts(self._scheduler):
+            raise _for_good(self._job.explain_end(found))
         if found.state == GONE and not self._has_begun:
             if self._noted():
                 raise StoppedError(self._noted())
             failure = self._job.explain_end(found)
             if found.is_without_csa:
                 self.is_sent = False
-                nothing = CsaError(failure.message, hint=failure.hint)
-                nothing.exit_code = HostError.exit_code
-                raise nothing
+                raise _for_good(failure)
         self.engine = self.engine_now()
         return super()._ask(failure)
+
+
+def _for_good(failure: CsaError) -> CsaError:
+    """Return the failure as one after which nobody tries again."""
+    found = CsaError(failure.message, hint=failure.hint)
+    found.exit_code = HostError.exit_code
+    return found

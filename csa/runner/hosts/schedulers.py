@@ -1,14 +1,22 @@
-"""What a scheduler's adapter has to offer: pure functions, of a module, that make the arguments of its commands."""
+"""What a scheduler's adapter has to offer: pure functions, of a module, that make the arguments of its commands.
+
+An adapter is found by the kind of an engine, among the entry points `csa.engines`. It gets a job's name, which no other
+job has, and gives the job a handle. A job is begun at most once: by the scheduler's own means, and because its process,
+`csa supervise --job`, begins a turn only once somebody holds its order there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
-from csa.model.config import Engine
+from csa.errors import ConfigError
+from csa.model.config import SSH, Engine
+from csa.runner.entrypoints import entry_points
 from csa.structs import Struct
 
 PENDING, RUNNING, GONE = "pending", "running", "gone"
+ENTRY_POINT_GROUP = "csa.engines"
 _NO_COMMAND = (126, 127)
 
 
@@ -27,7 +35,7 @@ class Look(Struct):
 
 
 class Scheduler(Protocol):
-    """An adapter."""
+    """An adapter. What makes arguments may raise UsageError for an engine that is not set up as it needs."""
 
     @property
     def MOST_SCRIPT(self) -> int:  # noqa: N802  # a constant of the module
@@ -36,32 +44,52 @@ class Scheduler(Protocol):
     def place(self, engine: Engine, name: str, node: str | None) -> tuple[str, ...]:
         """Return what submits the job that it reads."""
 
-    def script(self, engine: Engine, order: bytes) -> bytes:
+    def script(self, engine: Engine, name: str, order: bytes) -> bytes:
         """Return the job, for what its `csa supervise` hears."""
 
     def handle(self, said: str) -> str:
         """Return the job that `place` has said; empty if it makes no sense."""
 
-    def look(self, job: str) -> tuple[str, ...]:
+    def look(self, engine: Engine, job: str) -> tuple[str, ...]:
         """Return what tells how a job is."""
 
     def read_look(self, code: int, said: str, complaint: str) -> Look | None:
         """Return how it is; None if that could not be found out."""
 
-    def check(self) -> tuple[str, ...]:
+    def check(self, engine: Engine) -> tuple[str, ...]:
         """Return what succeeds if the scheduler is there."""
 
-    def keep(self, job: str) -> tuple[str, ...]:
-        """Return what has a job that waits not begin, and does nothing to another one."""
+    def keep(self, engine: Engine, job: str) -> tuple[str, ...]:
+        """Return what has a job that waits not begin, and does nothing to another one; empty if there is no such thing.
 
-    def cancel(self, job: str) -> tuple[str, ...]:
+        Then its turn begins only while somebody waits for it, also with `--detach`.
+        """
+
+    def cancel(self, engine: Engine, job: str) -> tuple[str, ...]:
         """Return what ends a job."""
 
-    def cancel_named(self, name: str) -> tuple[str, ...]:
-        """Return what ends the jobs that are called so."""
+    def cancel_named(self, engine: Engine, name: str) -> tuple[str, ...]:
+        """Return what ends the jobs that were submitted by a name."""
 
-    def reach(self, job: str) -> tuple[str, ...]:
-        """Return what runs a command on the host of a job that runs."""
+    def reach(self, engine: Engine, job: str) -> tuple[str, ...]:
+        """Return what runs a command on the host of a job that runs; empty if that is done as for any host."""
+
+    def lasts(self, engine: Engine) -> bool:
+        """Say whether its hosts, and the sessions there, are left when a job has ended."""
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return an environment for its commands."""
+
+
+def is_scheduler(engine: Engine) -> bool:
+    """Say whether an engine is not a host, but gives orders to hosts; ConfigError if it is neither."""
+    return engine.kind != SSH and not engine.job and adapter_of(engine) is not None
+
+
+def adapter_of(engine: Engine) -> Scheduler:
+    """Return the adapter for an engine that is a scheduler, or is reached through one; ConfigError if there is none."""
+    points = entry_points(ENTRY_POINT_GROUP)
+    if point := points.get(engine.kind):
+        return cast("Scheduler", point.load())
+    kinds = ", ".join([SSH, *points])
+    raise ConfigError(f"[engines.{engine.name}]: there is no kind '{engine.kind}'.", hint=f"the kinds are {kinds}")

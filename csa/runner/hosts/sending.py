@@ -21,9 +21,9 @@ from csa.runner.environment import outer_sandbox
 from csa.runner.hosts.code import Outgoing, outgoing
 from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.escrow import Escrow, reserve, settle_heard
-from csa.runner.hosts.jobs import is_scheduler
 from csa.runner.hosts.placing import Begun, StoppedError, Tether, directory_there, order_of
 from csa.runner.hosts.scheduled import QueuedTether
+from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.syncing import Sync
 from csa.runner.hosts.watching import Watching
 from csa.runner.request import RunRequest

@@ -44,7 +44,7 @@ def place(engine: Engine, name: str, node: str | None) -> tuple[str, ...]:
     return ("sbatch", "--parsable", *shape, *engine.options, *chosen, "--no-requeue", "--export=NIL")
 
 
-def script(engine: Engine, order: bytes) -> bytes:
+def script(engine: Engine, _name: str, order: bytes) -> bytes:
     """Return a job's script, for what its `csa supervise` hears."""
     text = base64.encodebytes(order).decode().rstrip()
     return _SCRIPT.format(csa=shlex.join(engine.csa), order=text).encode()
@@ -56,7 +56,7 @@ def handle(said: str) -> str:
     return job if job.isdecimal() else ""
 
 
-def look(job: str) -> tuple[str, ...]:
+def look(_engine: Engine, job: str) -> tuple[str, ...]:
     """Return what tells how a job is; it is asked for what has ended, too."""
     fields = ",".join(f"{name}:{width}" for name, width in _LOOK)
     return ("squeue", "--noheader", "--states=all", f"--jobs={job}", f"--Format={fields}")
@@ -91,31 +91,36 @@ def _fields(line: str) -> list[str]:
     return found
 
 
-def check() -> tuple[str, ...]:
+def check(_engine: Engine) -> tuple[str, ...]:
     """Return what succeeds if the controller is there."""
     return ("scontrol", "ping")
 
 
-def keep(job: str) -> tuple[str, ...]:
+def keep(_engine: Engine, job: str) -> tuple[str, ...]:
     """Return what has a job that waits not begin; to one that runs it does nothing."""
     return ("scontrol", "hold", job)
 
 
-def cancel(job: str) -> tuple[str, ...]:
+def cancel(_engine: Engine, job: str) -> tuple[str, ...]:
     """Return what ends a job."""
     return ("scancel", "--quiet", job)
 
 
-def cancel_named(name: str) -> tuple[str, ...]:
+def cancel_named(_engine: Engine, name: str) -> tuple[str, ...]:
     """Return what ends the jobs that are called so."""
     return ("scancel", "--quiet", f"--name={name}")
 
 
-def reach(job: str) -> tuple[str, ...]:
+def reach(_engine: Engine, job: str) -> tuple[str, ...]:
     """Return what runs a command on the node of a job that runs, as part of it."""
     # Without --unbuffered it sends on only what ends with a newline, and not the end of a pack of git.
     shape = ("--nodes=1", "--ntasks=1", "--chdir=/", "--export=NIL", "--mpi=none", "--quiet", "--unbuffered")
     return ("srun", f"--jobid={job}", "--overlap", *shape, "/bin/sh", "-c", _LOGIN, "csa")
+
+
+def lasts(_engine: Engine) -> bool:
+    """Return True: nodes do."""
+    return True
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

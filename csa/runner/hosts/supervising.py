@@ -14,8 +14,9 @@ survives the loss of its connection, for as long as the leash is: then, unless s
 --hold ID` and beats there, the turn ends as cancelled.
 
 A scheduler's job is `csa supervise --job`: it hears an order that was written down, and nobody hears what it says. So
-the turn begins only once somebody holds it: who has placed it may be gone after a long time in a queue. And the job
-stays after its end, as long as somebody holds it who fetches what came of it.
+the turn begins only once somebody holds it: who has placed it may be gone after a long time in a queue (`held_s`). And
+the job stays after its end, as long as somebody holds it who fetches what came of it; and, where nothing is left of it
+afterwards, for `linger_s` if nobody does.
 """
 
 from __future__ import annotations
@@ -124,6 +125,9 @@ def supervise(context: Context, *, is_job: bool = False) -> int:
     `is_job`: as a scheduler's job.
     """
     _outlive_connection()
+    if is_job:
+        for number in (signal.SIGTERM, signal.SIGINT):  # as a container's first process it would not heed them
+            signal.signal(number, _end_unbegun)
     incoming = Incoming(0)
     try:
         given = _hear_order(incoming, context)
@@ -143,6 +147,10 @@ def _outlive_connection() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with suppress(PermissionError):  # we lead a process session already
         os.setsid()
+
+
+def _end_unbegun(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _hear_order(incoming: Incoming, context: Context) -> Mapping[str, Any] | None:
@@ -168,12 +176,12 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
         raise error
     leash_s = float(given["leash_s"])
     try:
-        if is_job and leash_s:
-            _await_holder(order, leash_s)
+        if is_job and (held_s := float(given.get("held_s", leash_s))):
+            _await_holder(order, held_s)
         started = _start(_with_code(asked, given.get("code"), incoming, context), given, context)
         code = _Keeper(order, given, incoming).keep(started)
-        if is_job and leash_s:
-            _await_no_holder(order, leash_s)
+        if is_job:
+            _await_no_holder(order, leash_s, float(given.get("linger_s", 0)))
     except CsaError as error:
         order.note(error=error_to_json(error))
         raise
@@ -194,14 +202,14 @@ def _await_holder(order: Order, limit_s: float) -> None:
         time.sleep(_LOOK_AT_HELD_S)
 
 
-def _await_no_holder(order: Order, limit_s: float) -> None:
-    """Wait until nobody holds the order any more, but not for longer than the limit."""
-    heard, touched = time.monotonic(), order.touched_at()
-    deadline = heard + limit_s
-    while time.monotonic() < min(deadline, heard + _HEEDED_WITHIN_S):
+def _await_no_holder(order: Order, limit_s: float, linger_s: float) -> None:
+    """Wait until nobody holds the order any more, but not for longer than `limit_s`; or `linger_s`, for one to come."""
+    heard, touched, patience_s = time.monotonic(), order.touched_at(), linger_s or min(limit_s, _HEEDED_WITHIN_S)
+    deadline = heard + max(limit_s, linger_s)
+    while time.monotonic() < min(deadline, heard + patience_s):
         time.sleep(_LOOK_AT_HELD_S)
         if (again := order.touched_at()) != touched:
-            heard, touched = time.monotonic(), again
+            heard, touched, patience_s = time.monotonic(), again, _HEEDED_WITHIN_S
 
 
 def _with_code(
@@ -264,6 +272,9 @@ class _Keeper:
     def keep(self, started: _Started) -> int:
         """Return the exit code of the turn; at once, if it is detached, and no job ends with us."""
         process = started.process
+        if self._is_job:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda found, _: process.send_signal(found))
         assert process.stdin
         assert process.stdout
         answer = Incoming(process.stdout.fileno())

@@ -119,6 +119,9 @@ def _run(sync: Sync, *, watch: bool) -> None:
         sync.watch() if watch else sync.once()
     except CsaError as error:
         sync.failure = error
+    except BaseException:  # a fault of csa's: nobody may take it for a success
+        sync.failure = CsaError(f"The mirror of {sync.engine.name} was not brought up to date.")
+        raise
 
 
 def check_host(engine: Engine) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from csa.errors import BusyError, CsaError, NotFoundError
 from csa.model.worktree import Worktree
 from csa.runner.context import Context
 from csa.runner.session import Session
+from csa.runner.sessions.acting import refuse_others_work
 from csa.runner.sessions.worktrees import Dropped, drop_worktree
 from csa.store.gitwork import commit_of
 from csa.store.shown import Siblings
@@ -32,7 +33,9 @@ def drop_plan(session: Session, tasks: Collection[str], *, force: bool = False) 
     Raises:
         BusyError: the plan is running.
         NotFoundError: none of the named tasks has a session.
+        RefusedError: an agent would drop a plan that it has not started.
     """
+    refuse_others_work(session, verb="drop")
     if session.record.status == "running":
         raise BusyError(f"The plan {session.session_id} is running.", hint=f"csa wait {session.session_id}")
     found = list(_sessions(session, tasks))

@@ -16,7 +16,8 @@ from csa.runner.attached import Attached, Placed, start_attached, start_placed
 from csa.runner.context import Context
 from csa.runner.hosts.code import bring_back
 from csa.runner.hosts.escrow import fetched, settle_heard
-from csa.runner.hosts.jobs import WithdrawnError, is_scheduler
+from csa.runner.hosts.jobs import WithdrawnError
+from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.syncing import Sync
 from csa.runner.hosts.watching import Watching
 from csa.runner.request import RunRequest

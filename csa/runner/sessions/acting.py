@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from csa.errors import NotFoundError
+from csa.errors import NotFoundError, RefusedError
+from csa.model.permission import Permission
 from csa.model.state import SessionState
-from csa.runner.caller import owner_name
+from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.store.audit import append_audit
+from csa.store.genealogy import ancestors
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import CHANGE
 from csa.store.sessions import Store
@@ -56,3 +58,22 @@ def record_update(
         StateError, OSError: one of them cannot be written.
     """
     held.record("session_updated", {"what": what, **changes, "by": owner_name(context.environ)}, after)
+
+
+def refuse_others_work(session: Session, *, verb: str) -> None:
+    """Raise RefusedError where an agent would do something with the work of a session that it has not started."""
+    caller = session.context.caller
+    if caller is None:
+        return
+    refuse_own_lineage(caller, session.session_id, verb=verb)
+    if caller.permission is Permission.READ_ONLY:
+        raise RefusedError(f"Session {caller.session_id} may only read, so it cannot {verb} anything.")
+    state = session.load()
+    above = {each.session_id for each in ancestors(session.store.root, state)}
+    if session.store.host and state.parent_session_id:  # its parent's record is elsewhere: here
+        above.add(state.parent_session_id)
+    if caller.session_id not in above:
+        raise RefusedError(
+            f"Session {session.session_id} was not started by the calling session {caller.session_id}.",
+            hint="leave that to whoever started it",
+        )

@@ -14,8 +14,10 @@ from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, record_act, record_update
 from csa.runner.turns.checks import check_name, is_unicode
+from csa.runner.turns.drafting import description_of
 from csa.runner.turns.edits import word_for
-from csa.runner.turns.planning import AskedBudget, changed_budget, description_of, new_id_now
+from csa.runner.turns.grants import AskedBudget, changed_budget
+from csa.runner.turns.planning import new_id_now
 from csa.store.edits import answer_to, ask_for_edit, forget, withdraw
 from csa.store.held import HeldSession, store_lock
 from csa.store.liveness import probe

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from csa.errors import NotFoundError
 from csa.model.worktree import Worktree
 from csa.runner.session import Session
-from csa.runner.sessions.changes import Changes, Form, compare
+from csa.runner.sessions.changes import Changes
+from csa.runner.sessions.comparing import Form, compare
 from csa.runner.sessions.history import why_refused
 from csa.store.gitplumbing import Git, GitError, open_work_tree, without_filters
 from csa.store.gitwork import find_commit, order_of, refs_of

@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING
 import anyio
 
 from csa.errors import CsaError, RefusedError
-from csa.model.permission import Permission
 from csa.process.launch import SpawnError
 from csa.process.shell import ShellEnd, run_shell
-from csa.runner.caller import Caller, refuse_check, refuse_own_lineage
+from csa.runner.caller import Caller, refuse_check
 from csa.runner.context import Context
 from csa.runner.session import Session
-from csa.runner.sessions.acting import hold_session
+from csa.runner.sessions.acting import hold_session, refuse_others_work
 from csa.runner.sessions.landing_outcome import Landed
 from csa.runner.sessions.landing_work import LandingWork
-from csa.store.genealogy import ancestors
 from csa.store.held import HeldSession
 from csa.store.inherited import without_descriptors, without_repository
 from csa.store.landing import MovedError
@@ -109,18 +107,7 @@ def refuse_to_land(session: Session, into: Path | str) -> None:
     caller = session.context.caller
     if caller is None:
         return
-    refuse_own_lineage(caller, session.session_id, verb="land")
-    if caller.permission is Permission.READ_ONLY:
-        raise RefusedError(f"Session {caller.session_id} may only read, so it cannot land anything.")
-    state = session.load()
-    above = {each.session_id for each in ancestors(session.store.root, state)}
-    if session.store.host and state.parent_session_id:  # its parent's record is elsewhere: here
-        above.add(state.parent_session_id)
-    if caller.session_id not in above:
-        raise RefusedError(
-            f"Session {session.session_id} was not started by the calling session {caller.session_id}.",
-            hint="leave that to whoever started it",
-        )
+    refuse_others_work(session, verb="land")
     if git_top(os.path.realpath(into)) != _work_tree_of(caller):
         raise RefusedError(
             f"Session {caller.session_id} can only land into its own work tree, {_work_tree_of(caller)}.",

@@ -13,15 +13,16 @@ from csa.ids import is_session_id
 from csa.model.clock import from_timestamp
 from csa.model.events import Event
 from csa.model.limits import COUNTS, Spent
+from csa.model.recordkeys import RecordFault
 from csa.model.result import summarise, text_of
-from csa.model.state import SCHEMA, RecordFault, SessionState, parse_state, parse_time, render_state
+from csa.model.state import SCHEMA, SessionState, parse_state, parse_time, render_state
 from csa.model.worktree import Worktree
 from csa.paths import RETIRED, SessionPaths
 from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act
+from csa.runner.turns.drafting import DESCRIPTION_LENGTH
 from csa.runner.turns.origins import merged_sources
-from csa.runner.turns.planning import DESCRIPTION_LENGTH
 from csa.runner.turns.stealing import note_theft
 from csa.store.atomic import Draft, open_regular, read_regular, sync_directory, sync_file, write_atomically
 from csa.store.backups import Backup

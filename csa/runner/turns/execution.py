@@ -45,12 +45,19 @@ from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.verdict import Stop, Verdict, judge, lock_lost
 from csa.store.project import git_head
 from csa.store.turns import NOTHING_USED
-from csa.structs import replace
+from csa.structs import Struct, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.runner.turns.askdesk import AskDesk
     from csa.runner.turns.structuring import Answer
+
+
+class _Ending(Struct):
+    outcome: Outcome
+    end: ToolExit
+    stop: Stop | None
+    verdict: Verdict
 
 
 class TurnExecution:
@@ -99,7 +106,7 @@ class TurnExecution:
             try:
                 await self._end_unattended()
             finally:
-                self._finalise()
+                await self._finalise()
 
     async def _end_unattended(self) -> None:
         """End a tool that was launched early, if the turn was cancelled before anybody attended to it."""
@@ -331,8 +338,26 @@ class TurnExecution:
             outcome = replace(outcome, usage=Usage.from_dict(stand_in.records[-1].data))
         return with_stated_delay(outcome)
 
-    def _finalise(self) -> None:
-        """Steps six and seven."""
+    async def _finalise(self) -> None:
+        """Steps six to eight. Whatever interrupts the keeping of the work, the end is recorded."""
+        ending = self._conclude()
+        head: str | None = None
+        commit: str | None = None
+        with self.recorder.held.losing("the project's commit", "read"):
+            head = git_head(Path(self.plan.cwd))
+        try:
+            if self.recorder.held.state.worktree is not None:
+                with self.recorder.held.losing("what is in the worktree", "committed"), anyio.CancelScope(shield=True):
+                    from csa.runner.turns.turnwork import keep_turn  # noqa: PLC0415  # few sessions have a worktree
+
+                    kept, problems = await keep_turn(self.recorder)
+                    self.last += problems
+                    head, commit = (kept.tip, kept.commit) if kept else (head, None)
+        finally:
+            self._record_end(ending, head, commit)
+
+    def _conclude(self) -> _Ending:
+        """Judge the turn, and plan which tool takes over."""
         if self.recorder.is_ours():
             remove_run_files(self.recorder.paths)
         else:
@@ -344,22 +369,16 @@ class TurnExecution:
             message = "the turn ended before its answer was checked"
             outcome = replace(outcome, succeeded=False, error_kind="invalid_output", error_message=message)
         verdict = judge(outcome, end, stop, explain=lambda: explain_kill(self._kills, count_kills()))
-        passed_over: list[Event] = []
         with self.recorder.held.losing("a fallback", "planned"):
-            passed_over += self._plan_fallback(verdict)
+            self.last += self._plan_fallback(verdict)
         if verdict.status == "succeeded" and not outcome.text.strip():
             data = {"kind": "no_answer", "message": "the turn succeeded without an answer"}
-            passed_over += self.recorder.append("warning", data)
-        head, commit = None, None
-        with self.recorder.held.losing("the project's commit", "read"):
-            head = git_head(Path(self.plan.cwd))
-        if self.recorder.held.state.worktree is not None:
-            with self.recorder.held.losing("what is in the worktree", "committed"):
-                from csa.runner.turns.worktree import keep_turn  # noqa: PLC0415  # few sessions have one
+            self.last += self.recorder.append("warning", data)
+        return _Ending(outcome, end, stop, verdict)
 
-                kept, problems = keep_turn(self.recorder)
-                passed_over += problems
-                head, commit = (kept.tip, kept.commit) if kept else (head, None)
+    def _record_end(self, ending: _Ending, head: str | None, commit: str | None) -> None:
+        """Record how the turn ended, and what comes next."""
+        outcome, end, stop, verdict = ending.outcome, ending.end, ending.stop, ending.verdict
         now = datetime.now(UTC)
         result = RunResult(
             session_id=self.plan.state.session_id,
@@ -395,7 +414,7 @@ class TurnExecution:
         if self._earlier:
             result = replace(result, chain=(*(link_of(ended) for ended in self._earlier), link_of(result)))
         with self.recorder.held.losing("the quota's return", "waited for"):
-            passed_over += self._plan_return(result)
+            self.last += self._plan_return(result)
         result, events = self.recorder.finish(result, outcome, goes_on=self.following is not None)
         self.recorder.note(f"turn {result.turn}: {result.status}, {verdict.error_message or 'no error'}")
         if self.plan.context.config.checkpoint_every_turns:
@@ -403,7 +422,7 @@ class TurnExecution:
                 from csa.runner.turns.checkpointing import checkpoint_turn  # noqa: PLC0415  # imports git plumbing
 
                 checkpoint_turn(self.recorder)
-        self.last = [*passed_over, *events]
+        self.last += events
         self.result = result
 
     def _plan_return(self, result: RunResult) -> list[Event]:

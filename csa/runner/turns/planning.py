@@ -12,20 +12,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from csa.errors import NameTakenError, NotFoundError, RefusedError, RetiredError, ToolUnavailableError, UsageError
+from csa.errors import NameTakenError, NotFoundError, RefusedError, RetiredError, UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
-from csa.model.config import Config
-from csa.model.limits import LARGEST_COUNT, PLAN, Budget, ContextWindow, Limits, is_count
-from csa.model.permission import Permission
-from csa.model.result import summarise
+from csa.model.limits import PLAN, Budget, ContextWindow
 from csa.model.state import SessionState, ToolState
-from csa.model.text import shortened
-from csa.runner.caller import Caller, owner_name, refuse_own_lineage
+from csa.runner.caller import owner_name, refuse_own_lineage
 from csa.runner.context import Context
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_last, find_session, follow_resumed, refuse_closed, refuse_idle
-from csa.runner.toolbox import ToolChoice, choose_tool, loadable_adapters, plan_tool
-from csa.runner.turns.asking import asks_token
 from csa.runner.turns.checks import (
     asked_id,
     check_name,
@@ -35,25 +29,30 @@ from csa.runner.turns.checks import (
     is_unicode,
     refuse_changed,
 )
-from csa.runner.turns.choices import choose_model
-from csa.runner.turns.fallback import fallback_of, first_installed, others
+from csa.runner.turns.drafting import (
+    about,
+    as_recorded_there,
+    choose_for,
+    description_of,
+    expiry_of,
+    make_plan,
+    with_opening,
+)
+from csa.runner.turns.grants import (
+    asked_budget,
+    asked_window,
+    changed_budget,
+    limits_on_resume,
+    refuse_too_deep,
+    with_budget,
+)
 from csa.runner.turns.plan import TurnPlan
-from csa.runner.turns.reach import extra_writable
 from csa.runner.turns.sharing import asked_sharing, is_shared, refuse_second_tool, refuse_to_hand_over
-from csa.store.genealogy import ancestors
 from csa.store.held import refuse_when_full
 from csa.store.project import git_branch
 from csa.store.recovery import caught_up
 from csa.store.transcript import last_started
 from csa.structs import replace
-
-TYPE_CHECKING = False  # see csa/structs.py
-if TYPE_CHECKING:
-    from csa.paths import SessionPaths
-    from csa.runner.turns.recorded import Replay
-
-AskedBudget = tuple[int | None, float | None, float | None]  # tokens, US dollars, seconds; None as it is, 0 is none
-DESCRIPTION_LENGTH = 80
 
 
 def plan_turn(
@@ -174,12 +173,12 @@ def _plan_new(
     depth = parent.depth + 1 if parent else 0
     max_depth = refuse_too_deep(context.config, parent)
     refuse_changed(request, new_id, turn=0)
-    request, replay = _as_recorded(context, request, turn=1)
+    request, replay = as_recorded_there(context, request, turn=1)
     origin = None
     if request.fork_from is not None:
         origin = follow_resumed(find_session(context, request.fork_from), retired=False)
     source = _load_source(origin) if origin else None
-    choice = _choose(context, request, previous=source.last_tool if source else previous, replay=replay)
+    choice = choose_for(context, request, previous=source.last_tool if source else previous, replay=replay)
     refuse_when_full(context.store, context.config.max_sessions)
     directory = request.directory or context.directory
     if not directory.is_dir():
@@ -196,14 +195,14 @@ def _plan_new(
         project_path=str(project),
         created_at=now,
         last_accessed=now,
-        description=(description_of(context, request.description) if request.description else _about(context, request)),
+        description=(description_of(context, request.description) if request.description else about(context, request)),
         name=name,
         owner=request.owner or owner_name(context.environ),
         branch=git_branch(directory),
         permission=source.permission if source else permission,
         fork_of=source.session_id if source else None,
         ephemeral=request.ephemeral,
-        expires_at=_expiry(context, request, now),
+        expires_at=expiry_of(context, request, now),
         parent_session_id=parent.session_id if parent else None,
         parent_project=parent.project_path if parent and (host or parent.project_path != str(project)) else None,
         parent_host=host,
@@ -211,8 +210,8 @@ def _plan_new(
         depth=depth,
         max_depth=max_depth,
         limits=context.config.limits.tightened_by(parent.limits) if parent else context.config.limits,
-        budget=_with_budget(Budget(), _asked_budget(request)),
-        window=replace(source.window if source else ContextWindow(), since_turn=0).asked(*_asked_window(request)),
+        budget=with_budget(Budget(), asked_budget(request)),
+        window=replace(source.window if source else ContextWindow(), since_turn=0).asked(*asked_window(request)),
         shared=source.shared if source else None,
         ask=source.ask if source else parent.ask if parent else None,
         task=request.task,
@@ -221,20 +220,13 @@ def _plan_new(
         refuse_second_tool(context, source, choice.adapter.name)
     state = replace(state, shared=asked_sharing(context, request, state))
     known = (source or state).tools.get(choice.adapter.name, ToolState())
-    request = _with_opening(request)
-    plan = _plan(context, request, choice, state, known, is_new=True, cwd=str(directory), replay=replay)
+    request = with_opening(request)
+    plan = make_plan(context, request, choice, state, known, is_new=True, cwd=str(directory), replay=replay)
     if request.worktree is not None:
         from csa.runner.turns.worktree import plan_worktree  # noqa: PLC0415  # few sessions have one
 
         plan = plan_worktree(plan)
     return _plan_fork(plan, origin, source) if origin and source else plan
-
-
-def _with_opening(request: RunRequest) -> RunRequest:
-    """Return the request for the first turn of a session."""
-    if not request.opening:
-        return request
-    return replace(request, prompt=f"{request.opening}\n\n{request.prompt}", opening=None)
 
 
 def _load_source(origin: Session) -> SessionState:
@@ -266,8 +258,8 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         from csa.runner.turns.repair import check_repair  # noqa: PLC0415  # few turns are one
 
         check_repair(state, request)
-    request, replay = _as_recorded(context, request, turn=state.turns + 1, continues=session.paths)
-    choice = _choose(context, request, previous=state.last_tool, replay=replay)
+    request, replay = as_recorded_there(context, request, turn=state.turns + 1, continues=session.paths)
+    choice = choose_for(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())
     cwd = known.cwd or _last_directory(state)
     if not Path(cwd).is_dir():
@@ -280,19 +272,19 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
         description=(
             description_of(context, request.description)
             if request.description and not (request.is_templates("description") and state.turns)
-            else state.description or ("" if state.turns else _about(context, request))
+            else state.description or ("" if state.turns else about(context, request))
         ),
         expires_at=_expiry_on_resume(context, request, state, now),
-        limits=_limits_on_resume(context, state),
-        budget=changed_budget(context, state, _asked_budget(request)),
-        window=state.window.asked(*_asked_window(request)),
+        limits=limits_on_resume(context, state),
+        budget=changed_budget(context, state, asked_budget(request)),
+        window=state.window.asked(*asked_window(request)),
         shared=asked_sharing(context, request, state),
         task=request.task or state.task,
     )
     refuse_second_tool(context, state, choice.adapter.name)
     if not state.turns:
-        request = _with_opening(request)
-    plan = _plan(context, request, choice, state, known, is_new=False, cwd=cwd, replay=replay)
+        request = with_opening(request)
+    plan = make_plan(context, request, choice, state, known, is_new=False, cwd=cwd, replay=replay)
     _refuse_other_account(plan, known)
     return plan
 
@@ -333,246 +325,10 @@ def _refuse_gone(state: SessionState, cwd: str) -> None:
     )
 
 
-def _plan(
-    context: Context,
-    request: RunRequest,
-    choice: ToolChoice,
-    state: SessionState,
-    known: ToolState,
-    *,
-    is_new: bool,
-    cwd: str,
-    replay: Replay | None,
-) -> TurnPlan:
-    """Make the plan; `known` is what the session, or the one it is forked from, has kept of the tool."""
-    tool = choice.adapter.name
-    if request.images or request.files or request.flags:
-        from csa.runner.turns.extras import with_extras  # noqa: PLC0415  # few turns have some
-
-        request = with_extras(context, request, choice)
-    configured = context.config.for_tool(tool)
-    permission = _permission(context, request, state)
-    asked = replace(request, model=choice.model, effort=None) if choice.is_fallback else request
-    model, effort = choose_model(asked, known, context.config, tool)
-    is_plan = request.plan is not None  # its tasks have the limits, and meet the quotas
-    return TurnPlan(
-        request=request,
-        context=context,
-        is_new=is_new,
-        state=replace(
-            state,
-            permission=permission.value,
-            extra_writable=extra_writable(context, request, choice, permission, state.extra_writable),
-            ask=state.ask if request.ask is None else request.ask,
-        ),
-        adapter=choice.adapter,
-        command=choice.command,
-        why_tool=choice.why,
-        transport=choice.transport,
-        permission=permission,
-        cwd=cwd,
-        account=choice.adapter.account({**configured.environment(context.environ), **context.secrets}),
-        model=model.value,
-        effort=effort.value,
-        origins={
-            "model": model.origin,
-            "effort": effort.origin,
-            **_limit_origins(context, request),
-            **_template_origins(request, permission),
-        },
-        timeout_s=None if is_plan else request.timeout_s or context.config.timeout_s,
-        idle_timeout_s=None if is_plan else request.idle_timeout_s or context.config.idle_timeout_s,
-        max_depth=state.max_depth if state.max_depth is not None else context.config.max_depth,
-        retries=0 if is_plan else context.config.retries if request.retries is None else request.retries,
-        fallback=() if is_plan else others(fallback_of(context, request), tool, model.value),
-        park_limit_s=context.config.park_limit_s if request.park_limit_s is None else request.park_limit_s,
-        hands_over=not is_plan and (context.config.hands_over if request.handoff is None else request.handoff),
-        callers=tuple(context.caller.lineage()) if context.caller else (),
-        replay=replay,
-        asks=asks_token(context, request, choice, permission, kept=state.ask),
-        ask_timeout_s=context.config.ask_timeout_s if request.ask_timeout_s is None else request.ask_timeout_s or None,
-    )
-
-
-def _limit_origins(context: Context, request: RunRequest) -> dict[str, str]:
-    """Say where a turn's time limits come from; the session does not keep them."""
-    values = context.config.values
-    return {
-        "timeout_s": "--timeout" if request.timeout_s else values["timeout_s"][1],
-        "idle_timeout_s": "--idle-timeout" if request.idle_timeout_s else values["idle_timeout_s"][1],
-    }
-
-
-def _template_origins(request: RunRequest, permission: Permission) -> dict[str, str]:
-    """Say which file the template is, and what became of its permission."""
-    if request.template is None:
-        return {}
-    found = {"template": request.template.place}
-    if request.is_templates("permission"):
-        asked = _asked_permission(request)
-        is_raised = asked and asked.rank > permission.rank
-        words = f"; the {asked.value} of a project's is ignored" if asked and is_raised else ""
-        found["permission"] = f"{request.origin_of('permission', '')}{words}"
-    return found
-
-
-def _expiry(context: Context, request: RunRequest, now: datetime) -> datetime | None:
-    """Return when a new session expires; an ephemeral one is deleted with its run."""
-    if request.ttl and request.ephemeral:
-        raise UsageError("An ephemeral session is deleted when its run ends; --ttl has no effect on it.")
-    ttl = request.ttl or context.config.session_ttl
-    return now + ttl if ttl and not request.ephemeral else None
-
-
 def _expiry_on_resume(context: Context, request: RunRequest, state: SessionState, now: datetime) -> datetime | None:
     """Return when a reused session expires: as before, unless told otherwise or already expired."""
     has_passed = state.expires_at is not None and state.expires_at <= now
-    return _expiry(context, request, now) if request.ttl or has_passed else state.expires_at
-
-
-def _as_recorded(
-    context: Context, request: RunRequest, *, turn: int, continues: SessionPaths | None = None
-) -> tuple[RunRequest, Replay | None]:
-    """Return what stands in for the tool, if the environment names a recording, and the request as it was then."""
-    if not context.replay:
-        return request, None
-    from csa.runner.turns.recorded import as_recorded, find_replay  # noqa: PLC0415  # only replays need it
-
-    replay = find_replay(context, turn=turn, continues=continues)
-    return as_recorded(context, request, replay), replay
-
-
-def _choose(context: Context, request: RunRequest, *, previous: str | None, replay: Replay | None = None) -> ToolChoice:
-    if request.plan is not None:
-        return plan_tool()
-    if replay is not None:
-        from csa.runner.turns.recorded import replayed_tool  # noqa: PLC0415  # as above
-
-        return replayed_tool(request, context.config)
-    previous = None if previous == PLAN else previous
-    outer = context.caller.state.last_tool if context.caller else None
-    known, _ = loadable_adapters(context.config)
-    family = next((adapter.family for adapter in known if adapter.name == outer), None)
-    fallback = fallback_of(context, request)
-    try:
-        choice = choose_tool(
-            request.tool,
-            previous,
-            context.config,
-            {**context.environ, **context.secrets},
-            avoid_family=family,
-            transport=request.transport,
-        )
-        return replace(choice, why=request.origin_of("tool", choice.why))
-    except ToolUnavailableError as missing:
-        if other := first_installed(fallback, context.config, context.environ, missing):
-            return other
-        raise
-
-
-def refuse_too_deep(config: Config, parent: SessionState | None) -> int:
-    """Return how deep below it a new session's tree may be: its parent's record limits it, whatever is configured.
-
-    RefusedError if the session itself would be deeper.
-    """
-    own = parent.max_depth if parent else None
-    max_depth: int = config.max_depth if own is None else min(config.max_depth, own)
-    if parent is not None and parent.depth >= max_depth:
-        raise RefusedError(
-            f"max_depth is {max_depth}: session {parent.session_id} has depth {parent.depth}, "
-            "so it may not start another.",
-            hint="do the work in this session, or have an ancestor start the new one",
-        )
-    return max_depth
-
-
-def _limits_on_resume(context: Context, state: SessionState) -> Limits:
-    """From outside any session the configuration applies again; from inside, a record is never loosened."""
-    limits = context.config.limits
-    if context.caller is not None:
-        return limits.tightened_by(state.limits).tightened_by(context.caller.state.limits)
-    parent = next(ancestors(context.store.root, state), None)
-    if state.parent_session_id is not None:
-        limits = limits.tightened_by(parent.limits if parent else state.limits)
-    return limits.replacing(state.limits)
-
-
-def _asked_budget(request: RunRequest) -> AskedBudget:
-    return request.budget_tokens, request.budget_usd, request.budget_time_s
-
-
-def changed_budget(context: Context, state: SessionState, asked: AskedBudget) -> Budget:
-    """Return the budget of a session with what is asked for; RefusedError where an agent asks for another."""
-    budget = _with_budget(state.budget, asked)
-    if budget != state.budget and context.caller is not None and not _is_placed_by(state, context.caller):
-        raise is_not_agents(state.session_id, context.caller)
-    return budget
-
-
-def _is_placed_by(state: SessionState, caller: Caller) -> bool:
-    """Say whether a session came from another host, in the tree of a caller there: that host has booked its budget."""
-    root = caller.state.root_session_id or caller.session_id
-    return caller.host is not None and state.parent_host is not None and state.root_session_id == root
-
-
-def is_not_agents(session_id: str, caller: Caller) -> RefusedError:
-    """Return the error for an agent that would change the budget of a session that exists."""
-    return RefusedError(
-        f"The budget of session {session_id} cannot be changed from inside session {caller.session_id}.",
-        hint="give a budget to a new session, or leave it to whoever started this tree",
-    )
-
-
-def _asked_window(request: RunRequest) -> tuple[int | None, int | None]:
-    asked = request.context_window, request.context_tokens
-    if any(limit is not None and not is_count(limit) for limit in asked):
-        raise UsageError("A context window is a whole number, 0 or more; 0 sends all turns.")
-    return asked
-
-
-def _with_budget(budget: Budget, asked: AskedBudget) -> Budget:
-    tokens, usd, time_s = asked
-    if any(amount is not None and not 0 <= amount <= LARGEST_COUNT for amount in asked):
-        raise UsageError("A budget is a number, 0 or more, and not too large to record; 0 means none.")
-    if tokens is not None and not is_count(tokens):
-        raise UsageError("A budget of tokens is a whole number.")
-    return Budget(
-        tokens=budget.tokens if tokens is None else tokens,
-        usd=budget.usd if usd is None else usd,
-        time_s=budget.time_s if time_s is None else time_s,
-    )
-
-
-def _permission(context: Context, request: RunRequest, state: SessionState) -> Permission:
-    """Asked for, else the session's last, else configured; never more than the caller's.
-
-    A template of the project may only lower it.
-    """
-    recorded = state.permission if state.permission in {level.value for level in Permission} else None
-    asked = _asked_permission(request)
-    kept = Permission(recorded) if recorded else context.config.permission
-    wanted = asked or kept
-    if request.template and request.template.is_project and request.is_templates("permission"):
-        asked = wanted = wanted.at_most(kept)
-    if context.caller is None:
-        return wanted
-    ceiling = context.caller.permission
-    if asked and asked.rank > ceiling.rank:
-        raise RefusedError(
-            f"Permission '{asked.value}' is more than the '{ceiling.value}' of session {context.caller.session_id}.",
-            hint=f"ask for --permission {ceiling.value} or less",
-        )
-    return wanted.at_most(ceiling)
-
-
-def _asked_permission(request: RunRequest) -> Permission | None:
-    if request.permission is None:
-        return None
-    try:
-        return Permission(request.permission)
-    except ValueError as error:
-        levels = ", ".join(level.value for level in Permission)
-        raise UsageError(f"'{request.permission}' is not a permission.", hint=f"the levels are {levels}") from error
+    return expiry_of(context, request, now) if request.ttl or has_passed else state.expires_at
 
 
 def _refuse_other_account(plan: TurnPlan, known: ToolState) -> None:
@@ -583,17 +339,3 @@ def _refuse_other_account(plan: TurnPlan, known: ToolState) -> None:
             hint=f'csa run --fork-from {plan.state.session_id} "..." continues in a new session with a summary of it; '
             "or set the tool's home and endpoint to what they were when it began",
         )
-
-
-def _about(context: Context, request: RunRequest) -> str:
-    """Return the description of a session whose first prompt it is."""
-    return _fold(summarise(context.redactor.redact(request.prompt)))
-
-
-def description_of(context: Context, text: str) -> str:
-    """Return a text as the description of a session: redacted, on one line, cut to 80 characters."""
-    return _fold(context.redactor.redact(text))  # the whole text: cutting first may cut a secret
-
-
-def _fold(text: str) -> str:
-    return shortened(" ".join(text.split()), DESCRIPTION_LENGTH)

@@ -162,7 +162,7 @@ class StartedTurn:
         """Note problems of the session's worktree, and commit what a lost turn has left: its processes are gone now."""
         if self.recorder.held.state.worktree is None:
             return []
-        from csa.runner.turns.worktree import keep_lost, warn_of_worktree  # noqa: PLC0415  # few sessions have one
+        from csa.runner.turns.turnwork import keep_lost, warn_of_worktree  # noqa: PLC0415  # few sessions have one
 
         return warn_of_worktree(self.recorder, problems) + keep_lost(self.recorder)
 

@@ -1,4 +1,4 @@
-"""The worktree of a session whose turn begins or ends: planned, made under its lock, and its work kept at the end.
+"""The worktree of a session whose turn begins: planned, and made under its lock.
 
 Without the worktree there is no start: a turn never works in the user's checkout instead.
 """
@@ -6,18 +6,16 @@ Without the worktree there is no start: a turn never works in the user's checkou
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, UsageError
 from csa.ids import is_session_id
-from csa.model.events import Event
 from csa.model.permission import Permission
-from csa.model.result import summarise
 from csa.model.state import SessionState
-from csa.model.text import shortened, some_names
-from csa.model.worktree import BRANCHES, Refused, Worktree
+from csa.model.text import some_names
+from csa.model.worktree import BRANCHES, Worktree
 from csa.ownership import make_directory, owner_above
 from csa.paths import NEW_PREFIX, WORKTREES
 from csa.runner.caller import refuse_setup
@@ -39,7 +37,7 @@ from csa.store.gitwork import (
 )
 from csa.store.gonetrees import is_published, move_aside
 from csa.store.held import HeldSession, store_lock
-from csa.store.keeping import HookError, Kept, keep_work, reclaim, snapshot
+from csa.store.keeping import keep_work, reclaim, snapshot
 from csa.store.project import git_top
 from csa.store.retiring import hold
 from csa.store.sessions import Store, is_directory
@@ -57,7 +55,6 @@ from csa.store.worktrees import (
 )
 from csa.structs import replace
 
-_SUBJECT = 72
 _SHORT_ID = 8  # the last characters of an id, which differ most
 
 
@@ -319,55 +316,6 @@ def have_worktree(held: HeldSession, environ: Mapping[str, str], *, directory: s
         made, _ = make_again(held, tree, environ)
         held.save(replace(held.state, worktree=made))
     os.makedirs(directory, exist_ok=True)
-
-
-def keep_turn(recorder: TurnRecorder) -> tuple[Kept | None, list[Event]]:
-    """Commit what a turn has left in the session's worktree; return the work by now, and warnings, as recorded."""
-    plan, tree = recorder.plan, recorder.held.state.worktree
-    if tree is None or not recorder.is_ours():
-        return None, []
-    about = plan.state.description if plan.request.repair or plan.request.plan else plan.request.prompt
-    subject = summarise(recorder.held.redactor.redact(about))
-    return _keep(recorder, tree, turn=recorder.turn, subject=subject)
-
-
-def keep_lost(recorder: TurnRecorder) -> list[Event]:
-    """Commit what a lost turn has left, before the next one begins to work; return warnings, as recorded."""
-    tree = recorder.held.state.worktree
-    if tree is None or not recorder.follows_lost or recorder.plan.request.repair:  # which has done so, if it had to
-        return []
-    return _keep(recorder, tree, turn=recorder.turn - 1, subject="what a turn has left that was lost")[1]
-
-
-def _keep(recorder: TurnRecorder, tree: Worktree, *, turn: int, subject: str) -> tuple[Kept | None, list[Event]]:
-    context, held = recorder.plan.context, recorder.held
-    subject = shortened(" ".join(subject.split()), _SUBJECT) or f"turn {turn}"
-    run_hooks = context.config.worktree_hooks
-    try:
-        kept = keep_work(
-            tree, context.environ, session_id=held.state.session_id, turn=turn, subject=subject, run_hooks=run_hooks
-        )
-    except HookError as error:
-        _note_refusal(held, Refused(kind="hook", message=held.redactor.redact(error.said)))
-        return None, warn_of_worktree(recorder, [f"{error.message.rstrip('.')}: {error.hint}"])
-    except (CsaError, OSError) as error:
-        return None, warn_of_worktree(recorder, [f"what was left in the worktree could not be committed: {error}"])
-    if tree.refused and tree.refused.kind == "hook":
-        _note_refusal(held, None)
-    return kept, warn_of_worktree(recorder, kept.problems)
-
-
-def _note_refusal(held: HeldSession, refused: Refused | None) -> None:
-    """Record whether the project's hook has refused the last commit."""
-    tree = held.state.worktree
-    assert tree is not None
-    held.attempt("state.toml", lambda: held.save(replace(held.state, worktree=replace(tree, refused=refused))))
-
-
-def warn_of_worktree(recorder: TurnRecorder, problems: Sequence[str]) -> list[Event]:
-    """Note problems with the session's worktree in the transcript."""
-    data = [{"kind": "worktree", "message": recorder.held.redactor.redact(problem)} for problem in problems]
-    return [event for one in data for event in recorder.append("warning", one)]
 
 
 def _left_out(plan: TurnPlan) -> list[str]:
