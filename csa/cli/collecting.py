@@ -33,7 +33,7 @@ from csa.cli.views.naming import as_read
 from csa.errors import StateError, UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
-from csa.paths import CODE, MIRRORS
+from csa.paths import CODE, MIRRORS, PLACED
 from csa.runner.context import Context
 from csa.runner.doctor.store_checks import size_words
 from csa.runner.sessions.collecting import Item, Report, collect
@@ -136,7 +136,9 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         from csa.runner.sessions.indexing import tidy_up  # noqa: PLC0415  # most have no index
 
         tidy_up(root, stores)
-    forgotten = _forget_mirrored(root, arguments)
+    forgotten = _forget_mirrored(root, arguments, report)
+    if not dry_run and os.path.isdir(root / PLACED):
+        _sweep_placed(root, report)
     code = _forget_code(context, report, dry_run=dry_run)
     ended = [] if dry_run else orphans
     report.failures += problems
@@ -171,12 +173,25 @@ def execute_gc(arguments: argparse.Namespace) -> int:
     return 1 if report.failures else 0
 
 
-def _forget_mirrored(root: Path, arguments: argparse.Namespace) -> list[Target]:
+def _forget_mirrored(root: Path, arguments: argparse.Namespace, report: Report) -> list[Target]:
     if not os.path.isdir(root / MIRRORS):
         return []
     from csa.runner.hosts.forgetting import forget_deleted  # noqa: PLC0415  # few know other hosts
 
-    return forget_deleted(root, days=arguments.days, dry_run=arguments.dry_run)
+    try:
+        return forget_deleted(root, days=arguments.days, dry_run=arguments.dry_run)
+    except StateError as error:
+        report.failures.append(error.message)
+        return []
+
+
+def _sweep_placed(root: Path, report: Report) -> None:
+    from csa.store.placements import sweep_placements  # noqa: PLC0415  # few have placed anything
+
+    try:
+        sweep_placements(root)
+    except OSError as error:
+        report.failures.append(f"{error.filename}: {error.strerror}")
 
 
 def _forget_code(context: Context, report: Report, *, dry_run: bool) -> str:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import count_of, error_to_json, one_line, print_error, print_json, tell, warn
 from csa.cli.selecting import add_selectors, find
 from csa.cli.views.naming import head_of_line
@@ -64,8 +65,7 @@ def execute(arguments: argparse.Namespace) -> int:
     selectors = [*arguments.session, *(arguments.session_option or ())]
     if not selectors:
         raise UsageError("Name a session.", hint="csa ls")
-    from csa.cli.run import own_command  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
-    from csa.runner.sessions.landing_outcome import outcome_to_json  # noqa: PLC0415  # as above
+    from csa.runner.sessions.landing_outcome import outcome_to_json  # noqa: PLC0415  # `csa completion` loads this file
 
     client = Csa.from_environment(command=own_command(), owns_process=True)
     become_subreaper()

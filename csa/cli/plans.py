@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import print_json, tell, warn
 from csa.cli.run_options import add_budget_options, add_outcome_options, defaults_of_run
 from csa.errors import CsaError, NotFoundError, UsageError
@@ -77,7 +78,7 @@ def execute_run(arguments: argparse.Namespace) -> int:
     Exits 0 if every task is merged (or done, if it only reads), 1 if one failed, is in conflict or blocked, 8 if only
     quotas are in the way, 4 if the plan is running, and else as csa run does.
     """
-    from csa.cli.run import carry_out, own_command  # noqa: PLC0415  # `csa completion` loads every command
+    from csa.cli.run import carry_out  # noqa: PLC0415  # `csa completion` loads every command
     from csa.runner.client import Csa  # noqa: PLC0415  # as above
     from csa.runner.plans.requests import plan_request, session_of_plan  # noqa: PLC0415  # as above
     from csa.runner.plans.words import Words  # noqa: PLC0415  # as above

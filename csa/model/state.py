@@ -80,6 +80,7 @@ class SessionState(Struct, kw_only=True):
     parent_session_id: str | None = None
     parent_project: str | None = None  # the parent's project, if that is another one
     parent_host: str | None = None  # the host that has the parent's record, if that is another one
+    above: tuple[str, ...] = ()  # its ancestors on other hosts, its parent first; whose records are not here
     root_session_id: str | None = None
     fork_of: str | None = None  # the session whose conversation it began with
     merged_from: tuple[str, ...] = ()  # the sessions whose histories it began with
@@ -158,6 +159,7 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         parent_session_id=optional_id(genealogy, "parent_session_id"),
         parent_project=path_in(genealogy, "parent_project"),
         parent_host=optional(genealogy, "parent_host", str),
+        above=ids_in(genealogy, "above"),
         root_session_id=optional_id(genealogy, "root_session_id"),
         fork_of=optional_id(genealogy, "fork_of") or optional_id(genealogy, "fork_of_session_id"),
         merged_from=ids_in(genealogy, "merged_from"),
@@ -206,6 +208,7 @@ def render_state(state: SessionState) -> dict[str, Any]:
             "parent_session_id": state.parent_session_id,
             "parent_project": state.parent_project,
             "parent_host": state.parent_host,
+            "above": list(state.above) or None,
             "root_session_id": state.root_session_id,
             "fork_of": state.fork_of,
             "merged_from": list(state.merged_from) or None,

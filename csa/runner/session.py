@@ -261,7 +261,8 @@ class _Elsewhere:
         from csa.store.mirrors import find_mirrors  # noqa: PLC0415  # as above
 
         prefix = self._typed.upper()
-        stores = [store for mirror in find_mirrors(self._context.store.root_pathname) for store in mirror.stores()]
+        mirrors = find_mirrors(self._context.store.root_pathname, self._faults.append)
+        stores = [store for mirror in mirrors for store in mirror.stores()]
         return [(s, each) for s in stores for each in dict.fromkeys([*s.ids(prefix), *s.retired_ids(prefix)])]
 
     def choose(self, matches: list[Target]) -> Session:
@@ -323,7 +324,15 @@ def _find_relative(context: Context, selector: str, *, retired: bool) -> Session
     session_id = _relative_id(caller, selector)
     assert caller is not None  # or there would be none
     project = caller.project_of(session_id)
-    return find_session(context.in_project(project) if project else context, session_id, retired=retired)
+    try:
+        return find_session(context.in_project(project) if project else context, session_id, retired=retired)
+    except NotFoundError:
+        if (host := caller.host_above) is None:
+            raise
+        raise NotFoundError(
+            f"{selector} is session {session_id}, which is on {host}: it has placed this one here.",
+            hint="what there is of it here: csa info @self",
+        ) from None
 
 
 def find_last(context: Context, *, is_open: bool = False) -> Session:

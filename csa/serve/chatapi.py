@@ -34,8 +34,8 @@ from csa.runner.sessions.auditing import note_read
 from csa.runner.sessions.listing import select_sessions
 from csa.runner.toolbox import tool_names
 from csa.serve.guard import Receive, Scope, Send
-from csa.serve.handlers import Served, client_of
 from csa.serve.requests import Asked
+from csa.serve.served import Served, client_of
 from csa.serve.streams import PING, PING_S, Channel, Channels, EventStream, Watch, body_of
 from csa.store.stores import find_stores
 from csa.store.transcript import parse_line, read_events

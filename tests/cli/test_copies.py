@@ -484,7 +484,16 @@ def test_what_may_still_be_there_is_not_removed(place: Place, url: str) -> None:
     assert "nothing new" in mirror(place)
     Path(f"{place.state_root}.away").rename(place.state_root)
     assert_equal(url, place.state_root)
-    Path(f"{place.state_root}/.mirrors/n1").rename(place.tmp / "n1")  # the user forgets the host
+    mirrors = Path(f"{place.state_root}/.mirrors")
+    mirrors.rename(place.tmp / "mirrors")
+    mirrors.symlink_to(".mirrors")  # it cannot be listed
+    assert "removed" not in place.run("mirror", "--to", url).out
+    mirrors.unlink()
+    (place.tmp / "mirrors").rename(mirrors)
+    (mirrors / "n1").rename(place.tmp / "n1")
+    (mirrors / "n1").mkdir()  # its disk is not mounted
+    assert "nothing new" in mirror(place)
+    (mirrors / "n1").rmdir()  # the user forgets the host
     assert "1 removed" in mirror(place)
     assert_equal(url, place.state_root)
 

@@ -26,7 +26,7 @@ from prompt_toolkit.output import ColorDepth, create_output
 
 from csa.cli.output import Style, is_in_background, lossy, terminal_size
 from csa.cli.views.live import REFRESH_S, REST, Line
-from csa.process.wakeup import heeded
+from csa.process.wakeup import heeded, noted_signals
 from csa.structs import Struct
 
 _ENDS: dict[int, int] = {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -158,10 +158,11 @@ class _Showing:
         ended = _Ended(signal.SIGHUP)
         with lossy(sys.stdout):  # the terminal may be gone
             try:
-                ended = asyncio.run(self._run())
+                with noted_signals() as noted:
+                    ended = asyncio.run(self._run(noted))
             except EOFError:
                 pass
-            except KeyboardInterrupt:  # before our handler was installed
+            except KeyboardInterrupt:  # when our handler was removed
                 ended = _Ended(signal.SIGINT)
             finally:
                 self._looker.tell = lambda: None
@@ -169,11 +170,13 @@ class _Showing:
             raise self._looker.fault
         return ended
 
-    async def _run(self) -> _Ended:
+    async def _run(self, noted: Sequence[int]) -> _Ended:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._fail)
         for number in heeded([*map(signal.Signals, _ENDS), *OBEYED, signal.SIGCONT]):
             loop.add_signal_handler(number, self._end, _Ended(number))
+        if noted:
+            return _Ended(noted[0])
         self._looker.tell = lambda: self._refresh_from(loop)
         return await self._app.run_async(handle_sigint=False, set_exception_handler=False)
 

@@ -29,7 +29,7 @@ from prompt_toolkit.shortcuts import PromptSession
 from csa.cli.output import Style, is_in_background, lossy, terminal_size
 from csa.cli.views.fullscreen import OBEYED, obey, styled
 from csa.cli.views.live import Line
-from csa.process.wakeup import heeded
+from csa.process.wakeup import heeded, noted_signals
 from csa.structs import Struct
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -134,18 +134,20 @@ class Editor:
 
         with lossy(sys.stdout):  # the terminal may be gone
             try:
-                asyncio.run(self._read(end))
-            except KeyboardInterrupt:  # before our handler was installed
+                with noted_signals() as noted:
+                    asyncio.run(self._read(end, noted))
+            except KeyboardInterrupt:  # when our handler was removed
                 found.append(Entry("interrupt"))
             finally:
                 self._hold()
         return found[0] if found else Entry("signal", number=signal.SIGHUP)
 
-    async def _read(self, heed: Callable[[Entry], None]) -> None:
+    async def _read(self, heed: Callable[[Entry], None], noted: Sequence[int]) -> None:
         loop = asyncio.get_running_loop()
         for number in heeded(_ENDS):
-            kind = "interrupt" if number == signal.SIGINT else "signal"
-            loop.add_signal_handler(number, heed, Entry(kind, number=number))
+            loop.add_signal_handler(number, heed, _signalled(number))
+        if noted:
+            heed(_signalled(noted[0]))
         await self.edit(heed, is_idle=True)
 
     async def edit(self, heed: Callable[[Entry], None], *, is_idle: bool = False) -> None:
@@ -286,6 +288,10 @@ class Editor:
     def _leave_for_key(self, number: signal.Signals) -> None:
         if heeded([number]):
             self._leave_terminal(lambda: obey(number, with_job=True))
+
+
+def _signalled(number: int) -> Entry:
+    return Entry("interrupt" if number == signal.SIGINT else "signal", number=number)
 
 
 def _leave(number: int, _frame: object) -> None:

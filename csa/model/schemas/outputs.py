@@ -124,7 +124,7 @@ HIT = record(
         "text": text("the message; for a tool call its title and its output"),
     },
 )
-DETACHED = known("session_id project turn tool pid")
+DETACHED = known("session_id project turn tool pid", {"mirror": MIRROR})
 _HELD = maybe(text("why nothing is taken from the queue; null if the next prompt may begin"))
 QUEUED = known(
     "session_id name project",

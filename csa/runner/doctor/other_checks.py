@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from csa.errors import StateError
 from csa.model.check import Check
 from csa.paths import other_state_root
 from csa.store.mirrors import find_mirrors
@@ -29,7 +30,10 @@ def check_other_store(root: Path, environ: Mapping[str, str]) -> list[Check]:
 
 def check_mirrors(root: Path) -> list[Check]:
     """Name the hosts that were not heard of for long: their mirrors stay until they are deleted."""
-    old = [mirror for mirror in find_mirrors(str(root)) if mirror.heard_s() > _LONG_S]
+    try:
+        old = [mirror for mirror in find_mirrors(str(root)) if mirror.heard_s() > _LONG_S]
+    except StateError as error:
+        return [Check("state", "other hosts", "warn", error.message, error.hint)]
     if not old:
         return []
     detail = "not heard of for 30 days or more: " + ", ".join(f"{each.host} ({each.in_words})" for each in old)

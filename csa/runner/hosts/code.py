@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -19,10 +19,10 @@ from csa.paths import CODE
 from csa.runner.context import Context
 from csa.runner.hosts.answers import error_in
 from csa.runner.hosts.engines import Link
-from csa.runner.hosts.frames import ProtocolError, read_line, write_line
+from csa.runner.hosts.frames import SILENCE_S, ProtocolError, read_line, write_line
 from csa.runner.session import Session, find_session
 from csa.runner.turns.worktree import refuse_foreign
-from csa.store.comingback import BroughtRef, is_name, keep_refs, note_fetched
+from csa.store.comingback import BroughtRef, is_name, keep_refs, note_fetched, note_origin
 from csa.store.gitplumbing import Git, open_project
 from csa.store.gitwork import find_commit, is_ancestor, is_object_id, kept_last, open_repository, refs_of
 from csa.store.project import git_top
@@ -32,6 +32,7 @@ from csa.store.travelling import (
     CodeError,
     bounded,
     ensure_received,
+    is_whole,
     keep_base,
     lay_out,
     list_haves,
@@ -276,11 +277,14 @@ def _take_back(context: Context, engine: Engine, session_id: str, link: Link) ->
             f"The work of session {session_id} is not of the repository around {context.directory_pathname}.",
             hint="csa fetch in that repository",
         )
-    known = which_are_here(git, list(dict.fromkeys([base, *filter(None, [head]), *own.values(), *list_haves(git)])))
+    known = which_are_here(git, list(dict.fromkeys([*filter(None, [head]), *own.values(), *list_haves(git)])))
+    if base not in known and find_commit(git, base) and is_whole(git, base):  # no ref need have it
+        known.append(base)
+    note_origin(git, session_id, engine.name)
     with suppress(BrokenPipeError):  # it has ended, and says why
         write_line(link.stdin, {"have": known})
         link.stdin.flush()
-    take_pack(git, read_blocks(link.stdout), list(found.values()), is_checked=True)
+    take_pack(git, _blocks(link), list(found.values()), is_checked=True)
     refs = keep_refs(git, session_id, found)
     with suppress(OSError):  # then it keeps the session until it is fetched again
         write_line(link.stdin, {"kept": True})
@@ -306,10 +310,22 @@ def _refuse_error(engine: Engine, said: Mapping[str, Any]) -> None:
 
 
 def _heard(link: Link) -> dict[str, Any]:
-    said = read_line(link.stdout)
+    with link.ended_after(SILENCE_S):
+        said = read_line(link.stdout)
     if said is None:
         raise link.failure()
     return said
+
+
+def _blocks(link: Link) -> Iterator[bytes]:
+    """Yield the blocks of a pack; CodeError, too, if none comes for long."""
+    blocks = read_blocks(link.stdout)
+    while True:
+        with link.ended_after(SILENCE_S):
+            block = next(blocks, None)
+        if block is None:
+            return
+        yield block
 
 
 def _read_refs(link: Link) -> tuple[dict[str, str], list[str]]:

@@ -9,8 +9,8 @@ import os
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from random import random
 from typing import IO, Any
 
@@ -102,6 +102,22 @@ class Link:
         code = self._close()
         words = b"".join(self._said).decode(errors="replace").strip()
         return explain_failure(self.engine, code, words, self._command)
+
+    @contextmanager
+    def ended_after(self, limit_s: float) -> Iterator[Callable[[], bool]]:
+        """Have it end if the body takes longer; yield what says whether that was so."""
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            self.end()
+
+        timer = threading.Timer(limit_s, end)
+        timer.start()
+        try:
+            yield is_late.is_set
+        finally:
+            timer.cancel()
 
     def end(self) -> None:
         """Have it end, and see to it that nothing is left here; harmless when repeated, from any thread."""

@@ -34,7 +34,7 @@ from csa.runner.hosts.frames import (
 )
 from csa.store.atomic import make_private_directory, replace_private, require_regular, sync_file
 from csa.store.locks import acquire_lock
-from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, OWN, TOLD_FILE, Mirror
+from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, OWN, TOLD_FILE, TOUCHED_FILE, Mirror
 from csa.store.placements import list_placements
 from csa.store.sessions import Store, is_directory
 from csa.store.transcript import end_of_last_line, lines_backwards
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _PART = "transcript.jsonl.part"
 _SYNC_S = 5.0
 _MOST_S = 1 << 33
+_MOST_TOUCHED = 1 << 20  # bytes
 _MOST_LINE = 1 << 30
 _BLOCK = 1 << 12  # what a small file takes
 _LOOK_BYTES = 1 << 20  # after which it is looked how full the disk is
@@ -221,6 +222,17 @@ class Intake:
         if (place := store.paths(session_id).pathname) != session:
             os.rename(session, place)
             self._dirty.add(f"{place}/transcript.jsonl")
+        self._note_touched(session_id)
+
+    def _note_touched(self, session_id: str) -> None:
+        """Tell whoever watches the mirror which session to look at."""
+        fd = open_private(self._root / TOUCHED_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
+        try:
+            if require_regular(fd).st_size > _MOST_TOUCHED:
+                os.ftruncate(fd, 0)
+            os.write(fd, f"{session_id}\n".encode())
+        finally:
+            os.close(fd)
 
 
 def with_skew(greeting: Mapping[str, Any]) -> dict[str, Any]:

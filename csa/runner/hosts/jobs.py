@@ -124,6 +124,11 @@ def check(engine: Engine) -> Mapping[str, Any]:
     return {}
 
 
+def name_of(order_id: str) -> str:
+    """Return what the job of an order is called: no two are called so."""
+    return f"csa-{order_id}"
+
+
 def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> Job:
     """Give an order to a scheduler, by a name that no other one has.
 
@@ -143,6 +148,13 @@ def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> 
         return Job(engine, handle)
     _call(engine, adapter.cancel_named(engine, name))  # its answer may have been lost
     raise _failed(engine, done, "takes no order")
+
+
+def cancel_order(engine: Engine, name: str) -> None:
+    """End the job that was submitted by a name, whether it waits or runs; HostError if the scheduler refuses."""
+    done = _call(engine, adapter_of(engine).cancel_named(engine, name))
+    if done.returncode != 0:
+        raise _failed(engine, done, "does not end a job")
 
 
 def _call(engine: Engine, argv: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -16,13 +16,12 @@ from csa.errors import CsaError
 from csa.model.config import Config, Engine
 from csa.runner.hosts.code import Outgoing
 from csa.runner.hosts.engines import HostError
-from csa.runner.hosts.jobs import Job, WithdrawnError, submit
+from csa.runner.hosts.jobs import Job, WithdrawnError, name_of, submit
 from csa.runner.hosts.placing import Begun, StoppedError, Tether, first_line
 from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look, adapter_of
 
 _HEED_S = 0.1
 _CANCELLED_WITHIN_S = 3.0  # by what holds the turn; or else the job is
-_JOB = "csa-"  # and the order's id: no two are called so
 
 
 class QueuedTether(Tether):
@@ -105,7 +104,7 @@ class QueuedTether(Tether):
 
     def _submit(self, given: bytes) -> Job:
         try:
-            return submit(self._scheduler, given, _JOB + self.order_id, self._node)
+            return submit(self._scheduler, given, name_of(self.order_id), self._node)
         except CsaError:
             self.is_sent = False
             raise

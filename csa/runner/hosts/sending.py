@@ -92,17 +92,21 @@ def _with_refusal(context: Context, request: RunRequest, session: Session) -> tu
     return replace(request, refused=asdict(replace(found.refused, onto=onto))), onto
 
 
+def host_called(context: Context, name: str) -> Engine:
+    """Return the host, or the scheduler, that is called so; UsageError if none can be."""
+    if not is_host_name(name):
+        words = f"'{name}' cannot name a host here."
+        raise UsageError(words, hint=f'[engines.NAME] reach = ["ssh", "{name}"] does')
+    return context.config.engine(name)
+
+
 def _engine(context: Context, host: str, named: str) -> tuple[Engine, Engine | None]:
     """Return the host that is meant; or a scheduler, and the node that is asked for, or where the session is."""
     host, _, node = host.partition(":")
-    for name in filter(None, (host, node)):
-        if not is_host_name(name):
-            words = f"'{name}' cannot name a host here."
-            raise UsageError(words, hint=f'[engines.NAME] reach = ["ssh", "{name}"] does')
-    engine = context.config.engine(host)
+    engine = host_called(context, host)
     if is_scheduler(engine):
         node = node or (named if named != host else "")
-        return engine, context.config.engine(node) if node else None
+        return engine, host_called(context, node) if node else None
     if node:
         raise UsageError(f"{host} is a host, and has no {node}.", hint=f"--on {node}, if that is a host")
     return engine, None
@@ -188,21 +192,20 @@ def begin_there(
     tether: Tether,
     *,
     wait_s: float | None,
-    noted: Sequence[int],
+    noted: Sequence[int] | None,
     warn: Callable[[Sequence[str]], None],
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Begun:
     """Send the order, and return the turn that has begun; if none has, what was booked is given back.
 
-    Raises as `Tether.begin`.
+    With `noted` None signals are somebody else's: it may be called in any thread. Raises as `Tether.begin`.
     """
-    queued = is_scheduler(where.engine)
     try:
         order = order_of(
             context, where.request, escrow, session_id=where.session_id, directory=where.directory, wait_s=wait_s
         )
-        with nullcontext() if queued else handled(_stop):
-            if not queued:
+        with nullcontext() if noted is None or is_scheduler(where.engine) else handled(_stop):
+            if noted and not is_scheduler(where.engine):
                 heed(noted)
             begun = tether.begin(
                 order, passport=escrow.passport, code=where.code, before_sending=escrow.sent, meanwhile=meanwhile

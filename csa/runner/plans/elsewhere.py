@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,11 +15,11 @@ from csa.model.limits import Budget
 from csa.model.plan import NAME_LENGTH, Plan, PlanTask
 from csa.runner.attached import Attached, Placed, start_attached, start_placed
 from csa.runner.context import Context
-from csa.runner.hosts.code import bring_back
-from csa.runner.hosts.escrow import fetched, settle_heard
+from csa.runner.hosts.escrow import settle_heard
+from csa.runner.hosts.fetching import fetch_work
 from csa.runner.hosts.jobs import WithdrawnError
 from csa.runner.hosts.schedulers import is_scheduler
-from csa.runner.hosts.syncing import Sync
+from csa.runner.hosts.syncing import CHECK_S, Sync
 from csa.runner.hosts.watching import Watching
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
@@ -27,7 +28,6 @@ from csa.runner.sessions.landing_fetched import land_fetched, last_fetched
 from csa.runner.sessions.landing_outcome import Landed
 from csa.store.gitplumbing import open_project
 from csa.store.gitwork import refs_of
-from csa.store.placements import list_placements
 from csa.store.sessions import Record, Store, Target
 from csa.store.status import session_status
 from csa.structs import replace
@@ -45,24 +45,29 @@ class Elsewhere:
     def hear(self, placed: Iterable[Target]) -> None:
         """Ask all hosts at once on which one of these sessions may be running; what has ended there is settled."""
         hosts = {str(store.host) for store, session_id in placed if _may_run(store, session_id)}
-        threads = [threading.Thread(target=self._hear, args=(host,), daemon=True) for host in sorted(hosts)]
+        engines = [self._context.config.engine(host) for host in sorted(hosts)]
+        syncs = [
+            Sync(self._context.store.root_pathname, engine)
+            for engine in engines
+            if not is_scheduler(engine)  # there it waits in a queue
+        ]
+        threads = [threading.Thread(target=self._hear, args=(sync,), daemon=True) for sync in syncs]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        deadline = time.monotonic() + CHECK_S
+        for sync, thread in zip(syncs, threads, strict=True):
+            thread.join(max(0.0, deadline - time.monotonic()))
+            sync.end()
 
-    def _hear(self, host: str) -> None:
-        engine = self._context.config.engine(host)
-        if is_scheduler(engine):  # it waits in a queue
-            return
+    def _hear(self, sync: Sync) -> None:
         try:
-            Sync(self._context.store.root_pathname, engine).once()
+            sync.once()
         except BusyError:  # whoever does it keeps the mirror fresh
             return
         except CsaError as error:
             self._tell({"type": "warning", "text": error.message})
             return
-        settle_heard(self._context.store.root, host)
+        settle_heard(self._context.store.root, sync.engine.name)
 
     @contextmanager
     def kept_fresh(self, hosts: set[str]) -> Iterator[None]:
@@ -144,10 +149,7 @@ class Elsewhere:
         git, turns = open_project(self._directory, context.environ, commits=False), session.load().turns
         if last_fetched(refs_of(git, session_id)) >= turns:
             return
-        bring_back(context, context.config.engine(host), session_id)
-        for placement in list_placements(context.store.root):
-            if placement.session_id == session_id and placement.host == host and placement.is_settled:
-                fetched(context.store.root, placement.id)
+        fetch_work(context, context.config.engine(host), session_id, host)
         if last_fetched(refs_of(git, session_id)) < turns:
             raise RefusedError(
                 f"The work of session {session_id} on {host} is unfinished: turn {turns} has left a merge or a rebase.",

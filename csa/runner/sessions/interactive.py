@@ -23,7 +23,7 @@ from csa.process.tool import processes_below
 from csa.runner.environment import apply_changes, refuse_in_replay, session_environment
 from csa.runner.namedfiles import read_named_files
 from csa.runner.request import RunRequest
-from csa.runner.session import Session
+from csa.runner.session import Session, refuse_closed
 from csa.runner.sessions.ending import who_asks
 from csa.runner.toolbox import loadable_adapters
 from csa.runner.turns.attempt import FIRST_BEAT_S, HEARTBEAT_S
@@ -50,9 +50,9 @@ class Interaction:
         NotFoundError, RefusedError, ToolUnavailableError: as `plan_resume`, and if there is nothing to open.
     """
 
-    def __init__(self, session: Session, *, tool: str | None = None) -> None:
+    def __init__(self, session: Session, *, tool: str | None = None, reopen: bool = False) -> None:
         session_id, context = session.session_id, session.context
-        request = RunRequest(prompt="(interactive)", session=session_id, tool=tool, transport=NATIVE)
+        request = RunRequest(prompt="(interactive)", session=session_id, tool=tool, transport=NATIVE, reopen=reopen)
         self.losses: list[str] = []  # what could not be written of it, once it has run
         self._context = context
         self._beat_at = 0.0
@@ -84,9 +84,13 @@ class Interaction:
         redactor = self._context.redactor
         with open_session(self._context.store, session_id, redactor, tool=name, errand=INTERFACE) as held:
             self.losses = held.losses
+            if not self.plan.request.reopen:
+                refuse_closed(held.state)  # somebody has closed it since
             have_worktree(held, self._context.environ, directory=self.plan.cwd)
             self._note(held, "attached", provider_session_id=self._conversation)
             held.require()
+            if held.state.closed_at is not None:
+                held.attempt("state.toml", lambda: held.save(replace(held.state, closed_at=None)))
             began = time.monotonic()
             try:
                 end = self._open(held)

@@ -18,13 +18,13 @@ from csa.errors import RefusedError
 from csa.model.worktree import SESSION_TRAILER, Refused, Worktree
 from csa.runner.caller import refuse_check
 from csa.runner.session import Session
-from csa.runner.sessions.fetched import not_here, worktree_of
+from csa.runner.sessions.fetched import fetched_refs, not_here, worktree_of
 from csa.runner.sessions.landing import TRIES, in_thread, refuse_to_land, run_check
 from csa.runner.sessions.landing_outcome import Landed, LandError, told
 from csa.store import landing as git_landing
 from csa.store.conflicts import with_markers
 from csa.store.gitplumbing import Git, open_project
-from csa.store.gitwork import Checkout, has_same_tree, is_ancestor, kept_last, order_of, refs_of
+from csa.store.gitwork import Checkout, has_same_tree, is_ancestor, kept_last, order_of
 from csa.store.landing import ConflictError, MovedError
 from csa.store.project import git_top
 from csa.store.reception import note_reception, read_reception
@@ -222,7 +222,7 @@ def _find_work(session: Session, into: Path | str, *, squash: bool) -> _Work:
     common = open_project(top, environ).path("rev-parse", "--path-format=absolute", "--git-common-dir")
     tree = replace(worktree_of(session), checkout=top, path="", git_dir=f"{common}/worktrees/-")
     git, target = git_landing.read_target(top, tree, environ)
-    refs = refs_of(git, session_id)
+    refs = fetched_refs(git, session)
     if (tip := kept_last(refs)) is None:
         raise not_here(session, top)
     base = git_landing.find_base(git, tree, tip=tip, onto=target.head)

@@ -50,7 +50,7 @@ _SALVAGED: Mapping[str, tuple[str, ...]] = {
     _ROOT: ("description", "created_at", "name", "owner", "expires_at", "branch", "pinned", "shared"),
     "genealogy": (
         *("parent_session_id", "parent_project", "parent_host", "root_session_id", "depth", "max_depth"),
-        *("fork_of", "merged_from"),
+        *("fork_of", "merged_from", "above"),
     ),
     "limits": COUNTS,
     "budget": ("tokens", "usd", "time_s"),

@@ -206,6 +206,7 @@ def _plan_new(
         parent_session_id=parent.session_id if parent else None,
         parent_project=parent.project_path if parent and (host or parent.project_path != str(project)) else None,
         parent_host=host,
+        above=context.caller.above if host and context.caller else (),
         root_session_id=(parent.root_session_id or parent.session_id) if parent else None,
         depth=depth,
         max_depth=max_depth,
