@@ -294,7 +294,7 @@ def _refuse_plan(session: Session, state: SessionState, request: RunRequest) -> 
     """Refuse a prompt for the session of a plan, which its scheduler runs; an agent may repair what it has merged."""
     if PLAN not in state.tools or request.plan is not None or request.repair:
         return
-    words = started.data.get("flags") if (started := last_started(session.files.transcript)) else None
+    words = started.data.get("flags") if (started := last_started(session.content.transcript)) else None
     file = words[words.index("--file") + 1] if isinstance(words, list) and "--file" in words[:-1] else "FILE"
     raise RefusedError(
         f"Session {state.session_id} is the run of a plan: its tasks have sessions of their own.",
