@@ -44,7 +44,6 @@ _NOT_ELSEWHERE = {
     "fork_from": "--fork-from: the conversation is here",
     "last": "--last: that is of this host; name the session: -s HOST:NAME",
     "plan": "a plan: its scheduler runs here",
-    "repair": "--repair: the work is here",
 }
 
 
@@ -349,7 +348,7 @@ class Tether:
 
 def first_line(code: Outgoing | None) -> dict[str, Any]:
     """Return what is said before the order."""
-    return {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and {"key": code.key}}
+    return {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and code.first_said}
 
 
 def _failure_of(link: Link) -> CsaError:

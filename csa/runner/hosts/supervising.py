@@ -169,7 +169,7 @@ def _hear_order(incoming: Incoming, context: Context) -> Mapping[str, Any] | Non
     if code := asked.get("code"):
         from csa.runner.hosts.code import haves  # noqa: PLC0415  # a turn waits until this is loaded, and few need it
 
-        say(have=haves(context, code.get("key")))
+        say(have=haves(context, code))
     return incoming.await_line()
 
 
@@ -240,9 +240,13 @@ def _with_code(
     """Return the order for the place where the code that comes with it is, in a worktree of its own."""
     if said is None:
         return asked
-    from csa.runner.hosts.code import receive  # noqa: PLC0415  # as above
+    from csa.runner.hosts.code import receive, receive_for  # noqa: PLC0415  # as above
 
-    place, request = receive(context, said, cast("IO[bytes]", incoming)), asked["request"]
+    stream, request = cast("IO[bytes]", incoming), asked["request"]
+    if request.get("session"):  # for a repair
+        receive_for(context, said, stream, request["session"])
+        return asked
+    place = receive(context, said, stream)
     tree = {"worktree": request.get("worktree") or "", "with_changes": False}
     based = {"directory": place.directory, "worktree_base": place.base, "worktree_target": place.target}
     return {**asked, "directory": place.directory, "request": {**request, **tree, **based}}
