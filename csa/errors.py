@@ -2,6 +2,7 @@
 
     CsaError
     ├── UsageError            2  wrong arguments of a command or call
+    │   └── NameTakenError    2  another session of the project has the name
     ├── NotFoundError         3  no such session, project or record
     ├── AmbiguousError        3  a selector names several sessions
     ├── BusyError             4  another supervisor holds the session
@@ -51,6 +52,12 @@ class UsageError(CsaError):
 
     code = "usage"
     exit_code = 2
+
+
+class NameTakenError(UsageError):
+    """Another session of the project has the name that a new one was to have."""
+
+    code = "name_taken"
 
 
 class NotFoundError(CsaError):
