@@ -14,7 +14,7 @@ import re
 import time
 
 from csa.errors import MirroredError, NotFoundError, RefusedError, StateError
-from csa.paths import MIRRORS, SessionPaths
+from csa.paths import MIRRORS, OWN, SessionPaths
 from csa.store.liveness import HEARTBEAT_FRESH_S, Liveness, is_done
 from csa.store.owner import Owner, parse_owner
 from csa.structs import Struct
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from csa.store.sessions import Store
 
-OWN = ".mirror"  # of a mirror: the directory of what is about itself
 HOST_FILE, HEARD_FILE, LOCK_FILE = f"{OWN}/host.json", f"{OWN}/heard", f"{OWN}/lock"
 TOUCHED_FILE = f"{OWN}/touched"  # the ids of sessions that its intake has changed; a hint, cut off when it is long
 TOLD_FILE = "home.json"  # of a session in a mirror
