@@ -10,7 +10,7 @@ def own_command() -> str:
     """Return how agents should call this csa: by the absolute path it was started by."""
     started_as = sys.argv[0]
     if os.path.basename(started_as) == "csa" and os.path.isfile(started_as):
-        return os.path.join(os.getcwd(), started_as)
+        return started_as if os.path.isabs(started_as) else os.path.join(os.getcwd(), started_as)
     import shutil  # noqa: PLC0415  # as a rule csa was started by its path
 
     return shutil.which("csa") or "csa"
