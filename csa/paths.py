@@ -30,6 +30,7 @@ ORDERS = ".orders"  # likewise: what other hosts have given to this one
 CODE = ".code"  # likewise: repositories of which they have sent commits
 OWN = ".mirror"  # of a mirror: what is about itself
 NO_PROJECTS = frozenset({MIRRORS, PLACED, ORDERS, CODE, OWN})  # none of the directories below is a project's store
+SEALED_FILE = "sealed.age"  # of a session: what has text, encrypted
 CHECKPOINTS = "audit.git"
 CURRENT, CURRENT_OF_TERMINALS = "current", "current.d"
 CHAT_HISTORY = "chat_history"

@@ -388,7 +388,7 @@ def _conversation(session: Session, turn: int | None) -> Iterator[str]:
     from csa.model.conversation import read_conversation  # noqa: PLC0415  # only this needs it
     from csa.store.transcript import read_events  # noqa: PLC0415  # as above
 
-    for message in read_conversation(read_events(session.files.transcript)):
+    for message in read_conversation(read_events(session.content.transcript)):
         if turn in {None, message.turn}:
             yield f"## Turn {message.turn}, {message.tool if message.role == 'assistant' else message.role}\n\n"
             yield f"{message.content.strip()}\n\n" if message.content.strip() else ""

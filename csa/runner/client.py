@@ -286,13 +286,13 @@ class Csa(SessionVerbs):
     ) -> Landed:
         """Bring the work of a session that runs in a worktree of its own into a checkout of the same repository.
 
-        Of a session on another host (`gpu:auth`), what `fetch` has brought is landed, without a check.
+        Of a session on another host (`gpu:auth`), what `fetch` has brought is landed, and `keep` means nothing.
 
         Args:
             selector: the session.
             into: a directory in the checkout; where the client was opened when None.
             squash: as one commit.
-            check: a shell command that must succeed in the worktree before, with the work on the checkout's commit.
+            check: a shell command that must succeed in a worktree before, with the work on the checkout's commit.
             dry_run: say what would be landed, and what is in the way, and change nothing.
             keep: leave the worktree and its branch where they are.
 
@@ -307,13 +307,9 @@ class Csa(SessionVerbs):
         place, session = self.context.directory if into is None else into, self.session(selector, mirrored=True)
         if session.store.host is None:
             return await land_session(session, into=place, squash=squash, check=check, dry_run=dry_run, keep=keep)
-        if check is not None:
-            raise UsageError("A check is not for sessions on other hosts.", hint="run it, then land")
-        import anyio.to_thread  # noqa: PLC0415  # as above
-
         from csa.runner.sessions.landing_fetched import land_fetched  # noqa: PLC0415  # few are on other hosts
 
-        return await anyio.to_thread.run_sync(lambda: land_fetched(session, place, squash=squash, dry_run=dry_run))
+        return await land_fetched(session, place, squash=squash, check=check, dry_run=dry_run)
 
     def plan(self, request: RunRequest, *, new_id: str | None = None) -> TurnPlan:
         """Decide what a request means, without writing anything: the tool, its command, the limits. Raises as `run`."""

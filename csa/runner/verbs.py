@@ -182,7 +182,7 @@ class SessionVerbs:
         is_page = (after, before, limit) != (None, None, None)
         if is_page and (tail is not None or (follow and (before, limit) != (None, None))):
             raise UsageError("after, before and limit cannot be combined with tail, nor before and limit with follow.")
-        paths = self.paths(selector)
+        paths = self.session(selector, retired=True).content
         if follow:
             for events in following.follow(paths, tail=tail, after=after):
                 yield from events
@@ -225,7 +225,7 @@ class SessionVerbs:
         if not wanted:
             raise UsageError("Name a word to look for.")
         query = Query(words=wanted, tools=frozenset(tools), since=since, with_deleted=with_deleted)
-        return search(self._stores(host), query)
+        return search(self._stores(host), query, keys=self.context.keys)
 
     def budget(
         self, selector: str, *, tokens: int | None = None, usd: float | None = None, time_s: float | None = None

@@ -267,10 +267,10 @@ def _state(served: Served, typed: str, session: Session | None) -> dict[str, Any
 def _conversation(session: Session) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, str], ...]]:
     """Return a conversation as clients show it, and what csa says about its last turn."""
     try:
-        known = os.stat(session.files.transcript)
+        known = os.stat(session.content.transcript)
     except FileNotFoundError:
         return (), ()
-    return _rendered(str(session.files.transcript), known.st_ino, known.st_size, known.st_mtime_ns)
+    return _rendered(str(session.content.transcript), known.st_ino, known.st_size, known.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)  # clients ask every second, mostly without anything being new

@@ -270,7 +270,7 @@ def compress(served: Served, asked: Asked) -> Any:
 
 def messages(served: Served, asked: Asked) -> Any:
     session, wanted = _read(served, asked, "session show"), asked.query.get("turn")
-    found = [m for m in read_conversation(read_events(session.files.transcript)) if wanted in {None, m.turn}]
+    found = [m for m in read_conversation(read_events(session.content.transcript)) if wanted in {None, m.turn}]
     return [shown_to_json(session.session_id, m) for m in found[-_limit(asked, _MESSAGES, _MOST) :]]
 
 
@@ -278,7 +278,7 @@ def conversation(served: Served, asked: Asked) -> Any:
     from csa.serve import conversation as pages  # noqa: PLC0415  # brings markdown-it
 
     session, query = _read(served, asked, "session show"), asked.query
-    transcript = session.files.transcript
+    transcript = session.content.transcript
     if (seq := query.get("whole")) is not None:
         return pages.read_whole(transcript, seq).to_json()
     if (seq := query.get("since")) is not None:
@@ -290,7 +290,7 @@ def conversation(served: Served, asked: Asked) -> Any:
 def events(served: Served, asked: Asked) -> Any:
     session = _read(served, asked, "session logs")
     after, limit = asked.query.get("after"), _limit(asked, _EVENTS, _MOST_EVENTS)
-    lines = read_page(session.files.transcript, after=after, before=asked.query.get("before"), limit=limit + 1)
+    lines = read_page(session.content.transcript, after=after, before=asked.query.get("before"), limit=limit + 1)
     found = [event.to_dict() for event in map(parse_line, lines) if event]
     is_more = len(found) > limit
     kept = found[:limit] if after is not None else found[-limit:]
@@ -319,13 +319,13 @@ def budget(served: Served, asked: Asked) -> Any:
 
 
 def artifacts(served: Served, asked: Asked) -> Any:
-    found = find_artifacts(_read(served, asked, "session artifacts").files, turn=asked.query.get("turn"))
+    found = find_artifacts(_read(served, asked, "session artifacts").content, turn=asked.query.get("turn"))
     return [item.to_json() for item in found]
 
 
 def artifact(served: Served, asked: Asked) -> IO[bytes]:
     """Open a file of an agent's; csa's own, and links, are none."""
-    return open_artifact(_read(served, asked, "session artifacts").files, asked.path["name"])
+    return open_artifact(_read(served, asked, "session artifacts").content, asked.path["name"])
 
 
 def logs(served: Served, asked: Asked) -> IO[bytes]:
@@ -351,7 +351,7 @@ def search(served: Served, asked: Asked) -> Any:
     if not words:
         raise UsageError("q names no word.")
     query = Query(words=words, tools=_words(asked, "tool"))
-    hits = search(served.stores(asked.query), query)
+    hits = search(served.stores(asked.query), query, keys=served.client().context.keys)
     return [hit.to_json() for hit in islice(hits, _limit(asked, _HITS, _MOST))]
 
 

@@ -56,6 +56,7 @@ TASK = record(
         "state": text("what has become of it"),
         "would": text("what a run would do, once what it needs is there"),
         "needs": texts("the tasks whose work it begins with"),
+        "host": maybe(text("where it would run, if not here")),
         "tools": texts("the tools that it asks for; several are a race"),
         "sessions": texts("the ids of its sessions by now"),
     },

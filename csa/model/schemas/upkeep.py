@@ -222,6 +222,7 @@ COLLECTED = record(
         "forgotten": each(
             known("session_id", {"mirror": MIRROR}), "what other hosts have deleted, and is no longer mirrored"
         ),
+        "encrypted": texts("the ids of sessions that were encrypted: `[store] encrypt`"),
         "woken": texts("the ids of sessions that continue: parked ones, and those with queued prompts"),
     }
 )

@@ -67,6 +67,11 @@ class Reader:
             status=info.status,
             is_deleted=info.record.is_retired,
         )
+        if info.state and info.state.sealed_at is not None:  # of what was said, the copy keeps what it has
+            done = replace(self._standing, stamp=f"{stamp} {info.status}")
+            yield Change(self.key, row, done, False, [], [])  # not anew
+            self._standing, self._is_known = done, True
+            return
         with _opened(f"{paths.pathname}/transcript.jsonl") as file:
             anew = self._find_place(file) or not self._is_known
             for piece in self._pieces(file, redactor, takes):

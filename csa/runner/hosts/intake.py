@@ -3,7 +3,8 @@
 Killed at any moment it leaves a mirror that can be read: a new session is built beside its place and renamed when it is
 whole, small files are replaced, and to transcripts whole lines are added; a part of one, which the kill of a write can
 leave, readers do not see, and the next intake drops. What was seen and its host has no more (a power cut, say, took its
-last lines, and it has written others since) is kept aside: `transcript.jsonl.lost-1`.
+last lines, and it has written others since) is kept aside: `transcript.jsonl.lost-1`. Not so what its host has
+encrypted since, which is not kept here in plain either.
 
 Transcripts are synced when the intake ends, and every few seconds; before that, a power cut here costs what is sent
 again then, as the next intake says what is really there.
@@ -20,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from csa.errors import BusyError, CsaError
+from csa.errors import BusyError, CsaError, StateError
 from csa.ids import is_session_id
 from csa.ownership import open_private
 from csa.paths import NEW_PREFIX, OWN
@@ -38,6 +39,7 @@ from csa.store.locks import acquire_lock
 from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, TOLD_FILE, TOUCHED_FILE, Mirror
 from csa.store.placements import list_placements
 from csa.store.sessions import Store, is_directory
+from csa.store.statefile import load_state
 from csa.store.transcript import end_of_last_line, lines_backwards
 from csa.structs import Struct, replace
 
@@ -238,7 +240,8 @@ class Intake:
     def _publish(self, store: Store, session_id: str, session: str) -> None:
         self.taken.sessions += 1
         if os.path.lexists(f"{session}/{_PART}"):
-            self.taken.kept_aside += _keep_aside(session)
+            if not _drop_sealed(session):
+                self.taken.kept_aside += _keep_aside(session)
             os.replace(f"{session}/{_PART}", f"{session}/transcript.jsonl")
             self._dirty.add(f"{session}/transcript.jsonl")
         if (place := store.paths(session_id).pathname) != session:
@@ -355,6 +358,19 @@ def _digest(pathname: str) -> str:
         return digest_of(Path(pathname).read_bytes())
     except OSError:
         return ""
+
+
+def _drop_sealed(session: str) -> bool:
+    """Say whether its host has encrypted a session, and if so delete what was seen of it in plain."""
+    try:
+        if load_state(f"{session}/state.toml").sealed_at is None:
+            return False
+    except StateError:
+        return False
+    for name in os.listdir(session):
+        if name == "result.toml" or name.startswith(LOST):
+            os.unlink(f"{session}/{name}")
+    return True
 
 
 def _keep_aside(session: str) -> bool:

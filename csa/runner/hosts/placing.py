@@ -44,7 +44,6 @@ _NOT_ELSEWHERE = {
     "fork_from": "--fork-from: the conversation is here",
     "last": "--last: that is of this host; name the session: -s HOST:NAME",
     "plan": "a plan: its scheduler runs here",
-    "repair": "--repair: the work is here",
 }
 
 
@@ -70,6 +69,10 @@ class Begun(Struct):
     def as_detached(self) -> Detached:
         """Return the same as of any turn that runs in the background."""
         return Detached(self.session_id, self.turn, self.tool, self.pid, self.project, self.host)
+
+
+class GoneError(HostError):
+    """A host is gone for good, and what became of a turn there will not be known."""
 
 
 class StoppedError(Exception):
@@ -271,9 +274,13 @@ class Tether:
         pause_s, deadline = _FIRST_PAUSE_S, time.monotonic() + _LEASHES_TO_WAIT * self._leash_s
         while not self._over.wait(pause_s) and time.monotonic() < deadline:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            with suppress(HostError):
+            try:
                 if (said := self._ask(failure)) is not None:
                     return said
+            except GoneError:
+                raise
+            except HostError:
+                continue
         host = self.engine.name
         hint = f"csa sync {host}; csa ls --host {host}"
         raise HostError(f"What becomes of the turn on {host} is not known: {failure.message}", hint=hint)
@@ -341,7 +348,7 @@ class Tether:
 
 def first_line(code: Outgoing | None) -> dict[str, Any]:
     """Return what is said before the order."""
-    return {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and {"key": code.key}}
+    return {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and code.first_said}
 
 
 def _failure_of(link: Link) -> CsaError:

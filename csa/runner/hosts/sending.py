@@ -30,8 +30,11 @@ from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_session
 from csa.runner.turns.checks import asked_id
 from csa.runner.turns.planning import new_id_now
+from csa.store.gitplumbing import open_project
+from csa.store.gitwork import find_commit
 from csa.store.mirrors import is_host_name
-from csa.structs import Struct, replace
+from csa.store.reception import read_reception
+from csa.structs import Struct, asdict, replace
 
 _EXIT_AWAY = 4
 
@@ -70,7 +73,23 @@ def find_where(context: Context, request: RunRequest, host: str | None, director
         return Where(engine, request, session_id, there, is_new=True, code=code, node=node)
     session = _find_there(context, node or engine, typed)
     request = replace(request, session=session.session_id)
-    return Where(engine, request, session.session_id, session.store.project_pathname, is_new=False, node=node)
+    code = None
+    if request.repair:
+        request, onto = _with_refusal(context, request, session)
+        code = outgoing(context, engine, commit=onto, session_id=session.session_id)
+    directory = session.store.project_pathname
+    return Where(engine, request, session.session_id, directory, is_new=False, code=code, node=node)
+
+
+def _with_refusal(context: Context, request: RunRequest, session: Session) -> tuple[RunRequest, str | None]:
+    """Return the request with why the work of a session could not be landed here, and the commit it was to follow."""
+    git = open_project(context.directory_pathname, context.environ)
+    found = read_reception(git, session.session_id)
+    if found is None or found.refused is None:
+        name = f"{session.store.host}:{session.session_id}"
+        raise UsageError(f"Nothing of {name} was refused here, so there is nothing to repair.", hint=f"csa land {name}")
+    onto = find_commit(git, "HEAD") if found.refused.kind == "conflict" else found.refused.onto
+    return replace(request, refused=asdict(replace(found.refused, onto=onto))), onto
 
 
 def host_called(context: Context, name: str) -> Engine:
