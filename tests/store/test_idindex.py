@@ -190,6 +190,9 @@ def test_what_an_intake_has_written_is_found_without_listing(tmp_path: Path, mon
     expected = listing(mirror)
     monkeypatch.setattr(idindex, "list_directory", pytest.fail)
     assert answers(mirror) == expected
+    index = open_index(mirror.pathname)
+    assert index
+    assert index.has_times
     found = select_sessions(list(mirror.stores()), limit=3, by_use=True)
     assert [info.session_id for info in found.infos] == [session_id(each) for each in (3, 151, 149)]
     assert found.more == 148
