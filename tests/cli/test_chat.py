@@ -242,6 +242,7 @@ def test_commands(place: Place) -> None:
         place.run("rm", place.ids()[-1])
         terminal.type("gone\r")
         terminal.wait_for("is deleted")
+        terminal.wait_for_frame("codex> gone")  # before, Ctrl-C would be for csa, and the text would stay
         terminal.type("\x03/new third\r")
         terminal.wait_for("begins a new session")
         terminal.type("//slash\r")

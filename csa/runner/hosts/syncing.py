@@ -18,6 +18,7 @@ from csa.store.mirrors import mirror_for
 
 CHECK_S = 20.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+_SIGNAL_S = 0.5  # a signal just before a wait does not interrupt it
 
 
 class Sync:
@@ -29,6 +30,7 @@ class Sync:
         self._ended = threading.Event()
         self._link: Link | None = None
         self.failure: CsaError | None = None
+        self.is_done = threading.Event()  # nothing of it is left
         self.taken = Taken()
 
     def once(self, *, follow: bool = False) -> None:
@@ -94,24 +96,33 @@ class Sync:
 def sync_hosts(syncs: list[Sync], *, watch: bool) -> None:
     """Run several at once, each in a thread, until all are done, or SIGINT or SIGTERM, after which nothing is left."""
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    threads = [threading.Thread(target=_run, args=(sync,), kwargs={"watch": watch}) for sync in syncs]
+    begun: list[Sync] = []
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
         for sync in syncs:
+            begun.append(sync)
+            _begin(sync, watch=watch)
+        for sync in begun:  # not join: before Python 3.13 a thread counts as ended once a signal has interrupted that
+            while not sync.is_done.wait(_SIGNAL_S):
+                pass
+    finally:
+        for sync in begun:
             sync.end()
-        for thread in threads:
-            if thread.is_alive():
-                thread.join()
+        for sync in begun:
+            sync.is_done.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _interrupt(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(number)
+
+
+def _begin(sync: Sync, *, watch: bool) -> None:
+    try:
+        threading.Thread(target=_run, args=(sync,), kwargs={"watch": watch}).start()
+    except RuntimeError:  # there may be no more threads
+        sync.is_done.set()
+        raise
 
 
 def _run(sync: Sync, *, watch: bool) -> None:
@@ -122,6 +133,8 @@ def _run(sync: Sync, *, watch: bool) -> None:
     except BaseException:  # a fault of csa's: nobody may take it for a success
         sync.failure = CsaError(f"The mirror of {sync.engine.name} was not brought up to date.")
         raise
+    finally:
+        sync.is_done.set()
 
 
 def check_host(engine: Engine) -> Mapping[str, Any]:
