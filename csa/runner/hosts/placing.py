@@ -71,6 +71,10 @@ class Begun(Struct):
         return Detached(self.session_id, self.turn, self.tool, self.pid, self.project, self.host)
 
 
+class GoneError(HostError):
+    """A host is gone for good, and what became of a turn there will not be known."""
+
+
 class StoppedError(Exception):
     """A signal came before it was known that the turn had begun."""
 
@@ -270,9 +274,13 @@ class Tether:
         pause_s, deadline = _FIRST_PAUSE_S, time.monotonic() + _LEASHES_TO_WAIT * self._leash_s
         while not self._over.wait(pause_s) and time.monotonic() < deadline:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            with suppress(HostError):
+            try:
                 if (said := self._ask(failure)) is not None:
                     return said
+            except GoneError:
+                raise
+            except HostError:
+                continue
         host = self.engine.name
         hint = f"csa sync {host}; csa ls --host {host}"
         raise HostError(f"What becomes of the turn on {host} is not known: {failure.message}", hint=hint)
