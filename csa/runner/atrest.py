@@ -40,6 +40,7 @@ _MOST_BYTES = 1 << 16
 _PREFIX, _LOCK = "csa-open-", "lock"
 _NEW_S = 60.0  # in which the lock of such a directory is taken
 _IN_MEMORY = {"tmpfs", "ramfs"}
+_PRINTED: dict[tuple[str, ...], str] = {}  # by commands: a server does not ask a person at each request
 
 
 class Keys:
@@ -76,6 +77,8 @@ class Keys:
         raise SealedError("The session is encrypted, and you have named no key that opens it.", hint=SET)
 
     def _ask(self, command: Sequence[str]) -> str:
+        if known := _PRINTED.get(tuple(command)):
+            return known
         try:
             done = subprocess.run(
                 command,
@@ -90,7 +93,8 @@ class Keys:
         if done.returncode:
             words = f"{command[0]}, which is to print your key, has failed (exit code {done.returncode})."
             raise SealedError(words, hint=f"try it: {' '.join(command)}")
-        return done.stdout[:_MOST_BYTES].decode("utf-8", "replace")
+        _PRINTED[tuple(command)] = text = done.stdout[:_MOST_BYTES].decode("utf-8", "replace")
+        return text
 
 
 class _Place:

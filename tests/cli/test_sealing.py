@@ -104,6 +104,10 @@ def test_the_key_may_come_from_a_command(sealing: Sealing) -> None:
         assert (done.code, error in done.err, "hint: " in done.err) == (7, True, True), done
     done = place.run("search", "planted")
     assert (done.code, "1 encrypted session" in done.err) == (1, True), done
+    checks = place.run("doctor", "--json").json["checks"]
+    assert [(each["level"], "does not open" in each["detail"]) for each in checks if each["name"] == "encryption"] == [
+        ("fail", True)
+    ]
     sealing.configure("")
     assert place.run("show", "kept").code == 7
     assert sealing.plain() == []
@@ -139,7 +143,9 @@ def test_by_hand_and_by_gc(sealing: Sealing) -> None:
     first = place.codex(PLANTED, "--name", "kept").session_id
     second = place.codex(PLANTED, "--name", "other").session_id
     assert len(sealing.plain()) > 2
+    assert place.run("index", "build").code == 0
     assert place.run("seal", "kept").out == f"{first} is encrypted\n"
+    assert {hit["session_id"] for hit in place.run("search", "planted", "--json").json} == {first, second}
     assert place.run("validate").code == 0
     assert place.run("rename", "kept", "called").code == 0
     assert place.run("pin", "called").code == 0
@@ -194,3 +200,29 @@ def test_a_mirror_keeps_what_its_host_has_encrypted_in_plain_no_longer(place: Pl
     done = place.run("show", "n1:kept")
     assert (done.code, "ssh n1 csa show" in done.err) == (7, True)
     assert place.run("ls", "--host", "n1", "--json").json[0]["status"] == "succeeded"
+
+
+@pytest.mark.thorough
+def test_a_turn_for_another_host_is_encrypted_once_that_has_seen_it(place: Place, remote: Place) -> None:
+    """The host leaves it to csa gc there: who placed the turn gets its answer, and may go on."""
+    key = pyrage.x25519.Identity.generate()
+    (remote.tmp / "key").write_text(str(key))
+    config = remote.tmp / "config" / "csa" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        f'[store]\nencrypt = "finished"\nrecipients = ["{key.to_public()}"]\nidentity = "{remote.tmp / "key"}"\n'
+    )
+    place.env["XDG_CONFIG_HOME"] = remote.env["XDG_CONFIG_HOME"] = str(config.parent.parent)
+    place.play(["say", ANSWER])
+    remote.env["FAKE_TOOL_SCRIPT"] = place.env["FAKE_TOOL_SCRIPT"]
+    words = ("run", "--on", "n1", "--tool", "codex", "--cd", str(remote.project))
+    done = place.run(*words, "--name", "kept", PLANTED)
+    assert (done.code, done.out) == (0, f"{ANSWER}\n"), done.err
+    assert not list(remote.state_root.rglob("sealed.age"))
+    done = remote.run("gc", "--days", "30", "--all-projects")
+    assert (done.code, done.out) == (0, "csa gc: encrypted 1 session\n"), done.err
+    sync(place)
+    files = [path for path in (*place.state_root.rglob("*"), *remote.state_root.rglob("*")) if path.is_file()]
+    assert [path for path in files if ANSWER.encode() in path.read_bytes()] == []
+    done = place.run("run", "-s", "n1:kept", "go on")
+    assert (done.code, done.out) == (0, f"{ANSWER}\n"), done.err

@@ -13,6 +13,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Self
 
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
@@ -27,9 +28,10 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import PromptSession
 
 from csa.cli.output import Style, is_in_background, lossy, terminal_size
+from csa.cli.views.eventloop import run_with_signals
 from csa.cli.views.fullscreen import OBEYED, obey, styled
 from csa.cli.views.live import Line
-from csa.process.wakeup import heeded, noted_signals
+from csa.process.wakeup import heeded
 from csa.structs import Struct
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -132,23 +134,15 @@ class Editor:
             found.append(entry)
             self.close()
 
+        handlers = {number: partial(end, _signalled(number)) for number in heeded(_ENDS)}
         with lossy(sys.stdout):  # the terminal may be gone
             try:
-                with noted_signals() as noted:
-                    asyncio.run(self._read(end, noted))
-            except KeyboardInterrupt:  # when our handler was removed
+                run_with_signals(lambda: self.edit(end, is_idle=True), handlers)
+            except KeyboardInterrupt:  # it came before or after that
                 found.append(Entry("interrupt"))
             finally:
                 self._hold()
         return found[0] if found else Entry("signal", number=signal.SIGHUP)
-
-    async def _read(self, heed: Callable[[Entry], None], noted: Sequence[int]) -> None:
-        loop = asyncio.get_running_loop()
-        for number in heeded(_ENDS):
-            loop.add_signal_handler(number, heed, _signalled(number))
-        if noted:
-            heed(_signalled(noted[0]))
-        await self.edit(heed, is_idle=True)
 
     async def edit(self, heed: Callable[[Entry], None], *, is_idle: bool = False) -> None:
         """Let a person type from `open` to `close`, or until the terminal is gone. Idle, Ctrl-C empties the prompt.
@@ -290,7 +284,7 @@ class Editor:
             self._leave_terminal(lambda: obey(number, with_job=True))
 
 
-def _signalled(number: int) -> Entry:
+def _signalled(number: signal.Signals) -> Entry:
     return Entry("interrupt" if number == signal.SIGINT else "signal", number=number)
 
 
