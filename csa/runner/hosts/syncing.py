@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from csa.errors import BusyError, CsaError
@@ -18,7 +20,6 @@ from csa.store.mirrors import mirror_for
 
 CHECK_S = 20.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-_SIGNAL_S = 0.5  # a signal just before a wait does not interrupt it
 
 
 class Sync:
@@ -30,7 +31,6 @@ class Sync:
         self._ended = threading.Event()
         self._link: Link | None = None
         self.failure: CsaError | None = None
-        self.is_done = threading.Event()  # nothing of it is left
         self.taken = Taken()
 
     def once(self, *, follow: bool = False) -> None:
@@ -94,38 +94,29 @@ class Sync:
 
 
 def sync_hosts(syncs: list[Sync], *, watch: bool) -> None:
-    """Run several at once, each in a thread, until all are done, or SIGINT or SIGTERM, after which nothing is left."""
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    begun: list[Sync] = []
-    try:
-        for sync in syncs:
-            begun.append(sync)
-            _begin(sync, watch=watch)
-        for sync in begun:  # not join: before Python 3.13 a thread counts as ended once a signal has interrupted that
-            while not sync.is_done.wait(_SIGNAL_S):
-                pass
-    finally:
-        for sync in begun:
-            sync.end()
-        for sync in begun:
-            sync.is_done.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """Run several at once, each in a thread, until all are done.
+
+    KeyboardInterrupt after SIGINT, SIGTERM or SIGHUP: nothing is left then, for no signal breaks into what begins or
+    ends a thread.
+    """
+    told: SimpleQueue[int] = SimpleQueue()  # signals, and 0 from each thread that is done; may be used by a handler
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: told.put(number)) for number in numbers}
+    threads = [Thread(target=_run, args=(sync, told), kwargs={"watch": watch}) for sync in syncs]
+    for thread in threads:
+        thread.start()
+    number = next((number for _ in threads if (number := told.get())), 0)
+    for sync in syncs:
+        sync.end()
+    for thread in threads:
+        thread.join()
+    for each, handler in before.items():
+        signal.signal(each, handler)
+    if number:
+        raise KeyboardInterrupt(number)
 
 
-def _interrupt(number: int, _frame: object) -> None:
-    raise KeyboardInterrupt(number)
-
-
-def _begin(sync: Sync, *, watch: bool) -> None:
-    try:
-        threading.Thread(target=_run, args=(sync,), kwargs={"watch": watch}).start()
-    except RuntimeError:  # there may be no more threads
-        sync.is_done.set()
-        raise
-
-
-def _run(sync: Sync, *, watch: bool) -> None:
+def _run(sync: Sync, told: SimpleQueue[int], *, watch: bool) -> None:
     try:
         sync.watch() if watch else sync.once()
     except CsaError as error:
@@ -134,7 +125,7 @@ def _run(sync: Sync, *, watch: bool) -> None:
         sync.failure = CsaError(f"The mirror of {sync.engine.name} was not brought up to date.")
         raise
     finally:
-        sync.is_done.set()
+        told.put(0)
 
 
 def check_host(engine: Engine) -> Mapping[str, Any]:
