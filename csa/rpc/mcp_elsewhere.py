@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 
-from csa.model.limits import Budget
 from csa.runner.attached import Placed, start_placed
 from csa.runner.context import Context
 from csa.runner.hosts.placing import Begun
-from csa.runner.hosts.starting import PARTS, start_watched
+from csa.runner.hosts.starting import PARTS, budget_of, start_watched
 from csa.runner.hosts.watching import Keeping
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
@@ -33,7 +32,7 @@ class Elsewhere:
         self._await_settled(request.session or "")
         if is_detached:
             return _when_seen(context, start_watched(context, request, on, self._keeping, parts=PARTS))
-        allowance = Budget(tokens=request.budget_tokens or 0)
+        allowance = budget_of(context, request)
         queue_s = context.config.engine(on.partition(":")[0]).queue_s
         placed = start_placed(context, request, host=on, allowance=allowance, parts=PARTS, queue_s=queue_s)
         self._attached = [*(each for each in self._attached if each.wait(0) is None), placed]

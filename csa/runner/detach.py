@@ -62,7 +62,8 @@ class Detached(Struct):
     def to_json(self) -> dict[str, Any]:
         """Return the object that `run --detach --json` prints."""
         known = asdict(self)
-        return {**known, "mirror": known.pop("host")}
+        host = known.pop("host")
+        return {**known, "mirror": host}
 
 
 def start_detached(

@@ -98,3 +98,19 @@ def test_work_done_elsewhere_comes_back_by_itself(place: Place, remote: Place) -
         landed = server.post(f"/sessions/{session_id}/land", {"into": str(place.project)}, status=200)
         assert (landed["status"], landed["files"]) == ("landed", ["a"])
     assert (place.project / "a").read_text() == "far\n"
+
+
+def test_what_an_agent_runs_there_is_bound_as_its_children_are(place: Place, remote: Place) -> None:
+    """It is its child, with no more permission; it takes what it asks for of the budget, or else half of the limit."""
+    root, env = place.agent("--budget-tokens", "10000", "--permission", "read-only")
+    with connected(place, env=env) as client:
+        asked = {"prompt": "x", "tool": "codex", "on": "n1"}
+        assert client.fail("run", **asked, permission="full")["kind"] == "refused"
+        half = client.call("run", **asked)["session_id"]
+        said = client.call("run", **asked, budget_tokens=1500, detach=True)["session_id"]
+        for session_id, tokens in ((half, 5000), (said, 1500)):
+            state = remote.state(session_id)
+            assert state["genealogy"]["parent_session_id"] == root
+            assert (state["permission"], state["budget"]) == ("read-only", {"tokens": tokens})
+        listed = client.call("list", host="n1", parent="@self")["sessions"]
+        assert {each["session_id"] for each in listed} == {half, said}

@@ -44,7 +44,7 @@ def start_there(
         host: the host, or a scheduler; None if the session's name has it, as in `gpu:auth`.
         wait_s: how long to wait for a busy session or a full limit there; in a scheduler's queue at most as long, or
             for `queue_s`.
-        allowance: of the budgets above it here: see `reserve`.
+        allowance: of the budgets above it here: see `reserve`. None is what an agent asks for as its budget.
         parts: as for `start_placed`; None leaves the allowance as it is.
         tell: gets what may interest who asked.
 
@@ -60,7 +60,7 @@ def start_there(
         request = with_contents(request, context.directory_pathname)
 
     def begin(where: Where) -> tuple[Begun, Engine]:
-        asked = allowance or Budget()
+        asked = allowance or budget_of(context, request)
         if parts and where.is_new:
             asked = part_of_budgets(context, asked, parts)
         return _begin(context, where, asked, wait_s=wait_s, tell=tell)
@@ -76,6 +76,13 @@ def start_there(
     with suppress(CsaError):  # whoever looks for it brings it up to date
         Sync(context.store.root_pathname, engine).once()
     return begun, engine
+
+
+def budget_of(context: Context, request: RunRequest) -> Budget:
+    """Return what an agent asks for as the budget of a session, which goes along; nothing if it is no agent's."""
+    if context.caller is None:
+        return Budget()
+    return Budget(tokens=request.budget_tokens or 0, usd=request.budget_usd or 0.0, time_s=request.budget_time_s or 0.0)
 
 
 def _begin(

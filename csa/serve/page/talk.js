@@ -230,7 +230,7 @@ function notice() {
     return h("div", { key: "gone", class: "notice", role: "status" }, "This session was deleted.",
       mayAct() && !row?.mirror && h("button", { onclick: () => restore(talk.id, title()) }, "Restore"));
   }
-  if (row?.status === "away") return h("div", { key: "away", class: "notice", role: "status" }, `${silence(row)}: it was running then, and may be running still.`);
+  if (row?.status === "away") return h("div", { key: "away", class: "notice", role: "status" }, `${row.mirror}, ${silence(row)}: it was running then, and may be running still.`);
   if (talk.link === "waiting" && talk.isLoaded && row && state.link !== "live") {
     return h("div", { key: "lost", class: "notice", role: "status" }, "Not connected: what you see may be old. What you type is kept.");
   }

@@ -43,7 +43,7 @@ export const statusOf = row => (row.phase === "closed" && row.status !== "runnin
 export const inWords = status => String(status).replaceAll("_", " ");
 
 /** Say what is known of a session whose host is silent. */
-export const silence = row => (row.heard_at ? `${row.mirror} was last heard of at ${clock(row.heard_at)}` : `${row.mirror} was not heard of`);
+export const silence = row => (row.heard_at ? `last heard of at ${clock(row.heard_at)}` : "not heard of");
 
 const TURNS = /[\u202a-\u202e\u2066-\u2069]/g; // which would have the words around a name read backwards
 export const nameOf = row => (row.name || row.description || row.prefix || row.session_id).replace(TURNS, "");
