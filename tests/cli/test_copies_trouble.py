@@ -20,6 +20,7 @@ from csa.runner.copies.target import Address, open_target
 from csa.store.held import open_session
 from csa.store.sessions import Store
 from tests.cli.test_copies import PASSWORD, assert_equal, assert_equal_in_redis, mirror, redis_url, rows, url
+from tests.databases import pooling
 from tests.store.support import IDS, PLAIN, begin, finish, finished_session, publish
 from tests.support import Place, wait_for
 
@@ -203,6 +204,20 @@ def test_what_a_postgres_does_not_allow_is_explained(place: Place, url: str, pos
     )
     place.env["COPY"] = f"{url}l"
     assert "its encoding is LATIN1" in failing(place)
+
+
+def test_a_pooler_between(place: Place, url: str) -> None:
+    """One that pools sessions will do; one that pools transactions is refused, and others do not get our settings."""
+    say(place, IDS[0], "one")
+    with pooling(url, "session") as place.env["COPY"]:
+        mirror(place)
+    assert_equal(url, place.state_root)
+    with pooling(url, "transaction") as pooled:
+        place.env["COPY"] = pooled
+        assert "a pooler gives each transaction another connection" in failing(place)
+        assert rows(pooled, "SHOW search_path") == [('"$user", public',)]
+    place.env["COPY"] = url
+    assert "nothing new" in mirror(place)
 
 
 def test_what_a_redis_does_not_allow_is_explained(place: Place, redis_url: str) -> None:
