@@ -111,6 +111,24 @@ def test_what_is_refused_of_one_session_stops_no_other(place: Place, url: str) -
     assert_equal(url, place.state_root)
 
 
+def test_what_another_implementation_may_write(place: Place, either: str) -> None:
+    """Half characters, NUL and numbers that only Python reads, as values, keys and statuses: everything is copied."""
+    store = say(place, IDS[0], "one")
+    odd = {"a\0\ud800": [float("nan"), {"\ud800": float("-inf")}, 10**4000, "\\N\t\0"]}
+    data = {"id": "c", "title": "\0\ud800", "content": "\\.", "status": odd, "kind": odd, "exit_code": odd, "text": odd}
+    with store.paths(IDS[0]).transcript.open("a") as file:
+        for seq, kind in enumerate(
+            ("run_started", "tool_call", "tool_call_update", "agent_message", "run_finished"), 100
+        ):
+            known = {"status": "\ud800 of \0"} if kind == "run_finished" else data
+            event = {"v": 1, "seq": seq, "ts": "0001-01-01T00:00:00+14:00", "type": kind, "turn": 1, "data": known}
+            file.write(json.dumps(event) + "\n")
+    assert "1 session" in mirror(place)
+    assert "nothing new" in mirror(place)
+    if either.startswith("postgres"):
+        assert rows(either, "SELECT FROM csa.message WHERE seq = 101 AND position('nan' IN content ->> 'status') > 0")
+
+
 def test_what_is_in_the_way_in_redis_stops_no_other(place: Place, redis_url: str) -> None:
     """A key that is somebody else's, and events that somebody has cut off; nothing counts as copied that is not."""
     say(place, IDS[0], "one")
