@@ -69,9 +69,9 @@ playground: $(RUNTIME)
 test: $(STAMP) shells
 	$(BIN)/pytest -q -n 3
 
-# Three at once: much of the time of a test is waiting.
+# Four at once: much of the time of a test is waiting.
 check: lint $(SITE) shells chromium openssh slurm databases
-	$(BIN)/pytest -q -n 3 --thorough -m "not real and not hosts"
+	$(BIN)/pytest -q -n 4 --thorough -m "not real and not hosts"
 	$(BIN)/pytest -q -n 2 --thorough -m hosts
 
 # zsh and fish, for the tests of completion, where they are not installed; without them those are skipped.

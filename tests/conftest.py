@@ -98,7 +98,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = _left_out_of(items)
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
-    return (yield)
+    found = yield
+    items[:] = _longest_first(items, getattr(config, "workerinput", {}).get("workercount", 1))
+    return found
+
+
+def _longest_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Have each worker begin with its share of what takes longest, so that none is alone with it at the end.
+
+    pytest-xdist gives each a share of the first quarter, in order, and the rest as they are done.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    share, ordered = max(len(items) // (4 * workers), 2), list[pytest.Item]()
+    for number in range(workers):
+        own = long[number::workers]
+        room = max(share - len(own), 0)
+        ordered += own + others[:room]
+        others = others[room:]
+    return ordered + others
 
 
 def _left_out_of(items: list[pytest.Item]) -> set[pytest.Item]:

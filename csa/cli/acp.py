@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from csa.cli.ourselves import own_command
 from csa.cli.run_options import add_budget_options, add_kept_options, add_template_options
 from csa.errors import UsageError
 from csa.model.config import TRANSPORTS
@@ -42,8 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.rpc.jsonrpc import Connection, take_stdio  # noqa: PLC0415  # first: nothing else may print to stdout
 
     reading, writing = take_stdio()
-    from csa.cli.run import own_command  # noqa: PLC0415  # brings what a run needs
-    from csa.rpc.acp.agent import Agent  # noqa: PLC0415  # as above
+    from csa.rpc.acp.agent import Agent  # noqa: PLC0415  # brings what a run needs
     from csa.runner.client import Csa  # noqa: PLC0415  # as above
 
     command, environ = own_command(), dict(os.environ)

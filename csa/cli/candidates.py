@@ -123,9 +123,18 @@ def _host_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, s
 def _mirror_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
     from csa.store.mirrors import find_mirrors  # noqa: PLC0415  # as above
 
-    for mirror in find_mirrors(_client(before).store.root_pathname):
+    for mirror in find_mirrors(_client(before).store.root_pathname, lambda _: None):
         if mirror.host.startswith(typed):
             yield mirror.host, ""
+
+
+def _placement_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the sessions that are placed on other hosts, and not settled."""
+    from csa.store.placements import list_placements  # noqa: PLC0415  # as above
+
+    for each in list_placements(_client(before).store.root_pathname):
+        if each.session_id.startswith(typed.upper()):
+            yield typed + each.session_id[len(typed) :], f"on {each.host}"
 
 
 def _of_ssh() -> Iterator[str]:
@@ -180,4 +189,5 @@ _KINDS = {
     "templates": _template_candidates,
     "hosts": _host_candidates,
     "mirrors": _mirror_candidates,
+    "placements": _placement_candidates,
 }

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import can_redraw, tell, warn
-from csa.cli.records import save_checkpoint
-from csa.cli.run import follow_up, own_command, run_when_free, settled, wake_abandoned
+from csa.cli.run import follow_up, run_when_free, settled, wake_abandoned
 from csa.cli.run_options import add_agent_options, add_session_options, add_template_options, defaults_of_run
 from csa.cli.run_request import request_from
 from csa.cli.templates import chosen_template, made_from
 from csa.cli.views.signs import signs_of_life
-from csa.errors import CsaError, UsageError
+from csa.errors import CsaError, MirroredError, UsageError
 from csa.runner.client import Csa
 from csa.runner.current import make_current
 from csa.runner.ordered import plan_entry
@@ -189,6 +189,8 @@ class Chat:
         """Save a checkpoint of the session."""
         if self.session_id is None:
             raise UsageError("There is nothing to save yet.", hint="the session begins with your first prompt")
+        from csa.cli.records import save_checkpoint  # noqa: PLC0415  # brings git, which few chats need
+
         made = save_checkpoint(self.client.session(self.session_id), label=label)
         tell("csa", f"saved checkpoint {made.commit[:_SHOWN]}{f' ({label})' if label else ''}")
 
@@ -202,7 +204,12 @@ class Chat:
         request = self.request
         if request.last:
             return refuse_idle(find_last(self.client.context, is_open=not request.reopen)).session_id
-        return None if request.session is None else self.client.resolve(request.session)
+        try:
+            return None if request.session is None else self.client.resolve(request.session)
+        except MirroredError as error:
+            way = f"ssh -t {error.host} csa chat -s {error.session_id}"
+            error.hint = f"talk there: {way}; or csa run -s {error.host}:{error.session_id} for each prompt"
+            raise
 
 
 def _chat_by_lines(chat: Chat) -> int:

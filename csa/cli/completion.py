@@ -48,6 +48,7 @@ _csa_statuses() { _csa_candidates statuses "$1"; }
 _csa_templates() { _csa_candidates templates "$1"; }
 _csa_hosts() { _csa_candidates hosts "$1"; }
 _csa_mirrors() { _csa_candidates mirrors "$1"; }
+_csa_placements() { _csa_candidates placements "$1"; }
 _csa() {  # bash has cut --option=value at the sign, and @last behind its own; what follows expects whole values
   local i word words=()
   for (( i = 0; i <= COMP_CWORD; i++ )); do
@@ -79,6 +80,7 @@ _csa_statuses() { _csa_candidates statuses }
 _csa_templates() { _csa_candidates templates }
 _csa_hosts() { _csa_candidates hosts }
 _csa_mirrors() { _csa_candidates mirrors }
+_csa_placements() { _csa_candidates placements }
 """,
     "fish": r"""
 function _csa_candidates
@@ -98,6 +100,7 @@ _BY_DESTINATION = {
     "fork_from": "sessions",
     "tool": "tools",
     "fallback": "tool_lists",
+    "release": "placements",
     "status": "statuses",
     "template": "templates",
     "specialist": "templates",

@@ -10,8 +10,8 @@ import argparse
 import signal
 import sys
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import print_json, print_problem, warn
-from csa.cli.run import own_command
 from csa.cli.selecting import add_selector, find, selected
 from csa.cli.views.naming import as_read
 from csa.cli.views.signs import signs_of_life

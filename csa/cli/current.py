@@ -103,8 +103,8 @@ def execute_close(arguments: argparse.Namespace) -> int:
     """Close a session that is done with, by default the current one, which is then no longer current.
 
     A closed session stays, and can be read, renamed, exported and forked. It is continued only with --reopen, as in
-    csa run --session S --reopen "...", which opens it again: run, retry, chat, open and compress refuse it otherwise,
-    and --last passes it over. Refused while the session is running.
+    csa run --session S --reopen "..." or csa open S --reopen, which open it again: run, retry, chat, open and compress
+    refuse it otherwise, and --last passes it over. Refused while the session is running.
     """
     from csa.model.state import format_time  # noqa: PLC0415  # 40 ms, with the next, which `csa current` need not wait for
     from csa.runner.sessions.editing import close_session  # noqa: PLC0415  # as above

@@ -12,18 +12,21 @@ import os
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import csa_fakes
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import Style
 from csa.errors import RefusedError, ToolUnavailableError, UsageError
 from csa.process.wakeup import heeded
+from csa.store.locks import acquire_lock
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _LOOK_AGAIN_S = 1.0  # a child's end wakes us; where somebody ignores SIGCHLD this finds it
@@ -33,6 +36,8 @@ _HANDED_ON = frozenset((
     *("LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"),  # what this Python may need
 ))  # fmt: skip
 _FAKES = Path(csa_fakes.__file__).parent
+_PREFIX = "csa-demo-"
+_LOCK = "lock"  # held as long as the demo lives
 _PROJECT = "project"
 _SERVER = "api/server.py"
 _LOGIN = '{"OPENAI_API_KEY": "none is needed"}\n'
@@ -156,12 +161,27 @@ def _need_git() -> None:
 
 @contextmanager
 def _temporary_home() -> Iterator[str]:
-    home = os.path.realpath(tempfile.mkdtemp(prefix="csa-demo-"))
+    _sweep()
+    home = os.path.realpath(tempfile.mkdtemp(prefix=_PREFIX))
+    lock = acquire_lock(Path(home, _LOCK))
     try:
         yield home
     finally:
         os.chdir("/")
         shutil.rmtree(home)
+        lock.close()
+
+
+def _sweep() -> None:
+    """End and delete what demos have left that were killed: nobody holds their locks."""
+    for home in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            found = home.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or not (home / _LOCK).is_file():
+                continue
+            with acquire_lock(home / _LOCK):
+                _end_all(_environment(str(home)))
+                shutil.rmtree(home)
 
 
 def _kept_home(directory: str) -> str:
@@ -224,8 +244,6 @@ def _environment(home: str) -> dict[str, str]:
 
 def _write_programs(directory: Path) -> None:
     """Write what starts this csa, and each of the fakes with the Python that runs csa."""
-    from csa.cli.run import own_command  # noqa: PLC0415  # as above
-
     directory.mkdir(mode=0o700, exist_ok=True)
     own = own_command()
     commands = {"csa": [own] if os.path.isabs(own) else [sys.executable, "-m", "csa.cli.main"]}

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import tell
 from csa.errors import UsageError
 
@@ -40,8 +41,7 @@ def _opener() -> Callable[[str | None], Csa]:
     known: dict[str, str] = {}
 
     def open_at(directory: str | None) -> Csa:
-        from csa.cli.run import own_command  # noqa: PLC0415  # brings what a run needs; the first call waits for it
-        from csa.runner.ancestry import with_surroundings  # noqa: PLC0415  # as above
+        from csa.runner.ancestry import with_surroundings  # noqa: PLC0415  # the first call waits for it
         from csa.runner.client import Csa  # noqa: PLC0415  # as above
 
         if directory is not None and not (os.path.isabs(directory) and os.path.isdir(directory)):
@@ -72,8 +72,6 @@ def execute_install(arguments: argparse.Namespace) -> int:
 def _own_path() -> str:
     """Return how clients should call csa: by name where that leads here, else by its path."""
     import shutil  # noqa: PLC0415  # only this needs it
-
-    from csa.cli.run import own_command  # noqa: PLC0415  # brings what a run needs
 
     path, found = own_command(), shutil.which("csa")
     return "csa" if found and os.path.realpath(found) == os.path.realpath(path) else path

@@ -17,8 +17,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
+from csa.cli.ourselves import own_command
 from csa.cli.output import has_room, lossy, print_json, silence, tell, to_json, warn
 from csa.cli.results import answer_of, print_failure, summary_of
 from csa.cli.run_options import add_options
@@ -431,13 +431,3 @@ def print_outcome(
 def _was_shown(arguments: argparse.Namespace) -> bool:
     """Say whether the answer stands on the terminal already, as a part of the conversation."""
     return bool(arguments.verbose and arguments.schema is None and sys.stdout.isatty() and sys.stderr.isatty())
-
-
-def own_command() -> str:
-    """Return how agents should call this csa: by the absolute path it was started by."""
-    started_as = Path(sys.argv[0])
-    if started_as.name == "csa" and started_as.is_file():
-        return str(started_as.absolute())
-    import shutil  # noqa: PLC0415  # as a rule csa was started by its path
-
-    return shutil.which("csa") or "csa"

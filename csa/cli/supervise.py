@@ -28,9 +28,11 @@ def execute(arguments: argparse.Namespace) -> int:
         out, {"csa": "supervise", "protocol": PROTOCOL, "version": __version__, "node": node, "time": time.time()}
     )
     out.flush()  # first of all: the other side goes on meanwhile
-    from csa.runner.hosts.supervising import hold, supervise  # noqa: PLC0415  # as above
-
     context = open_client().context
     if arguments.hold is None:
+        from csa.runner.hosts.supervising import supervise  # noqa: PLC0415  # as above
+
         return supervise(context, is_job=arguments.job)
+    from csa.runner.hosts.holding import hold  # noqa: PLC0415  # as above
+
     return hold(context, arguments.hold, within_s=arguments.within)

@@ -156,6 +156,7 @@ def configure_attach(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     parser.add_argument("-i", "--interactive", action="store_true", help="open the tool's own interface: csa open")
     parser.add_argument("-t", "--tool", metavar="T", help="with --interactive: the tool (default: of the last turn)")
+    parser.set_defaults(reopen=False)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     parser.add_argument("--json", action="store_true", help="print the result as one object instead of the answer")
 
@@ -195,6 +196,7 @@ def execute_attach(arguments: argparse.Namespace) -> int:
 def configure_open(parser: argparse.ArgumentParser) -> None:
     add_selector(parser)
     parser.add_argument("-t", "--tool", metavar="T", help="the tool to open (default: that of the last turn)")
+    parser.add_argument("--reopen", action="store_true", help="open the session even if it is closed (csa close)")
     parser.set_defaults(json=False)
 
 
@@ -215,7 +217,7 @@ def execute_open(arguments: argparse.Namespace) -> int:
         raise UsageError("--interactive and --json cannot be combined.")
     from csa.runner.sessions.interactive import Interaction  # noqa: PLC0415  # imports pexpect and anyio
 
-    interaction = Interaction(session, tool=arguments.tool)
+    interaction = Interaction(session, tool=arguments.tool, reopen=arguments.reopen)
     warn(interaction.invocation.warnings)
     ended = interaction.run()
     warn(interaction.losses)

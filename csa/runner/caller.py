@@ -76,7 +76,7 @@ class Caller(Struct):
         If a record is gone or damaged, what is between it and the root is unknown.
         """
         known = self._records()
-        ids = [*(state.session_id for state in known), *self.above]
+        ids = [*(state.session_id for state in known), *known[-1].above, *self.above]
         ids += [known[-1].parent_session_id or "", self.state.root_session_id or ""]
         return iter(dict.fromkeys(filter(None, ids)))
 
@@ -95,6 +95,11 @@ class Caller(Struct):
         """Return the project of the caller or of an ancestor; None if the records do not say."""
         projects = {state.session_id: state.project_path for state in self._records()}
         return Path(projects[session_id]) if session_id in projects else None
+
+    @property
+    def host_above(self) -> str | None:
+        """The host from which its tree was placed on this one; None if all of it is here."""
+        return self.host or self._records()[-1].parent_host
 
     def _records(self) -> list[SessionState]:
         """Return the records of the caller and its ancestors, as far as they can be read."""

@@ -51,6 +51,7 @@ _SEEN_WITHIN_S = 5.0  # of the end, over the connection that keeps the mirror up
 def main() -> int:
     """Execute the order; the exit code is that of the turn."""
     order = json.loads(sys.stdin.buffer.readline())
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which our caller's end is, however it was started
     with noted_signals() as noted:
         threading.Thread(target=_end_with_caller, daemon=True).start()
         try:

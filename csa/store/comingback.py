@@ -7,11 +7,14 @@ host it is noted what was fetched, as the session there may then be cleaned up.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 
+from csa.errors import RefusedError
 from csa.model.worktree import FETCHED, REFS
 from csa.store.gitplumbing import ABSENT, Git, GitError
-from csa.store.gitwork import find_commit, is_ancestor, refs_of
+from csa.store.gitwork import find_commit, is_ancestor, order_of, refs_of
 from csa.structs import Struct, asdict
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 _NAME = re.compile(r"[0-9][A-Za-z0-9-]{0,60}|[a-z][a-z0-9-]{0,60}", re.ASCII)
-_SHORT = 12
+ORIGINS = f"{REFS}from/"  # below it, by the session: a blob with the name of the host
 
 
 class BroughtRef(Struct):
@@ -59,9 +62,42 @@ def _keep(git: Git, session_id: str, name: str, commit: str) -> BroughtRef:
         return BroughtRef(ref, commit, "moved" if before else "new")
     if is_ancestor(git, commit, before):  # what was sent is older
         return BroughtRef(ref, before, "same")
-    aside = f"{ref}-at-{commit[:_SHORT]}"
+    beside = {name: each for name, each in refs_of(git, session_id).items() if name.startswith(f"{ref}-at-")}
+    if known := next((name for name, each in beside.items() if each == commit), None):
+        return BroughtRef(known, commit, "same")
+    later = [order[1] + 1 for name in beside if (order := order_of(name))]
+    aside = f"{ref}-at-{max(time.time_ns() // 1_000_000, *later, 0)}"
     git.run("update-ref", aside, commit)
     return BroughtRef(aside, commit, "aside")
+
+
+def origin_of(git: Git, session_id: str) -> str | None:
+    """Return the host that a session's refs have come from; None if that is not known."""
+    try:
+        return git.run("cat-file", "blob", f"{ORIGINS}{session_id}").decode(errors="replace")
+    except GitError:
+        return None
+
+
+def note_origin(git: Git, session_id: str, host: str) -> None:
+    """Note where a session's refs come from, before the first of them; RefusedError if that is another host.
+
+    Ids are unique, unless somebody makes them equal: then the work of both would be mixed.
+    """
+    if origin_of(git, session_id) is None:
+        blob = git.line("hash-object", "-w", "--stdin", stdin=host.encode())
+        with suppress(GitError):  # another process was faster
+            git.run("update-ref", f"{ORIGINS}{session_id}", blob, ABSENT)
+    refuse_other(git, session_id, host)
+
+
+def refuse_other(git: Git, session_id: str, host: str | None) -> None:
+    """Raise RefusedError if a session's refs have come from another host than the one that is meant."""
+    if (origin := origin_of(git, session_id)) not in {None, host}:
+        raise RefusedError(
+            f"What is here of session {session_id} has come from {origin}, and {host} has one with the same id.",
+            hint=f"if both names mean one host: git update-ref -d {ORIGINS}{session_id}",
+        )
 
 
 def note_fetched(git: Git, session_id: str, found: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from csa.store.atomic import read_regular
 from csa.store.genealogy import ancestors
 from csa.store.sessions import Store, Target, is_directory
 from csa.store.stores import find_stores
-from csa.store.trees import Member, has_hosts, has_members, read_members
+from csa.store.trees import Member, has_hosts, has_members, members_with, read_members
 
 _PARENT = re.compile(rb"parent_session_id\s*=\s*[\"']([0-9A-Z]{26})[\"']")
 _Key = tuple[str, str]  # see `Store.key`
@@ -134,14 +134,28 @@ def find_unheard(founders: Sequence[Target]) -> list[Target]:
 
 def _placed(founders: Sequence[Target]) -> Iterator[tuple[Member, Target]]:
     for store, session_id in founders:
-        state = store.record(session_id).state
-        if state is None or not has_hosts(store.root, top := _highest(store.root, state)):
-            continue
-        members = {each.session_id: each for each in read_members(store.root, top)[0]}
+        members = {each.session_id: each for each in _members_around(store, session_id)}
         for each in descend([session_id], ((each.session_id, each.parent) for each in members.values())):
             member = members.get(each)
             if member and member.host and not (member.hold and member.hold.is_released):
                 yield member, (_store_there(store, member), each)
+
+
+def _members_around(store: Store, session_id: str) -> list[Member]:
+    """Return the members of a session's tree, if some are on other hosts.
+
+    Where its record, or that of one above it, is damaged, all lists that name it are read.
+    """
+    state = store.record(session_id).state
+    try:
+        top = [state, *ancestors(store.root, state)][-1] if state else None
+    except StateError:
+        top = None
+    if top:
+        return read_members(store.root, top)[0] if has_hosts(store.root, top) else []
+    if not is_directory(store.find(session_id).pathname):
+        return []
+    return [member for each in find_stores(store.root, with_retired=True) for member in members_with(each, session_id)]
 
 
 def _store_there(store: Store, member: Member) -> Store:

@@ -209,8 +209,10 @@ def kept_beyond(git: Git, tree: Worktree, *, session_id: str) -> str | None:
 
 
 def order_of(ref: str) -> tuple[int, int] | None:
-    """Return the turn of a ref `<turn>` or `<turn>-<time>`, and the time; None for one of another form."""
-    turn, _, again = ref.rpartition("/")[2].partition("-")
+    """Return the turn of a ref `<turn>`, `<turn>-<time>` or `<turn>-at-<time>`, and the time; None for another form."""
+    name, _, aside = ref.rpartition("/")[2].partition("-at-")
+    turn, _, again = name.partition("-")
+    again = aside or again
     return (int(turn), int(again or 0)) if turn.isdecimal() and (not again or again.isdecimal()) else None
 
 

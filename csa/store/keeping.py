@@ -24,7 +24,7 @@ from csa.store.capture import (
     leave_out_repositories,
     look_at_all,
 )
-from csa.store.gitplumbing import ABSENT, Git, GitError, open_project
+from csa.store.gitplumbing import ABSENT, Git, GitError, open_project, version_of
 from csa.store.gitwork import (
     UNDERWAY,
     WorktreeError,
@@ -40,6 +40,8 @@ from csa.store.gitwork import (
 )
 from csa.store.sessions import is_directory
 from csa.structs import Struct, replace
+
+HOOK_GIT = (2, 36)  # the first one with `git hook run`
 
 
 class HookError(WorktreeError):
@@ -330,7 +332,10 @@ def _run_hook(git: Git, ref: str, content: str, head: str, message: bytes) -> No
     try:
         hooked.run("hook", "run", "--ignore-missing", "pre-commit")
     except GitError as error:
-        raise HookError(error.said, _keep_apart(git, f"{ref}-refused", content, head, message)) from error
+        said = error.said
+        if version_of(git) < HOOK_GIT:
+            said = "it cannot be run, as that needs git 2.36 (worktree_hooks = false commits without it)"
+        raise HookError(said, _keep_apart(git, f"{ref}-refused", content, head, message)) from error
 
 
 def _hooks(git: Git) -> str:

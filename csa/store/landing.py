@@ -153,8 +153,7 @@ def bring_onto(git: Git, *, onto: str, base: str, tip: str, squash: str | None, 
         GitError: git refuses.
     """
     if squash is None and base == onto:
-        git.run("checkout", "--quiet", "--detach", tip)
-        return tip, False
+        return _rebase(git, onto, base, tip), False
     if squash is not None or git.line("rev-list", "--merges", "--max-count=1", tip, f"^{base}"):
         return _rebase(git, onto, base, _as_one(git, base, tip, message if squash is None else squash)), True
     try:
@@ -171,6 +170,9 @@ def _as_one(git: Git, base: str, tip: str, message: str) -> str:
 
 
 def _rebase(git: Git, onto: str, base: str, tip: str) -> str:
+    if base == onto:  # git rebase before 2.36 moves the branch there instead of detaching its head
+        git.run("checkout", "--quiet", "--detach", tip)
+        return tip
     try:
         plain_git(git).run("rebase", "--quiet", "--merge", "--empty=drop", "--onto", onto, base, tip)
     except GitError:

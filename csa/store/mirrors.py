@@ -13,22 +13,22 @@ import os
 import re
 import time
 
-from csa.errors import MirroredError, NotFoundError, RefusedError
-from csa.paths import MIRRORS, SessionPaths
+from csa.errors import MirroredError, NotFoundError, RefusedError, StateError
+from csa.paths import MIRRORS, OWN, SessionPaths
 from csa.store.liveness import HEARTBEAT_FRESH_S, Liveness, is_done
 from csa.store.owner import Owner, parse_owner
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from typing import Any
 
     from csa.store.sessions import Store
 
-OWN = ".mirror"  # of a mirror: the directory of what is about itself
 HOST_FILE, HEARD_FILE, LOCK_FILE = f"{OWN}/host.json", f"{OWN}/heard", f"{OWN}/lock"
+TOUCHED_FILE = f"{OWN}/touched"  # the ids of sessions that its intake has changed; a hint, cut off when it is long
 TOLD_FILE = "home.json"  # of a session in a mirror
 LOST = "transcript.jsonl.lost-"  # likewise, with a number: what was seen, and its host has no more
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
@@ -59,8 +59,18 @@ class Mirror(Struct):
         return os.path.basename(self.pathname)
 
     def exists(self) -> bool:
-        """Say whether anything was ever seen of its host."""
-        return os.path.isdir(f"{self.pathname}/{OWN}")
+        """Say whether anything was ever seen of its host; also True if that cannot be found out."""
+        try:
+            os.stat(f"{self.pathname}/{OWN}")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # whoever reads it says why it cannot
+            pass
+        return True
+
+    @property
+    def touched_file(self) -> str:
+        return f"{self.pathname}/{TOUCHED_FILE}"
 
     def heard_at(self) -> float | None:
         """Return when its host was heard of last, in Unix seconds; None if never."""
@@ -68,6 +78,14 @@ class Mirror(Struct):
             return os.stat(f"{self.pathname}/{HEARD_FILE}").st_mtime
         except OSError:
             return None
+
+    def heard_time(self) -> str | None:
+        """Return the same as records have times."""
+        from csa.model.clock import from_timestamp  # noqa: PLC0415  # only JSON needs it
+        from csa.model.state import format_time  # noqa: PLC0415  # as above
+
+        at = self.heard_at()
+        return None if at is None else format_time(from_timestamp(at))
 
     def heard_s(self) -> float:
         """Return how long ago that was; infinite if never."""
@@ -96,16 +114,31 @@ def is_host_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def split_label(label: str) -> tuple[str | None, str]:
+    """Return the host and the project of a `Store.label`; no host for this one's."""
+    host, _, project = ("", "", label) if label.startswith("/") else label.partition(":")
+    return host or None, project
+
+
 def mirror_for(root: str, host: str) -> Mirror:
     """Return the mirror of a host, whether it exists or not."""
     return Mirror(f"{root}/{MIRRORS}/{host}")
 
 
-def find_mirrors(root: str) -> list[Mirror]:
-    """Return the mirrors of a state root, by the hosts' names."""
+def find_mirrors(root: str, on_fault: Callable[[StateError], None] | None = None) -> list[Mirror]:
+    """Return the mirrors of a state root, by the hosts' names.
+
+    StateError if they cannot be listed, or, with `on_fault`, a call of that: there may be some.
+    """
     try:
         names = sorted(os.listdir(f"{root}/{MIRRORS}"))
-    except OSError:  # as for nearly everybody, there are none
+    except (FileNotFoundError, NotADirectoryError):  # as for nearly everybody
+        return []
+    except OSError as error:
+        fault = StateError.unreadable(f"{root}/{MIRRORS}", error)
+        if on_fault is None:
+            raise fault from error
+        on_fault(fault)
         return []
     found = (mirror_for(root, name) for name in names if is_host_name(name))
     return [each for each in found if each.exists()]

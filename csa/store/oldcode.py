@@ -13,7 +13,7 @@ from csa.store.atomic import read_regular
 from csa.store.gitplumbing import GitError
 from csa.store.retiring import remove_tree
 from csa.store.sessions import Store, is_directory
-from csa.store.travelling import ASIDE, BASES, USED, open_received
+from csa.store.travelling import ASIDE, BASES, CODE_LOCK, USED, code_lock, open_received
 
 UNUSED_AFTER_S = 30 * 86_400.0
 _REMAINS_AFTER_S = 86_400.0
@@ -26,6 +26,8 @@ def find_unused(root: str) -> list[str]:
     above, now = f"{os.path.realpath(root)}/{CODE}", time.time()
     found = []
     for name in _names(above):
+        if name == CODE_LOCK:
+            continue
         limit_s = _REMAINS_AFTER_S if name.startswith(".") else UNUSED_AFTER_S
         if _used_at(f"{above}/{name}") < now - limit_s and not _is_needed(root, f"{above}/{name}"):
             found.append(f"{above}/{name}")
@@ -34,15 +36,13 @@ def find_unused(root: str) -> list[str]:
 
 def forget_code(root: str, environ: Mapping[str, str]) -> Iterator[int]:
     """Delete those, and yield the size of each; in the others, forget what was sent long ago. OSError."""
-    for place in find_unused(root):
-        aside = f"{os.path.dirname(place)}/.gone-{os.path.basename(place).lstrip('.')}-{time.time_ns()}"
-        with suppress(FileNotFoundError):  # another process was first
-            os.rename(place, aside)
-            if _used_at(aside) > time.time() - _REMAINS_AFTER_S:  # somebody has just sent something
-                os.rename(aside, place)
-            else:
-                yield remove_tree(Path(aside))
     above = f"{os.path.realpath(root)}/{CODE}"
+    gone = []
+    with code_lock(above):  # nobody begins to use one meanwhile
+        for place in find_unused(root):
+            gone.append(f"{above}/.gone-{os.path.basename(place).lstrip('.')}-{time.time_ns()}")
+            os.rename(place, gone[-1])
+    yield from (remove_tree(Path(place)) for place in gone)
     for name in _names(above):
         if os.path.isfile(f"{above}/{name}/.git/HEAD"):
             with suppress(GitError):  # somebody else does the same

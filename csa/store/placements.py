@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from csa.store.locks import Lock, acquire_lock
 
 _SUFFIX = ".json"
 _MOST_BYTES = 1 << 18
+_DRAFT_KEPT_S = 3600.0
 
 
 def list_placements(root: Path | str) -> list[Placement]:
@@ -129,6 +131,21 @@ def drop_hold(root: Path, lock: Lock) -> None:
     if not is_placed(root, lock.path.stem):
         lock.path.unlink(missing_ok=True)  # nobody else has it, and who has opened it looks again
     lock.close()
+
+
+def sweep_placements(root: Path) -> None:
+    """Delete what processes that were killed have left beside the records: locks without one, and drafts. OSError."""
+    try:
+        names = os.listdir(root / PLACED)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names:
+        path = root / PLACED / name
+        if name.endswith(".lock"):
+            with suppress(BlockingIOError):
+                drop_hold(root, acquire_lock(path))
+        elif name.endswith(".tmp") and path.lstat().st_mtime < time.time() - _DRAFT_KEPT_S:
+            path.unlink(missing_ok=True)
 
 
 def _is_record(name: str) -> bool:

@@ -25,13 +25,14 @@ from csa.store.atomic import make_private_directory, replace_private, write_priv
 from csa.store.capture import add_what_can, index_aside, leave_out_repositories, submodules
 from csa.store.gitplumbing import Git, GitError, open_project, version_of
 from csa.store.gitwork import OLDEST_GIT, branch_of, find_commit
-from csa.store.locks import acquire_lock
+from csa.store.locks import Lock, acquire_lock
 from csa.store.project import git_top
 from csa.structs import Struct, replace
 
 CUT = "-cut"  # what follows the key of a repository whose history does not go back to its root
 BASES = "refs/csa/base/"  # in the repository there, by the day and its id: what was sent
 USED = "csa-used"  # of git's directory there: touched when something is sent
+CODE_LOCK = ".lock"  # beside the repositories
 ASIDE = "tmp_objdir-incoming-csa-"  # likewise, of its objects: what is coming; git itself deletes old ones
 _DAY_S = 86_400
 _MOST_HAVES = 64
@@ -247,9 +248,12 @@ def take_pack(
         stream = iter(blocks)
         if first := next(stream, b""):
             content = (block for part in ([first], stream) for block in part)
+            limit = f"--max-input-size={_free_bytes(place) // 2}"  # 0 is no limit; then the disk has one
             try:
-                aside.feed("index-pack", "--stdin", "--fix-thin", *words, content=content)
+                aside.feed("index-pack", "--stdin", "--fix-thin", limit, *words, content=content)
             except GitError as error:
+                if "maximum allowed size" in error.said:
+                    raise CodeError("The code that came is too large.", hint="free space on the disk") from error
                 if "fsck" in error.said or "unresolved delta" in error.said:
                     raise CodeError(f"The code that came cannot be used: {error.said}.") from error
                 raise
@@ -288,27 +292,43 @@ def _move_in(place: str) -> None:
 def _cut_off(git: Git, cut: Sequence[str]) -> Iterator[Git]:
     """Yield git for which the history is cut off there; afterwards it is so for everybody, unless the body fails."""
     place = git.path("rev-parse", "--path-format=absolute", "--git-path", "shallow")
+    new = Path(f"{place}.csa-new")
     with acquire_lock(Path(f"{place}.csa-lock"), wait=True):
         known = _read_shallow(git)
-        lines = "".join(f"{each}\n" for each in sorted({*known, *cut}))
-        with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(place), prefix="shallow.csa-", delete=False) as new:
-            new.write(lines)
+        replace_private(new, "".join(f"{each}\n" for each in sorted({*known, *cut})).encode())
         try:
-            yield replace(git, environ={**git.environ, "GIT_SHALLOW_FILE": new.name})
-            os.rename(new.name, place)
+            yield replace(git, environ={**git.environ, "GIT_SHALLOW_FILE": os.fspath(new)})
+            os.rename(new, place)
         finally:
-            with suppress(FileNotFoundError):
-                os.unlink(new.name)
+            new.unlink(missing_ok=True)
+
+
+def _free_bytes(place: str) -> int:
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_frsize
 
 
 def _require_whole(git: Git, commits: Sequence[str]) -> None:
     """Raise CodeError unless all that some commits need is there."""
-    promised = ("--exclude-promisor-objects",) if is_partial(git) else ()
-    words = ("rev-list", "--objects", "--quiet", *promised, "--stdin", "--not", "--all")
     try:
-        git.run(*words, stdin="".join(f"{each}\n" for each in commits).encode())
+        _walk(git, commits)
     except GitError as error:
         raise CodeError(f"The code that came is not complete: {error.said}.", hint="try again") from error
+
+
+def is_whole(git: Git, commit: str) -> bool:
+    """Say whether a repository has all that a commit needs: git may have deleted some of it, if no ref keeps it."""
+    try:
+        _walk(git, [commit])
+    except GitError:
+        return False
+    return True
+
+
+def _walk(git: Git, commits: Sequence[str]) -> None:
+    promised = ("--exclude-promisor-objects",) if is_partial(git) else ()
+    words = ("rev-list", "--objects", "--quiet", *promised, "--stdin", "--not", "--all")
+    git.run(*words, stdin="".join(f"{each}\n" for each in commits).encode())
 
 
 def open_received(place: str, environ: Mapping[str, str]) -> Git:
@@ -322,11 +342,13 @@ def ensure_received(place: str, environ: Mapping[str, str], *, form: str) -> Git
 
     Its own work tree stays empty: sessions have worktrees of it.
     """
-    if os.path.isfile(f"{place}/.git/HEAD"):
-        write_private(Path(f"{place}/.git/{USED}"), b"")
-        return open_received(place, environ)
     above = os.path.dirname(place)
     make_private_directory(Path(above))
+    with code_lock(above):
+        if is_there := os.path.isfile(f"{place}/.git/HEAD"):
+            write_private(Path(f"{place}/.git/{USED}"), b"")
+    if is_there:
+        return open_received(place, environ)
     aside = tempfile.mkdtemp(prefix=".new-", dir=above)
     try:
         give_to_owner(aside)
@@ -343,6 +365,11 @@ def ensure_received(place: str, environ: Mapping[str, str], *, form: str) -> Git
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return open_received(place, environ)
+
+
+def code_lock(above: str) -> Lock:
+    """Take the lock under which a repository is found to be used, or not to be; for a moment."""
+    return acquire_lock(Path(above, CODE_LOCK), wait=True)
 
 
 def is_received(place: str) -> bool:

@@ -251,6 +251,17 @@ def has_hosts(root: Path, top: SessionState) -> bool:
         return False
 
 
+def members_with(store: Store, session_id: str) -> Iterator[Member]:
+    """Yield the members that the lists in a store have which are of a session, or name it; no record is read."""
+    mark = f'"id":"{session_id}"'.encode()
+    for top in dict.fromkeys([*store.ids(), *store.retired_ids()]):
+        if roll := _roll_with_members(store, top):
+            with suppress(OSError):
+                content = read_regular(roll)
+                if top == session_id or mark in content:
+                    yield from _parse(content).members.values()
+
+
 def _roll_with_members(store: Store, session_id: str) -> str | None:
     for directory in (store.sessions_dir, store.retired_dir):
         roll = f"{directory}/{session_id}/locks/tree.lock"

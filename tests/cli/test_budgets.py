@@ -52,6 +52,7 @@ def test_a_token_budget_of_a_tree(place: Place) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.timeout(150)  # fifty processes on a busy machine
+@pytest.mark.long
 def test_fifty_racing_children_and_a_token_budget(place: Place) -> None:
     """A budget is exceeded by no more than what ran when it was reached, however many start at once."""
     root, env = agent(place)

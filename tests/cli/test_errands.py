@@ -108,6 +108,22 @@ def test_errands_leave_the_turn_as_it_was(place: Place, make: Callable[[Place], 
 
 
 @pytest.mark.thorough
+def test_a_closed_session_is_opened_only_if_asked(place: Place) -> None:
+    """As any turn there; from then on it is not closed any more."""
+    session_id = finished(place)
+    assert place.run("close", session_id).code == 0
+    with Terminal(place, "open", session_id) as refused:
+        assert refused.end() == 5
+    assert "closed_at" in place.state(session_id)
+    with Terminal(place, "open", "--reopen", session_id, size=(100, 30)) as terminal:
+        terminal.wait_for("resumes")
+        assert "closed_at" not in place.state(session_id)
+        terminal.type("exit\r")
+        assert terminal.end() == 0
+    assert place.codex("more", "--session", session_id).code == 0
+
+
+@pytest.mark.thorough
 def test_an_open_interface_is_called_that(place: Place) -> None:
     """It is no turn, the views say since when it is open, and the last turn is what it was."""
     session_id = finished(place)

@@ -122,6 +122,7 @@ def test_killed_while_it_lays_out_a_repair(repository: Place) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_killed_while_a_worktree_is_made(repository: Place) -> None:
     """As long as no session has begun, the same command begins one, on the branch of that name."""
     place, killer = repository, Killer(repository)

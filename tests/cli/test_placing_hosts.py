@@ -107,6 +107,7 @@ def test_nothing_is_left_when_its_submitter_is_killed(three: list[Host]) -> None
     assert {card(n1, "outer")["status"], card(n1, "child")["status"], card(n2, "far")["status"]} == {"cancelled"}
 
 
+@pytest.mark.long
 def test_whenever_its_connection_breaks_an_order_is_carried_out_once_or_not_at_all(three: list[Host]) -> None:
     """SIGKILL of ssh at any instant: csa run succeeds and there is one session, or fails and there is none."""
     a, n1, _ = three
@@ -139,6 +140,7 @@ def test_detached_it_goes_on_without_its_submitter(three: list[Host]) -> None:
     assert a.run("result", session_id).out == "done\n"
 
 
+@pytest.mark.long
 def test_many_turns_on_three_hosts_are_found_from_one(three: list[Host]) -> None:
     """20 of them, 6 nested: each is found from one host by the first characters of its id, and has one root."""
     a, n1, n2 = three
@@ -225,6 +227,7 @@ def test_no_secret_travels(three: list[Host]) -> None:
     assert places_of(a, theirs) == []
 
 
+@pytest.mark.long
 def test_a_budget_reaches_over_three_hosts(three: list[Host]) -> None:
     """Each takes a part along, refuses what is beyond it, and says what was used; of a host that is gone it is held."""
     a, n1, n2 = three

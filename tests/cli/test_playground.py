@@ -56,6 +56,7 @@ def playground(replay: Any, tmp_path: Path) -> Iterator[Any]:
 @pytest.mark.skipif(not shutil.which("jq"), reason="some recipes use jq")
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", ["tutorial.md", "recipes.md", "plans.md", "../README.md"])
+@pytest.mark.long
 def test_the_commands_of_a_document_work_in_order(replay: Any, playground: Any, name: str) -> None:
     """Each exits 0 (the document prints any other code), in a playground that keeps its sessions."""
     commands = list(replay.commands((ROOT / "docs" / name).read_text()))
@@ -86,6 +87,7 @@ def test_what_the_demo_needs(place: Place, tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.long
 def test_the_demo_without_git_in_a_narrow_terminal(place: Place, tmp_path: Path, hermetic: Hermetic) -> None:
     """A tree of agents needs no git; Ctrl-C ends the demo, and nothing is left either way."""
     bare = tmp_path / "bare"
@@ -142,6 +144,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.thorough
 @pytest.mark.timeout(180)
+@pytest.mark.long
 def test_the_demos_of_a_wheel(installed: Path, tmp_path: Path, hermetic: Hermetic) -> None:
     """They need nothing but csa, by its path, with stdin closed; the user's home is as it was, and nothing is left."""
     (hermetic.home / ".gitconfig").write_text("[user]\nname = Ada\n[commit]\ngpgsign = true\n")

@@ -88,6 +88,7 @@ def place_held(here: Host, there: Host, name: str) -> Running:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_a_host_dies_and_another_one_is_cut_off(hosts: Hosts) -> None:
     """Both are away after 30 s, none is lost; a minute later each says itself what has become of its turns.
 

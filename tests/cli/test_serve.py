@@ -458,6 +458,7 @@ def test_each_route_has_a_handler() -> None:
 
 @pytest.mark.thorough
 @pytest.mark.timeout(90)
+@pytest.mark.long
 def test_requests_at_random_find_no_fault_of_ours(place: Place) -> None:
     """Whatever fits the description, and what does not: no 500, and answers are what the description says."""
     place.codex("hello", "--name", "demo")

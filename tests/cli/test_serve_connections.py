@@ -64,6 +64,7 @@ def _is_dropped_for_a_byte(own: socket.socket) -> bool:
 
 
 @pytest.mark.thorough
+@pytest.mark.long
 def test_the_streams_of_a_revoked_token_end(place: Place, server: Server) -> None:
     """Within 15 seconds, with whoever else is connected unharmed."""
     reading = place.run("serve", "token", "phone", "--read").out.strip()

@@ -41,6 +41,7 @@ def waiting(cluster: Cluster, *words: str) -> Running:
     return running
 
 
+@pytest.mark.long
 def test_a_tree_over_a_cluster(cluster: Cluster) -> None:
     """20 turns on 3 nodes, 6 of them below others, are one tree here, with the usage of all."""
     a = cluster.a
@@ -66,6 +67,7 @@ def test_a_tree_over_a_cluster(cluster: Cluster) -> None:
     wait_for(lambda: not cluster.jobs(), "the jobs have ended")
 
 
+@pytest.mark.long
 def test_what_waits_and_what_runs_is_ended(cluster: Cluster) -> None:
     """TERM takes a job back, and ends a turn; nothing is left of either. What nobody waits for does not begin."""
     a, n1, n2, _ = (cluster[name] for name in ("a", "n1", "n2", "n3"))
@@ -92,6 +94,7 @@ def test_what_waits_and_what_runs_is_ended(cluster: Cluster) -> None:
     wait_for(lambda: not cluster.jobs(), "the jobs have ended")
 
 
+@pytest.mark.long
 def test_code_goes_to_a_node_and_back(cluster: Cluster) -> None:
     """In the job's script; its commits come back before the job ends. What is too large for one is refused."""
     a, n1 = cluster.a, cluster["n1"]
@@ -181,6 +184,7 @@ def test_a_ring_in_the_queue_is_opened(cluster: Cluster) -> None:
     wait_for(lambda: not cluster.jobs(), "the jobs have ended")
 
 
+@pytest.mark.long
 def test_nobody_says_lost_of_a_node_that_is_gone(cluster: Cluster) -> None:
     """What Slurm says has failed is `away`, until its node is there again, and says so itself."""
     a, n2 = cluster.a, cluster["n2"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.worktrees import agent_does, left_of, make_repository, sh, tree_of, work
+from tests.gits import needs_git
 from tests.rpc.test_mcp import connected
 from tests.serving import serving
 from tests.support import CSA, Place, wait_for
@@ -239,6 +240,7 @@ def test_a_worktree_with_changes(repository: Place) -> None:
     assert sh(place, f"git rev-parse {tree['base']}^") == sh(place, "git rev-parse main")
 
 
+@needs_git(2, 36)
 def test_hooks_run_only_if_wanted(repository: Place) -> None:
     """`worktree_hooks` runs the pre-commit hook. If it refuses, a warning says so, and the work stays, with a ref."""
     place = repository

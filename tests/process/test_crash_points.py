@@ -54,6 +54,7 @@ def check_status(status: str, events: list[Json]) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.timeout(max(60, POINTS * 5))
+@pytest.mark.long
 def test_a_new_session(place: Place) -> None:
     """A new session is absent or whole at every point of its first turn, and its next turn works."""
     place.play(["spawn-grandchild", "exec setsid sleep 600"], ["run", "echo hi"], ["say", "done"])
@@ -74,6 +75,7 @@ def test_a_new_session(place: Place) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.timeout(max(60, POINTS * 5))
+@pytest.mark.long
 def test_a_session_that_goes_on(place: Place) -> None:
     """No point of a later turn loses anything of the turns before it, nor the conversation."""
     place.play(["say", "done"])
@@ -96,6 +98,7 @@ def test_a_session_that_goes_on(place: Place) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.timeout(max(60, POINTS * 5))
+@pytest.mark.long
 def test_a_session_without_a_turn(place: Place) -> None:
     """At every point of making one and closing it, it is absent or idle, open or closed, and never damaged."""
     making = ("new", "--tool", "codex", "--name")

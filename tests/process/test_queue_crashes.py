@@ -64,6 +64,7 @@ def wait_until_done(place: Place, session_id: str) -> None:
 @pytest.mark.thorough
 @pytest.mark.skipif(not can_trace(), reason="ptrace is not allowed here, or this is no x86-64")
 @pytest.mark.timeout(max(90, POINTS * 10))
+@pytest.mark.long
 def test_each_prompt_runs_once_wherever_the_supervisor_is_killed(place: Place) -> None:
     """At every point between two changes to the store: afterwards each prompt has begun once, in order."""
     place.play(["say", "done"])

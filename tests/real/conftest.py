@@ -19,8 +19,7 @@ _OF_ONE_TOOL = {
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with what takes longest. Leave out what needs a tool that CSA_REAL_TOOLS does not name."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Leave out what needs a tool that CSA_REAL_TOOLS does not name."""
     if CHOSEN is None:
         return
     chosen = set(CHOSEN.split(","))

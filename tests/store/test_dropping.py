@@ -25,6 +25,7 @@ from csa.store.sessions import Store
 from csa.store.unlanded import examine_work
 from csa.store.worktrees import add_worktree, restore_worktree, revive_worktree
 from csa.structs import replace
+from tests.gits import needs_git
 from tests.store.support import IDS, NOON, PLAIN, begin, finished_session
 from tests.store.test_session_worktrees import Run, environment, git, refused
 
@@ -139,7 +140,9 @@ def test_what_was_given_up_can_be_had_again(place: Place, git: Run) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("how", ["squash", "pick", "rebase", "landed"])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(how, marks=needs_git(2, 38)) for how in ("squash", "pick")), "rebase", "landed"]
+)
 def test_ways_to_land(place: Place, git: Run, how: str) -> None:
     """Merged, squashed, picked, or landed by csa and changed since: it has landed."""
     tip = place.works()

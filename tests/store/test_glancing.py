@@ -10,6 +10,7 @@ from csa.model.worktree import Worktree
 from csa.store.gitwork import read_checkout
 from csa.store.glancing import Extent, glance_at
 from csa.store.worktrees import add_worktree
+from tests.gits import needs_git
 from tests.store.test_session_worktrees import environment, git
 
 __all__ = ["git"]  # the fixture
@@ -30,6 +31,7 @@ def files_of(repository: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in paths}
 
 
+@needs_git(2, 38)
 def test_a_glance(git: Run, tmp_path: Path) -> None:
     """Committed, changed and new files count; two that change one line would conflict; git is as it was."""
     one, other, third = (tree(tmp_path, name) for name in ("one", "other", "third"))

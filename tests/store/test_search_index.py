@@ -23,6 +23,7 @@ from csa.paths import INDEX
 from csa.runner.doctor.store_checks import check_index
 from csa.runner.sessions.indexing import keep_up, tidy_up, update_index
 from csa.runner.sessions.searching import Query, search
+from csa.store.atomic import stamp_of
 from csa.store.searchindex import (
     SearchIndexError,
     forget,
@@ -30,7 +31,6 @@ from csa.store.searchindex import (
     index_name,
     open_sieve,
     remove_index,
-    stamp_of,
     writing,
 )
 from csa.store.sessions import Store

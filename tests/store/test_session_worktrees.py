@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from csa.model.worktree import Worktree
 from csa.store.gitwork import WorktreeError, list_dirty, list_refs, read_checkout
 from csa.store.keeping import keep_work, snapshot
 from csa.store.worktrees import add_worktree, restore_worktree, take_away
+from tests.gits import needs_git
 from tests.store.support import IDS
 
 SESSION = IDS[0]
@@ -156,6 +158,7 @@ def test_a_repository_in_it(git: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+@needs_git(2, 36)
 def test_hooks(git: Run, tmp_path: Path) -> None:
     """They run only if asked; what one refuses is kept by a ref."""
     hook = tmp_path / "repo/.git/hooks/pre-commit"
@@ -167,6 +170,23 @@ def test_hooks(git: Run, tmp_path: Path) -> None:
         kept(tree, tmp_path, run_hooks=True)
     assert git("ls-tree", "--name-only", f"refs/csa/{SESSION}/1-refused").split() == [".gitignore", "a.txt", "b"]
     assert kept(tree, tmp_path)[1]
+
+
+def test_hooks_and_a_git_that_runs_none(git: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is needed is said, and what was left is kept."""
+    tree, real = made(tmp_path), shutil.which("git")
+    (Path(tree.path) / "b").touch()
+    old = tmp_path / "old" / "git"
+    old.parent.mkdir()
+    old.write_text(f"""#!/bin/sh
+case "$*" in *" version") echo git version 2.31.8; exit;; *" hook run "*) echo "'hook' is no command" >&2; exit 1;; esac
+exec {real} "$@"
+""")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{old.parent}:{os.environ['PATH']}")
+    with pytest.raises(WorktreeError, match=r"needs git 2\.36 \(worktree_hooks"):
+        kept(tree, tmp_path, run_hooks=True)
+    assert git("ls-tree", "--name-only", f"refs/csa/{SESSION}/1-refused").split() == [".gitignore", "a.txt", "b"]
 
 
 @pytest.mark.thorough

@@ -17,7 +17,7 @@ from csa.runner.copies.reading import MOST, Reader
 from csa.runner.copies.rows import LONGEST_PROJECT, clean
 from csa.runner.copies.target import Change, ContentRefusedError, Key, Target
 from csa.runner.sessions.fleet import Fleet
-from csa.store.mirrors import find_mirrors
+from csa.store.mirrors import find_mirrors, mirror_for
 from csa.store.sessions import Store
 from csa.store.stores import find_stores
 from csa.structs import Struct
@@ -79,6 +79,7 @@ class Copier:
             self._others, self._others_at = self._target.put_by_others(), time.monotonic()
         faults: list[StateError] = []
         there = {key: store for key, store in self._find(faults.append) if not self._is_left(key)}
+        roots = self._roots(faults.append)
         self.namesakes = {self._others[key[1:]] for key in there if key[1:] in self._others}
         self.faults |= {key: fault for key, fault in before.items() if key in there}
         self._copy(self._reader(store, key) for key, store in there.items())
@@ -86,10 +87,11 @@ class Copier:
             self._fail((self._host, str(fault.path), ""), fault)
         if faults:  # what cannot be listed may be there
             return
-        roots = self._roots()
         mounted = {host for host, root in roots.items() if _has_content(root)}
         gone = self._has.keys() - there.keys()
-        if removed := [key for key in gone if key[0] in mounted or (key[0] not in roots and self._host in mounted)]:
+        if self._host in mounted:  # a mirror that was deleted has no directory; of one that is not mounted it is empty
+            mounted |= {host for host, *_ in gone if not os.path.lexists(mirror_for(str(self._root), host).pathname)}
+        if removed := [key for key in gone if key[0] in mounted]:
             self._target.forget(removed)
             self.copied.removed += len(removed)
             for key in removed:
@@ -129,9 +131,9 @@ class Copier:
             self._told.add(fault.message)
             self._tell(fault)
 
-    def _roots(self) -> dict[str, str]:
+    def _roots(self, on_fault: Callable[[StateError], None] = lambda _: None) -> dict[str, str]:
         """Return the state roots there are, by their hosts."""
-        mirrors = {mirror.host: mirror.pathname for mirror in find_mirrors(str(self._root))}
+        mirrors = {mirror.host: mirror.pathname for mirror in find_mirrors(str(self._root), on_fault)}
         return {**mirrors, self._host: str(self._root)}
 
     def _find(self, on_fault: Callable[[StateError], None], *, own: bool = True) -> Iterator[tuple[Key, Store]]:

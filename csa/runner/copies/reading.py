@@ -14,8 +14,7 @@ from csa.paths import RETIRED
 from csa.runner.copies.rows import MessageRow, Messages, clean, fits, session_row
 from csa.runner.copies.target import Change, Key, Standing
 from csa.runner.hosts.frames import digest_of
-from csa.store.atomic import require_regular
-from csa.store.searchindex import stamp_of
+from csa.store.atomic import require_regular, stamp_of
 from csa.store.sessions import Store, is_directory
 from csa.store.transcript import lines_backwards, parse_line
 from csa.structs import Struct, replace
@@ -68,6 +67,11 @@ class Reader:
             status=self.status,
             is_deleted=info.record.is_retired,
         )
+        if info.state and info.state.sealed_at is not None:  # of what was said, the copy keeps what it has
+            done = replace(self._standing, stamp=f"{stamp} {info.status}")
+            yield Change(self.key, row, done, False, [], [])  # not anew
+            self._standing, self._is_known = done, True
+            return
         with _opened(f"{paths.pathname}/transcript.jsonl") as file:
             anew = self._find_place(file) or not self._is_known
             for piece in self._pieces(file, redactor, takes):

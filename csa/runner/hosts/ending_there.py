@@ -6,6 +6,7 @@ Of what could not be reached it is never said that it has ended.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
 from csa.errors import CsaError, NotFoundError
@@ -14,6 +15,8 @@ from csa.model.usage import count_of
 from csa.runner.hosts.acting import Answer, Call
 from csa.runner.hosts.answers import nonsense
 from csa.runner.hosts.engines import HostError
+from csa.runner.hosts.fencing import call_off
+from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.sessions.ending import KillResult
 from csa.store.liveness import probe
 from csa.store.mirrors import Mirror
@@ -27,50 +30,86 @@ def kill_there(
     engine_of: Callable[[str], Any], targets: Sequence[Target], words: Sequence[str], *, grace_s: float
 ) -> Iterator[KillResult]:
     """Have all hosts end theirs at once; yield what each has said, host by host."""
-    limit_s = grace_s + _SLACK_S
-    by_host: dict[str, list[Target]] = {}
-    for store, session_id in {each[1]: each for each in targets}.values():
-        by_host.setdefault(store.host or "", []).append((store, session_id))
-    calls: dict[str, Call | HostError] = {}
-    try:
-        for host, those in by_host.items():
+    by_host: dict[str, dict[str, Target]] = {}
+    for store, session_id in targets:
+        by_host.setdefault(store.host or "", {})[session_id] = store, session_id
+    with ExitStack() as stack:
+        asked = [
+            stack.enter_context(closing(_Asked(engine_of(host), list(those.values()), words, grace_s + _SLACK_S)))
+            for host, those in by_host.items()
+        ]
+        for each in asked:
+            yield from each.results()
+
+
+class _Asked:
+    """What one host is asked to end. What is on its way there is called off first: it could begin afterwards."""
+
+    def __init__(self, engine: Any, targets: Sequence[Target], words: Sequence[str], limit_s: float) -> None:
+        self._engine, self._targets, self._words, self._limit_s = engine, targets, words, limit_s
+        self._uncertain: dict[str, HostError] = {}
+        for store, session_id in targets:
             try:
-                calls[host] = Call(engine_of(host), [*words, *(session_id for _, session_id in those)], limit_s=limit_s)
+                call_off(store.home, engine, session_id)
             except HostError as error:
-                calls[host] = error
-        for host, those in by_host.items():
-            yield from _outcomes(engine_of(host), those, words, calls[host], limit_s=limit_s)
-    finally:
-        for call in calls.values():
-            if isinstance(call, Call):
-                call.close()
+                self._uncertain[session_id] = error
+        self._call = None if is_scheduler(engine) else self._ask(targets)
+
+    def _ask(self, targets: Sequence[Target]) -> Call | HostError:
+        try:
+            return Call(self._engine, [*self._words, *(each for _, each in targets)], limit_s=self._limit_s)
+        except HostError as error:
+            return error
+
+    def results(self) -> Iterator[KillResult]:
+        """Yield what has become of each session."""
+        for each in self._outcomes(self._call, self._targets):
+            doubt = self._uncertain.get(each.session_id)
+            yield replace(each, outcome="failed", error=each.error or doubt) if doubt else each
+
+    def _outcomes(self, call: Call | HostError | None, targets: Sequence[Target]) -> Iterator[KillResult]:
+        if call is None:  # it waited in the queue of a scheduler, or its job has ended
+            yield from (_without_turn(each, outcome="killed", status="unknown") for each in targets)
+            return
+        try:
+            if isinstance(call, HostError):
+                raise call
+            answer = call.answer()
+            is_unknown = answer.code == NotFoundError.exit_code and isinstance(answer.json, dict)
+            if not is_unknown:
+                yield from _read(call, answer, targets)
+        except HostError as error:
+            yield from (_unheard(each, error) for each in targets)
+            return
+        if is_unknown and len(targets) > 1:  # one of them, so that nothing was done: each by itself
+            for each in targets:
+                with closing(again) if isinstance(again := self._ask([each]), Call) else nullcontext():
+                    yield from self._outcomes(again, [each])
+        elif is_unknown:  # it has not come, and will not; or is deleted
+            yield _without_turn(targets[0], outcome="not_running", status="removed")
+
+    def close(self) -> None:
+        """See to it that nothing of it is left here."""
+        if isinstance(self._call, Call):
+            self._call.close()
 
 
-def _outcomes(
-    engine: Any, those: Sequence[Target], words: Sequence[str], call: Call | HostError, *, limit_s: float
-) -> Iterator[KillResult]:
-    try:
-        if isinstance(call, HostError):
-            raise call
-        answer = call.answer()
-        if isinstance(said := answer.json, list):
-            results = [_result(engine.name, each) for each in said]
-            missing = {session_id for _, session_id in those} - {each.session_id for each in results}
-            results += (_unheard(each, nonsense(engine.name, "an end")) for each in those if each[1] in missing)
-            if answer.code and not any(each.error for each in results):  # something there could not be looked at
-                results[-1] = replace(results[-1], error=_incomplete(engine.name, answer))
-            yield from results
-        elif answer.code != NotFoundError.exit_code or not isinstance(said, dict):
-            raise _failure(call, answer)
-        elif len(those) > 1:  # one of them is not there, so that nothing was done: each by itself
-            for each in those:
-                again = Call(engine, [*words, each[1]], limit_s=limit_s)
-                yield from _outcomes(engine, [each], words, again, limit_s=limit_s)
-        else:  # it has not arrived, or is deleted: nothing of it runs
-            yield _without_turn(those[0], outcome="not_running", status="removed")
-    except HostError as error:
-        for each in those:
-            yield _unheard(each, error)
+def _read(call: Call, answer: Answer, targets: Sequence[Target]) -> Iterator[KillResult]:
+    """Yield what a host has said; HostError if it is none of csa's words: the host was not reached."""
+    host, said = call.engine.name, answer.json
+    if isinstance(said, dict) and isinstance(error := said.get("error"), dict):  # csa there refuses
+        refusal = HostError(f"{host}: {error.get('message')}", hint=_text(error.get("hint")))
+        yield from (_failed(each, refusal) for each in targets)
+        return
+    if not isinstance(said, list) and answer.code:
+        raise call.failure(answer)
+    results = [found for each in said or () if (found := _result(host, each))]
+    seen = {each.session_id for each in results}
+    doubt = _incomplete(host, answer) if answer.code else nonsense(host, "an end")
+    results += (_failed(each, doubt) for each in targets if each[1] not in seen)
+    if answer.code and not any(each.error for each in results):  # something there could not be looked at
+        results[-1] = replace(results[-1], error=doubt)
+    yield from results
 
 
 def _incomplete(host: str, answer: Answer) -> HostError:
@@ -80,18 +119,10 @@ def _incomplete(host: str, answer: Answer) -> HostError:
     return HostError(f"{host}: {why}", hint=f"what is running there continues: ssh {host} csa ps")
 
 
-def _failure(call: Call, answer: Answer) -> HostError:
-    """Say why a host has ended nothing: csa there refuses, or is not reached."""
-    said = answer.json
-    if isinstance(said, dict) and isinstance(error := said.get("error"), dict):
-        return HostError(f"{call.engine.name}: {error.get('message')}", hint=_text(error.get("hint")))
-    return call.failure(answer)
-
-
-def _result(host: str, said: object) -> KillResult:
-    """Read what `csa kill --json` prints of a session; HostError for anything else."""
+def _result(host: str, said: object) -> KillResult | None:
+    """Read what `csa kill --json` prints of a session; None for anything else."""
     if not isinstance(said, dict) or not is_session_id(str(said.get("session_id"))):
-        raise nonsense(host, "an end")
+        return None
     error = said.get("error")
     failure = None
     if isinstance(error, dict):
@@ -119,12 +150,16 @@ def _unheard(target: Target, error: HostError) -> KillResult:
     """Return what is known of a session whose host cannot be reached: if it had ended, it has; else nobody knows."""
     store, session_id = target
     record = store.record(session_id)
-    if record.state is None:
-        return _without_turn(target, outcome="failed", status="unknown", error=error)
-    state, status = probe(record.paths).state, record.status
-    if state == "not_alive":
-        heard = Mirror(store.root_pathname).in_words
-        return replace(_without_turn(target, outcome="not_running", status=status), heard=heard)
+    if record.state is None or probe(record.paths).state != "not_alive":
+        return _failed(target, error)
+    heard = Mirror(store.root_pathname).in_words
+    return replace(_without_turn(target, outcome="not_running", status=record.status), heard=heard)
+
+
+def _failed(target: Target, error: HostError) -> KillResult:
+    store, session_id = target
+    record = store.record(session_id)
+    status = record.status if record.state else "unknown"
     return _without_turn(target, outcome="failed", status=status, error=error)
 
 

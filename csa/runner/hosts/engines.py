@@ -9,8 +9,8 @@ import os
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from random import random
 from typing import IO, Any
 
@@ -27,7 +27,10 @@ _PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 _SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _SSH_ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "--")
 # What ssh says, and the next step; the first that is found.
+_POD_IS_GONE = "a pod is gone with its turn; csa show {host}:NAME shows what was brought of it"
 _STEPS = (
+    ("error from server (notfound)", _POD_IS_GONE),
+    ("in a completed pod", _POD_IS_GONE),
     (
         "remote host identification has changed",
         "{host} has another key than before; if that is right: ssh-keygen -R ADDRESS",
@@ -102,6 +105,22 @@ class Link:
         code = self._close()
         words = b"".join(self._said).decode(errors="replace").strip()
         return explain_failure(self.engine, code, words, self._command)
+
+    @contextmanager
+    def ended_after(self, limit_s: float) -> Iterator[Callable[[], bool]]:
+        """Have it end if the body takes longer; yield what says whether that was so."""
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            self.end()
+
+        timer = threading.Timer(limit_s, end)
+        timer.start()
+        try:
+            yield is_late.is_set
+        finally:
+            timer.cancel()
 
     def end(self) -> None:
         """Have it end, and see to it that nothing is left here; harmless when repeated, from any thread."""

@@ -41,7 +41,7 @@ from csa.store.sessions import Store, is_directory
 from csa.store.spending import Account, Ledger, Mirrored, below, spent_here, total
 from csa.store.statefile import load_state
 from csa.store.stores import find_stores
-from csa.store.trees import Member, Tree, open_tree
+from csa.store.trees import Member, Tree, open_tree, read_members
 from csa.structs import asdict, replace
 
 ON_ITS_WAY_S = 60.0  # an order that was sent may arrive as long as this, though nobody waits for the answer
@@ -275,6 +275,12 @@ def release(root: Path, selector: str, ask: Callable[[Placement], bool], *, forc
         return _close(root, placement, total(accounts) if accounts else None)
 
 
+def give_back(root: Path, placement_id: str) -> None:
+    """Give back what a placement holds whose order never begins; BusyError if whoever has placed it is to do that."""
+    with suppress(NotFoundError), _holding(root, placement_id) as found:
+        _close(root, replace(found, awaits_code=False), None)
+
+
 @contextmanager
 def _holding(root: Path, placement_id: str) -> Iterator[Placement]:
     lock = hold_placement(root, placement_id)
@@ -310,7 +316,8 @@ def mirrored_of(root: Path, placement: Placement) -> Mirrored:
 def _family(context: Context, host: str, known: SessionState | None) -> tuple[SessionState | None, list[SessionState]]:
     """Return the session there whose allowance is concerned, if it exists, and the ancestors that are here.
 
-    A new session has its caller above it, one that goes on those of its topmost ancestor there.
+    A new session has its caller above it, one that goes on those of its topmost ancestor there: what the list of a tree
+    here says of it, as whoever writes the mirror could name any session as its parent.
     """
     root = context.store.root
     if known is None:
@@ -320,7 +327,12 @@ def _family(context: Context, host: str, known: SessionState | None) -> tuple[Se
     if not (top.parent_host and top.parent_project and top.parent_session_id):
         return top, []
     parent = _load(root, top.parent_project, top.parent_session_id)
-    return top, [parent, *ancestors(root, parent)] if parent else []
+    above = [parent, *ancestors(root, parent)] if parent else []
+    listed = read_members(root, above[-1])[0] if above else []
+    is_known = any(
+        (each.session_id, each.host, each.parent) == (top.session_id, host, top.parent_session_id) for each in listed
+    )
+    return top, above if is_known else []
 
 
 def _refuse_allowance(

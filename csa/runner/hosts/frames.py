@@ -29,6 +29,7 @@ PROTOCOL = 1
 GREETING = "outlet"
 MOST_BYTES = 1 << 18  # of what follows a frame
 MOST_FILE_BYTES = 1 << 22  # of a small file
+SILENCE_S = 600.0  # after which nothing more is expected: a large repository takes time to pack
 _MOST_HEAD = 1 << 16
 _MOST_NOISE = 1 << 18  # what a login shell may print before the outlet speaks
 SMALL_FILES = ("state.toml", "result.toml", "locks/tree.lock")  # the last one says who is in its tree

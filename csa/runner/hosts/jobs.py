@@ -124,6 +124,11 @@ def check(engine: Engine) -> Mapping[str, Any]:
     return {}
 
 
+def name_of(order_id: str) -> str:
+    """Return what the job of an order is called: no two are called so."""
+    return f"csa-{order_id}"
+
+
 def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> Job:
     """Give an order to a scheduler, by a name that no other one has.
 
@@ -145,6 +150,13 @@ def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> 
     raise _failed(engine, done, "takes no order")
 
 
+def cancel_order(engine: Engine, name: str) -> None:
+    """End the job that was submitted by a name, whether it waits or runs; HostError if the scheduler refuses."""
+    done = _call(engine, adapter_of(engine).cancel_named(engine, name))
+    if done.returncode != 0:
+        raise _failed(engine, done, "does not end a job")
+
+
 def _call(engine: Engine, argv: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run a command of the scheduler, which Ctrl-C does not reach."""
     environ = adapter_of(engine).environment(os.environ)
@@ -163,8 +175,10 @@ def _call(engine: Engine, argv: Sequence[str], given: bytes = b"") -> subprocess
 
 def _failed(engine: Engine, done: subprocess.CompletedProcess[bytes], what: str) -> HostError:
     program = str(done.args[0])
-    line = done.stderr.decode(errors="replace").strip().rpartition("\n")[2].strip()
-    words = line.removeprefix(f"{program}: error: ").rstrip(".") or f"{program} exited with code {done.returncode}"
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    line = next((each for each in lines if each.startswith("error: ")), lines[-1].strip() if lines else "")
+    said = line.removeprefix(f"{program}: ").removeprefix("error: ").rstrip(".")
+    words = said or f"{program} exited with code {done.returncode}"
     return HostError(
         f"{engine.name} {what}: {words}.", hint=f"csa run --dry-run --on {engine.name} shows what is called"
     )

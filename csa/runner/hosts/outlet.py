@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.05
 BEAT_S = 1.0
+RUNNING_S = 0.2  # between two looks at what runs, while everything is sent
 _TOLD = "told"  # among the digests of a session's files
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 Key = tuple[str, str]  # project and id
@@ -81,17 +82,25 @@ class Outlet:
         self._root, self._stream, self._served = root, stream, served
         self._sent = {key: _Sent(has.bytes, has.digest, dict(has.files), has.marks) for key, has in having.items()}
         self._gone = {key for key, has in having.items() if has.is_gone}
+        self._running: dict[str, Store | None] = {}  # where it is, while everything is sent
         self._again = set[Key]()  # changed while they were looked at
         self._tops: dict[Key, Key] = {}  # of what runs: the root of its tree
         self._rolls: dict[Key, int] = {}  # of these: the size of the list of members
 
     def send_all(self) -> None:
-        """Send what is different from what the other side has. OSError when nobody reads any more."""
+        """Send what is different from what the other side has. OSError when nobody reads any more.
+
+        What runs comes first, and again and again: somebody may be waiting for it. Then what is new.
+        """
         there = set[Key]()
         faults: list[StateError] = []
+        sent_at = float("-inf")
         for store in find_stores(self._root, on_fault=faults.append):
             if self._served(store.project_pathname):
-                for session_id in self._ids(store):
+                for session_id in reversed(self._ids(store)):
+                    if (now := time.monotonic()) - sent_at > RUNNING_S:
+                        self._send_running()
+                        sent_at = now
                     there.add(store.key(session_id))
                     self._send(store, session_id)
         if there and not faults:  # an empty state root is rather one whose disk is not mounted
@@ -99,6 +108,16 @@ class Outlet:
                 if self._served(key[0]):  # of other projects nothing was looked up
                     self._send_gone(key)
         self._beat(is_complete=not self._again)
+
+    def _send_running(self) -> None:
+        """Send what holds a slot; its project may be new."""
+        running = {turn.session_id for turn in running_turns(self._root)}
+        if not all(self._running.get(each) for each in running):
+            stores = [store for store in find_stores(self._root) if self._served(store.project_pathname)]
+            self._running = {each: next((s for s in stores if s.has(each)), None) for each in running}
+        for session_id in running:
+            if (store := self._running.get(session_id)) and store.has(session_id):
+                self._send(store, session_id)
 
     def follow(self, wait: Callable[[float], bool]) -> None:
         """Send what changes from now on, until `wait`, which pauses that many seconds, says so."""
@@ -135,7 +154,7 @@ class Outlet:
             above = []
         return (above[-1].project_path, above[-1].session_id) if above else key
 
-    def _ids(self, store: Store) -> list[str]:
+    def _ids(self, store: Store) -> Sequence[str]:
         try:
             return store.ids()
         except StateError:  # it cannot be listed; what was seen of it stays

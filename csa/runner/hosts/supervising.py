@@ -27,7 +27,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import IO, Any, cast
@@ -36,9 +36,8 @@ from csa.errors import CsaError, NotFoundError, StateError
 from csa.ids import is_session_id
 from csa.model.events import Event
 from csa.runner.context import Context
-from csa.runner.detach import error_from_json, error_to_json, order_line, spawn_supervisor, supervisors_environment
-from csa.runner.hosts.frames import ProtocolError, object_in, require_protocol
-from csa.store.liveness import probe
+from csa.runner.detach import error_to_json, order_line, spawn_supervisor, supervisors_environment
+from csa.runner.hosts.frames import SILENCE_S, ProtocolError, object_in, require_protocol
 from csa.store.orders import Order
 from csa.store.project import find_project
 from csa.store.sessions import Store
@@ -47,7 +46,6 @@ from csa.structs import Struct
 
 SUPERVISE = "supervise"
 PLACED_ALREADY, NOT_PLACED = "placed_already", "not_placed"
-_SILENCE_S = 600.0  # of the other side, before its order is whole: a large repository takes time to pack
 _LOOK_S = 1.0
 _LOOK_AT_HELD_S = 0.1
 _BLOCK = 1 << 16
@@ -62,6 +60,8 @@ class Incoming:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.is_over = False
+        self.heed: Callable[[], None] = lambda: None  # called every second while something is awaited
+        self._heeded_at = time.monotonic()
         self._buffer = bytearray()
 
     def fill(self) -> None:
@@ -99,13 +99,21 @@ class Incoming:
         return block
 
     def _await(self) -> bool:
-        if self.is_over or not _can_read(self.fd, _SILENCE_S):
-            return False
-        self.fill()
-        return not self.is_over
+        silent_from = time.monotonic()
+        while not self.is_over:
+            if (now := time.monotonic()) - self._heeded_at > _LOOK_S:
+                self._heeded_at = now
+                self.heed()
+            if can_read(self.fd, _LOOK_S):
+                self.fill()
+                return not self.is_over
+            if now - silent_from > SILENCE_S:
+                return False
+        return False
 
 
-def _can_read(fd: int, limit_s: float) -> bool:
+def can_read(fd: int, limit_s: float) -> bool:
+    """Wait until something can be read, or the end; say whether it can."""
     found = select.poll()
     found.register(fd, select.POLLIN)
     return bool(found.poll(limit_s * 1000))
@@ -124,7 +132,7 @@ def supervise(context: Context, *, is_job: bool = False) -> int:
 
     `is_job`: as a scheduler's job.
     """
-    _outlive_connection()
+    outlive_connection()
     if is_job:
         for number in (signal.SIGTERM, signal.SIGINT):  # as a container's first process it would not heed them
             signal.signal(number, _end_unbegun)
@@ -142,7 +150,7 @@ def supervise(context: Context, *, is_job: bool = False) -> int:
     return failure.exit_code
 
 
-def _outlive_connection() -> None:
+def outlive_connection() -> None:
     """Stay when ssh goes: without a terminal it hangs up on nobody, but other ways to reach a host do."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with suppress(PermissionError):  # we lead a process session already
@@ -161,7 +169,7 @@ def _hear_order(incoming: Incoming, context: Context) -> Mapping[str, Any] | Non
     if code := asked.get("code"):
         from csa.runner.hosts.code import haves  # noqa: PLC0415  # a turn waits until this is loaded, and few need it
 
-        say(have=haves(context, code.get("key")))
+        say(have=haves(context, code))
     return incoming.await_line()
 
 
@@ -171,6 +179,7 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
         raise ProtocolError(f"An order is called {asked['id']!r}.")
     order, is_job = Order(context.store.root, asked["id"]), bool(given["is_job"])
     if not order.take(session_id=asked["session_id"], job=is_job):
+        _refuse_cancelled(order)
         error = CsaError(f"{os.uname().nodename} has had order {asked['id']} already.")
         error.code = PLACED_ALREADY
         raise error
@@ -178,10 +187,14 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
     try:
         if is_job and (held_s := float(given.get("held_s", leash_s))):
             _await_holder(order, held_s)
-        started = _start(_with_code(asked, given.get("code"), incoming, context), given, context)
-        code = _Keeper(order, given, incoming).keep(started)
+        incoming.heed = lambda: _refuse_cancelled(order)
+        placed = _with_code(asked, given.get("code"), incoming, context)
+        _refuse_cancelled(order)
+        started = _start(placed, given, context)
+        keeper = _Keeper(order, given, incoming)
+        code = keeper.keep(started)
         if is_job:
-            _await_no_holder(order, leash_s, float(given.get("linger_s", 0)))
+            _await_no_holder(order, leash_s, float(given.get("linger_s", 0)) if keeper.is_alone else 0)
     except CsaError as error:
         order.note(error=error_to_json(error))
         raise
@@ -189,6 +202,15 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
         return code
     finally:
         order.close()
+
+
+def _refuse_cancelled(order: Order) -> None:
+    """Raise CsaError for an order that whoever placed it wants no more."""
+    known = order.known()
+    if known.get("refused") or known.get("cancel"):
+        error = CsaError(f"Order {order.order_id} was cancelled before its turn had begun.")
+        error.code = NOT_PLACED
+        raise error
 
 
 def _await_holder(order: Order, limit_s: float) -> None:
@@ -218,9 +240,13 @@ def _with_code(
     """Return the order for the place where the code that comes with it is, in a worktree of its own."""
     if said is None:
         return asked
-    from csa.runner.hosts.code import receive  # noqa: PLC0415  # as above
+    from csa.runner.hosts.code import receive, receive_for  # noqa: PLC0415  # as above
 
-    place, request = receive(context, said, cast("IO[bytes]", incoming)), asked["request"]
+    stream, request = cast("IO[bytes]", incoming), asked["request"]
+    if request.get("session"):  # for a repair
+        receive_for(context, said, stream, request["session"])
+        return asked
+    place = receive(context, said, stream)
     tree = {"worktree": request.get("worktree") or "", "with_changes": False}
     based = {"directory": place.directory, "worktree_base": place.base, "worktree_target": place.target}
     return {**asked, "directory": place.directory, "request": {**request, **tree, **based}}
@@ -244,15 +270,22 @@ def _start(asked: Mapping[str, Any], given: Mapping[str, Any], context: Context)
     process = spawn_supervisor(supervisors_environment(environ, store, asked["session_id"]), subprocess.PIPE)
     told = {**asked, "directory": directory, "placed": {"by": given.get("by"), "passport": given.get("passport")}}
     leash_s = float(given["leash_s"])
-    if leash_s:
+    if is_attached := bool(leash_s or given["is_job"]):
         told["attached"] = True
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died, and its answer will be missing
         process.stdin.write(order_line(told))
         process.stdin.flush()
-    if not leash_s:
+    if not is_attached:
         process.stdin.close()
     return _Started(process, store, asked["session_id"])
+
+
+def _let_go(process: subprocess.Popen[bytes], words: str) -> None:
+    """Have the turn end as cancelled: by its lifeline, as a second signal would kill the tool at once."""
+    assert process.stdin
+    with suppress(OSError, ValueError), process.stdin as lifeline:  # it has just ended
+        lifeline.write(words.encode())
 
 
 class _Keeper:
@@ -265,12 +298,17 @@ class _Keeper:
         self._heard, self._touched = time.monotonic(), order.touched_at()
         self._answer: Mapping[str, Any] | None = None
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody attends to the turn, or nobody does any more."""
+        return self._leash_s in {0, float("inf")}
+
     def keep(self, started: _Started) -> int:
         """Return the exit code of the turn; at once, if it is detached, and no job ends with us."""
         process = started.process
         if self._is_job:
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda found, _: process.send_signal(found))
+                signal.signal(number, lambda *_: _let_go(process, "the scheduler ended its job"))
         assert process.stdin
         assert process.stdout
         answer = Incoming(process.stdout.fileno())
@@ -278,8 +316,7 @@ class _Keeper:
         try:
             while True:
                 ready = self._await(answer, pidfd)
-                if self._incoming.fd in ready:
-                    self._obey(process)
+                self._obey(process, has_more=self._incoming.fd in ready)
                 if answer.fd in ready and not answer.is_over:
                     answer.fill()
                     if (said := answer.line()) is not None:
@@ -289,8 +326,7 @@ class _Keeper:
                 if self._answer and not self._leash_s and not self._is_job:
                     return 0
                 if self._is_leash_out():
-                    with suppress(OSError), process.stdin as lifeline:  # it has just ended
-                        lifeline.write(f"{self._by} was not heard of for {self._leash_s:g} s".encode())
+                    _let_go(process, f"{self._by} was not heard of for {self._leash_s:g} s")
                     process.stdout.close()  # what waits for a slot, or for its session, ends too
                     answer.is_over, self._leash_s = True, float("inf")
         finally:
@@ -304,8 +340,11 @@ class _Keeper:
         found.register(pidfd, select.POLLIN)
         return {fd for fd, _ in found.poll(_LOOK_S * 1000)}
 
-    def _obey(self, process: subprocess.Popen[bytes]) -> None:
-        self._incoming.fill()
+    def _obey(self, process: subprocess.Popen[bytes], *, has_more: bool) -> None:
+        if self._answer is None and self._order.known().get("cancel"):  # somebody who holds it said so
+            process.terminate()
+        if has_more:
+            self._incoming.fill()
         while (said := self._incoming.line()) is not None:
             self._heard = time.monotonic()
             if name := said.get("cancel"):
@@ -365,102 +404,3 @@ def _last_turn(store: Store, session_id: str) -> Event | None:
         return last_turn_event(store.paths(session_id).transcript)
     except StateError:
         return None
-
-
-def hold(context: Context, order_id: str, *, within_s: float = 0) -> int:
-    """Beat for an order whose connection broke, and say how its turn ends. One that never came cannot come any more.
-
-    That is so after `within_s`: a job that has just begun may yet take it.
-    """
-    _outlive_connection()
-    incoming = Incoming(0)
-    order = Order(context.store.root, order_id)
-    try:
-        if not is_session_id(order_id):
-            raise ProtocolError(f"An order is called {order_id!r}.")
-        _await_order(order, incoming, within_s)
-        if within_s and incoming.is_over:
-            return CsaError.exit_code
-        if order.take(refused=True) or order.known().get("refused"):
-            raise _not_placed(order_id)
-        begun = _await_begun(order, incoming)
-        if begun is None:
-            return CsaError.exit_code
-        say(**begun)
-        return _hold(order, begun, incoming, Store(context.store.root, begun["project"]))
-    except CsaError as error:
-        say(error=error_to_json(error))
-        return error.exit_code
-    finally:
-        order.close()
-
-
-def _await_order(order: Order, incoming: Incoming, limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    while not order.known() and not incoming.is_over and time.monotonic() < deadline:
-        if _can_read(incoming.fd, _LOOK_AT_HELD_S):
-            incoming.fill()
-
-
-def _not_placed(order_id: str) -> CsaError:
-    error = NotFoundError(f"Order {order_id} has not come to {os.uname().nodename}, and will not be taken any more.")
-    error.code = NOT_PLACED
-    return error
-
-
-def _await_begun(order: Order, incoming: Incoming) -> dict[str, Any] | None:
-    """Wait for what the supervisor answers; None if we are not heard any more."""
-    while not incoming.is_over:
-        is_attended = order.is_attended()  # first, or the last line could be missed
-        known = order.known()
-        if "begun" in known:
-            return dict(known["begun"])
-        if "error" in known:
-            raise error_from_json(known["error"])
-        if not is_attended:
-            error = CsaError(f"csa supervise has ended on {os.uname().nodename} before the turn had begun.")
-            error.code = NOT_PLACED
-            raise error
-        order.touch()
-        if _can_read(incoming.fd, _LOOK_AT_HELD_S):
-            incoming.fill()
-    return None
-
-
-def _hold(order: Order, begun: Mapping[str, Any], incoming: Incoming, store: Store) -> int:
-    session_id, turn = str(begun["session_id"]), int(begun["turn"])
-    while True:
-        is_attended = order.is_attended()
-        if "ended" in (known := order.known()):
-            ended = {name: known[name] for name in ("ended", "turn", "lost", "spent", "running") if name in known}
-            break
-        if not is_attended and not _runs(store, session_id, turn):
-            ended = ending_of(store, session_id)
-            break
-        if incoming.is_over:
-            return CsaError.exit_code
-        if _can_read(incoming.fd, _LOOK_AT_HELD_S):
-            incoming.fill()
-        _obey_held(order, incoming, store, session_id)
-    say(**ended)
-    while known.get("job") and is_attended and not incoming.is_over:  # the job, and we with it, ends when we do
-        order.touch()
-        if _can_read(incoming.fd, _LOOK_S):
-            incoming.fill()
-        is_attended = order.is_attended()
-    return int(ended["ended"])
-
-
-def _runs(store: Store, session_id: str, turn: int) -> bool:
-    liveness = probe(store.paths(session_id))
-    return liveness.state == "alive" and (liveness.owner is None or liveness.owner.turn >= turn)
-
-
-def _obey_held(order: Order, incoming: Incoming, store: Store, session_id: str) -> None:
-    while (said := incoming.line()) is not None:
-        order.touch()
-        if said.get("cancel"):
-            from csa.runner.sessions.ending import end_sessions  # noqa: PLC0415  # as above
-
-            for _ in end_sessions([(store, session_id)], words="the host that placed it"):
-                pass

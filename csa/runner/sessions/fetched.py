@@ -12,6 +12,7 @@ from csa.runner.session import Session
 from csa.runner.sessions.changes import Changes
 from csa.runner.sessions.comparing import Form, compare
 from csa.runner.sessions.history import why_refused
+from csa.store.comingback import refuse_other
 from csa.store.gitplumbing import Git, GitError, open_work_tree, without_filters
 from csa.store.gitwork import find_commit, order_of, refs_of
 from csa.store.project import git_top
@@ -58,7 +59,7 @@ def read_fetched(session: Session, directory: str, *, turn: int | None, form: Fo
 
 
 def _find_ends(session: Session, git: Git, top: str, turn: int | None) -> _Ends:
-    refs = refs_of(git, session.session_id)
+    refs = fetched_refs(git, session)
     found = {ref: order for ref in refs if (order := order_of(ref))}
     asked = {ref: order for ref, order in found.items() if turn in {None, order[0]}}
     before = {ref: order for ref, order in found.items() if turn is not None and order[0] < turn}
@@ -70,6 +71,12 @@ def _find_ends(session: Session, git: Git, top: str, turn: int | None) -> _Ends:
     if find_commit(git, base) is None:
         raise NotFoundError(f"Commit {base[:12]}, which session {session.session_id} began with, is not in {top}.")
     return _Ends(tuple(sorted({order[0] for order in asked.values()})), base, refs[_last(asked)])
+
+
+def fetched_refs(git: Git, session: Session) -> dict[str, str]:
+    """Return the refs with a session's work, and their commits; RefusedError if they have come from another host."""
+    refuse_other(git, session.session_id, session.store.host)
+    return refs_of(git, session.session_id)
 
 
 def _last(refs: Mapping[str, tuple[int, int]]) -> str:

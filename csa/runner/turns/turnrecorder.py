@@ -20,6 +20,7 @@ from csa.model.limits import Spent, spent_by_turn
 from csa.model.redaction import Redactor
 from csa.model.result import RunResult, json_text, summarise
 from csa.model.state import SessionState, ToolState, format_time
+from csa.runner.context import seal_after
 from csa.runner.secrets import sources_of
 from csa.runner.session import refuse_closed
 from csa.runner.turns.admission import Warn, holder_of, open_admission
@@ -281,6 +282,9 @@ class TurnRecorder(Recorder):
         if self.held.is_published and self.plan.state.ephemeral:
             self.held.attempt("the deletion of the ephemeral session", self.held.remove)
         self.held.close()
+        if not self.plan.state.ephemeral:
+            with self.held.losing("the session", "encrypted"):
+                seal_after(self.plan.context, self.held)
 
     def withdraw(self) -> None:
         """Leave nothing of a turn that could not begin; the lock is still held."""
@@ -420,6 +424,7 @@ def _take(plan: TurnPlan) -> tuple[HeldSession, Sequence[Warn]]:
                 detached=context.is_detached,
                 advice=RETRY_OR_WAIT,
                 steal=plan.request.steal,
+                keys=lambda: context.keys.found,
             )
         admission.admit(held)
     return held, admission.warnings

@@ -1,0 +1,211 @@
+"""What is on its way to another host, and what a host that lies or breaks cannot do here."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, cast
+
+import pytest
+
+from csa.errors import StateError
+from csa.model.config import Engine
+from csa.model.limits import Limits
+from csa.runner.hosts import acting
+from csa.runner.hosts import outlet as outlets
+from csa.runner.hosts.acting import Call
+from csa.runner.hosts.engines import HostError
+from csa.runner.hosts.frames import read_frame
+from csa.runner.hosts.outlet import Outlet
+from csa.store.held import HeldSession
+from csa.store.locks import Lock, acquire_lock
+from csa.store.mirrors import Mirror, find_mirrors
+from csa.store.sessions import Store
+from csa.store.slots import SlotHolder, take_slot
+from csa.store.statefile import load_state, save_state
+from csa.structs import replace
+from tests.cli.hosts import place_below, sync
+from tests.cli.test_escrow import AWAY, Family
+from tests.cli.test_placing import order_for, speak
+from tests.store.support import publish
+from tests.support import CSA, Json, Place, wait_for
+
+OTHER, HELD = "01JH4QWERT0000000000000007", "01JH4QWERT0000000000000008"
+
+
+@pytest.fixture
+def family(place: Place) -> Family:
+    return Family(place)
+
+
+def kill_tree(place: Place) -> tuple[int, dict[str, Json]]:
+    done = place.run("kill", "--tree", "--json", "root")
+    return done.code, {each["session_id"]: each for each in done.json}
+
+
+def placed(place: Place) -> list[Json]:
+    found: list[Json] = place.run("hosts", "--placed", "--json").json
+    return found
+
+
+@pytest.mark.thorough
+def test_what_is_on_its_way_never_begins_after_a_kill(family: Family, place: Place, remote: Place) -> None:
+    """An order that arrives later is refused, and holds nothing; if its host is not reached, it is not called ended."""
+    with family.reserve(4000) as escrowed:
+        escrowed.sent()
+    gone = place.run("kill", "--tree", "root", env={"PATH": "/usr/bin:/bin"})
+    assert gone.code == 7, gone
+    code, ended = kill_tree(place)
+    assert (code, ended[AWAY]["outcome"]) == (0, "not_running"), ended
+    assert placed(place) == []
+    late = speak(remote, order_for(remote, escrowed.id, session_id=AWAY))
+    assert late[1]["error"]["code"] == "not_placed"
+    assert remote.ids() == []
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("is_held", [False, True])
+def test_what_is_being_prepared_never_begins_after_a_kill(
+    family: Family, place: Place, remote: Place, *, is_held: bool
+) -> None:
+    """Its code is still coming, or it waits for its session, which is busy: `csa kill --tree` ends that."""
+    with family.reserve(4000) as escrowed:
+        escrowed.sent()
+    first, order = order_for(remote, escrowed.id, session_id=AWAY).splitlines()
+    if is_held:
+        remote.play(*remote.hold())
+        busy = remote.start("run", "--tool", "codex", "--session-id", AWAY, "long")
+        remote.wait_ready()
+        given = json.loads(order)
+        given["order"] |= {"wait_s": 60, "request": {**given["order"]["request"], "session": AWAY}}
+        order = json.dumps(given).encode()
+    else:
+        code: Json = {"key": "0" * 40, "commit": "1" * 40, "cut": [], "form": "sha1", "below": "", "target": None}
+        first = json.dumps({**json.loads(first), "code": code}).encode()
+        order = json.dumps({**json.loads(order), "code": code}).encode()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [CSA, "supervise"], env=remote.environment(None), cwd="/", stdin=pipe, stdout=pipe
+    ) as preparing:
+        assert preparing.stdin
+        preparing.stdin.write(first + b"\n" + order + b"\n")
+        preparing.stdin.flush()
+        wait_for((remote.state_root / ".orders" / f"{escrowed.id}.json").exists, "it has come")
+        code_of_kill, ended = kill_tree(place)
+        assert code_of_kill == 0, ended
+        assert preparing.wait() != 0
+    assert not remote.processes()
+    assert remote.last_event(AWAY)["status"] == "cancelled" if is_held else remote.ids() == []
+    if is_held:
+        assert (busy.wait().code != 0, remote.events(AWAY)[-1]["turn"]) == (True, 1)
+    assert placed(place) == []
+
+
+@pytest.mark.thorough
+def test_a_damaged_record_hides_nothing_that_was_placed(family: Family, place: Place, remote: Place) -> None:
+    """The tree's list names it, whatever the record of its root is."""
+    with family.reserve(4000) as escrowed:
+        escrowed.sent()
+    (place.session(family.root) / "state.toml").write_text("not toml")
+    done = place.run("kill", "--tree", "--json", family.root)
+    assert isinstance(done.json, list), done
+    ended = {each["session_id"]: each["outcome"] for each in done.json}
+    assert ended[AWAY] == "not_running", done
+
+
+@pytest.mark.thorough
+def test_a_mirror_cannot_book_in_another_tree(family: Family, place: Place, remote: Place) -> None:
+    """Whose child a session elsewhere is, the lists here say: what its host says of a parent here is not enough."""
+    there = remote.codex("hello", "--name", "auth").session_id
+    at = remote.session(there) / "state.toml"
+    lie: Json = {"parent_session_id": family.root, "parent_project": str(place.project), "parent_host": "here"}
+    save_state(at, replace(load_state(at), root_session_id=family.root, depth=1, **lie))
+    sync(place)
+    used = family.budget()["used"]["tokens"]
+    done = place.run("run", "-s", "n1:auth", "more")
+    assert done.code == 0, done.err
+    assert family.budget()["used"]["tokens"] == used
+    place_below(place, remote, family.root, there)
+    sync(place)
+    refused = place.run("run", "-s", "n1:auth", "--allow-tokens", "8900000", "more")
+    assert (refused.code, "is placed on another host" in refused.err) == (4, True), refused  # now it is listed here
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_host_that_says_too_much(monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
+    """Neither is kept beyond a limit, nor read for longer than one waits."""
+    monkeypatch.setattr(acting, "_MOST_OUT", 1 << 20)
+    endless = f"import sys\nwhile True: sys.{stream}.write('x' * 65536)"
+    call = Call(Engine("n1", reach=(sys.executable, "-ISc", endless)), ["kill"], limit_s=0.5)
+    with pytest.raises(HostError, match="1 MB" if stream == "stdout" else "within"):
+        call.answer()
+
+
+def test_mirrors_that_cannot_be_listed_are_not_gone(tmp_path: Path) -> None:
+    """Whoever would delete what is not there any more, or look for something, is told so."""
+    assert find_mirrors(str(tmp_path)) == []
+    (tmp_path / ".mirrors").symlink_to(".mirrors")  # ELOOP, as root reads every directory
+    with pytest.raises(StateError):
+        find_mirrors(str(tmp_path))
+    faults: list[StateError] = []
+    assert (find_mirrors(str(tmp_path), faults.append), len(faults)) == ([], 1)
+    (tmp_path / ".mirror").symlink_to(".mirror")
+    assert Mirror(str(tmp_path)).exists()
+
+
+@pytest.mark.thorough
+def test_what_a_killed_process_has_left_beside_placements_goes(place: Place, tmp_path: Path) -> None:
+    """`csa gc` deletes a lock that nobody holds and that is of nothing, and an old draft; nothing else."""
+    placed = place.state_root / ".placed"
+    placed.mkdir(parents=True)
+    record, draft, new = (f"{AWAY}.json", f".{AWAY}.json.1.tmp", f".{AWAY}.json.2.tmp")
+    for name in (record, f"{AWAY}.lock", f"{OTHER}.lock", f"{HELD}.lock", draft, new):
+        (placed / name).touch(0o600)
+    os.utime(placed / draft, (0, 0))
+    with acquire_lock(placed / f"{HELD}.lock"):
+        assert place.run("gc", "--days", "30").code == 0
+    assert {each.name for each in placed.iterdir()} == {record, f"{AWAY}.lock", f"{HELD}.lock", new}
+
+
+def test_a_session_of_another_host_names_those_above_it(place: Place, remote: Place) -> None:
+    """`@parent` and `@root` say where they are; and all that are above it, it may not touch, on any host."""
+    _, env = remote.agent("--name", "kid")
+    at = remote.session(remote.ids()[0]) / "state.toml"
+    above: Json = {"parent_session_id": AWAY, "parent_project": "/p", "parent_host": "home", "root_session_id": HELD}
+    save_state(at, replace(load_state(at), depth=3, above=(AWAY, OTHER, HELD), **above))
+    for word in ("@parent", "@root"):
+        done = remote.run("status", word, env=env)
+        assert (done.code, "is on home" in done.err) == (3, True), done.err
+    store = publish(Store(f"{remote.state_root}/.mirrors/n0", "/srv"), OTHER)
+    store.close()
+    Path(f"{remote.state_root}/.mirrors/n0/.mirror").mkdir()
+    refused = remote.run("kill", OTHER, env=env)
+    assert (refused.code, "is an ancestor" in refused.err) == (5, True), refused
+
+
+def test_what_runs_is_sent_before_what_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a host with many sessions, a turn is seen at once that begins while its mirror is being made."""
+    store, sent = Store(tmp_path, "/srv/app"), io.BytesIO()
+    monkeypatch.setattr(outlets, "RUNNING_S", 0.0)
+    ids = [f"01JH4QWERT{number:016d}" for number in range(9)]
+    for each in ids[:-1]:
+        publish(store, each).close()
+    held: list[Lock | HeldSession] = []  # what runs
+
+    class Slow(Outlet):
+        def _send(self, store: Store, session_id: str) -> None:
+            super()._send(store, session_id)
+            if session_id == ids[-4]:
+                held.append(publish(Store(tmp_path, "/srv/new"), ids[-1]))
+                held.append(take_slot(tmp_path, SlotHolder(ids[-1], "codex"), Limits()))
+
+    Slow(tmp_path, cast("IO[bytes]", sent), {}).send_all()
+    sent.seek(0)
+    order = [frame.said["s"] for frame in iter(lambda: read_frame(sent), None) if frame.kind == "whole"]
+    for running in held:
+        running.close()
+    assert order == [*reversed(ids[-4:-1]), ids[-1], *reversed(ids[:-4])]
