@@ -2,6 +2,7 @@
 
     CsaError
     ├── UsageError            2  wrong arguments of a command or call
+    │   └── NameTakenError    2  another session of the project has the name
     ├── NotFoundError         3  no such session, project or record
     ├── AmbiguousError        3  a selector names several sessions
     ├── BusyError             4  another supervisor holds the session
@@ -15,6 +16,7 @@
     ├── ArchiveError          6  the archive to import is not one of csa's, or damaged
     ├── ConfigError           6  a config file or variable is wrong
     ├── ToolUnavailableError  7  the tool is missing or cannot be used
+    ├── SealedError           7  the session is encrypted, and there is no key that opens it
     └── UnfinishedError       1  the result of a turn that still runs was asked for
 
 Errors are built from data; the command line renders them in one place.
@@ -50,6 +52,12 @@ class UsageError(CsaError):
 
     code = "usage"
     exit_code = 2
+
+
+class NameTakenError(UsageError):
+    """Another session of the project has the name that a new one was to have."""
+
+    code = "name_taken"
 
 
 class NotFoundError(CsaError):
@@ -195,6 +203,13 @@ class ToolUnavailableError(CsaError):
     """The tool is not installed, or cannot be used."""
 
     code = "tool"
+    exit_code = 7
+
+
+class SealedError(CsaError):
+    """What was said in the session is encrypted, and there is no key that opens it. Nothing was changed."""
+
+    code = "sealed"
     exit_code = 7
 
 

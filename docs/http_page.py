@@ -22,6 +22,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "compress": {"timeout_s": 300},
     "answer": {"ask": "5f2c1d0e9b8a7766", "allow": True},
     "checkpoint": {"label": "before the change"},
+    "land": {"into": "/path/of/project"},
     "new_thread": {"public_key": "alice"},
     "retitle": {"title": "Greetings"},
 }
@@ -37,10 +38,23 @@ _QUERIES = {
 }
 _ELSE = {
     "answer": " || test $? = 22  # it was answered already",
+    "land": " || test $? = 22  # it has no worktree of its own",
     "diff": " || test $? = 22  # it is in no git repository",
 }
 _ORDER = (
-    *("health", "version", "openapi", "projects", "tools", "create", "sessions", "session", "edit", "messages"),
+    *(
+        "health",
+        "version",
+        "openapi",
+        "projects",
+        "hosts",
+        "tools",
+        "create",
+        "sessions",
+        "session",
+        "edit",
+        "messages",
+    ),
     *(
         "conversation",
         "events",
@@ -51,6 +65,7 @@ _ORDER = (
         "artifact",
         "logs",
         "diff",
+        "land",
         "asks",
         "answer",
         "turn",

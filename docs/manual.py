@@ -10,7 +10,7 @@ from csa import __version__
 from csa.cli.commands import ABOUT, ALIASES, COMMANDS, PURPOSES, Command, command_names
 from csa.cli.config import render_value
 from csa.cli.helping import overview
-from csa.model.config import ENGINE_KEYS, KEYS, TOOL_KEYS, Key
+from csa.model.config import ENGINE_KEYS, KEYS, STORE_KEYS, TOOL_KEYS, Key
 
 EXITS = (
     ("0", "It succeeded."),
@@ -158,6 +158,7 @@ def _all_keys() -> Iterator[tuple[str, Key]]:
     yield from KEYS.items()
     yield from ((f"tools.NAME.{name}", key) for name, key in TOOL_KEYS.items())
     yield from ((f"engines.NAME.{name}", key) for name, key in ENGINE_KEYS.items())
+    yield from ((f"store.{name}", key) for name, key in STORE_KEYS.items())
 
 
 def _in_words(key: Key) -> str:

@@ -6,6 +6,7 @@ was started from the shell is all but the imports. `make check` starts each from
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -148,4 +149,5 @@ def _become(order: dict[str, Any], streams: list[int]) -> None:
         code = 1
     with suppress(OSError, ValueError):
         sys.stdout.flush()
+    atexit._run_exitfuncs()  # noqa: SLF001  # as python would
     os._exit(code)  # python would take down all that was loaded, page by page

@@ -19,8 +19,6 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from csa.runner.client import Csa
 
-_LIMIT_S = 60.0
-_NOT_OF_CSA = {126, 127, 255}  # but of what reaches the host
 # What changes nothing but the session's record, and takes at most one word beside the sessions.
 _WORDS_BESIDE = {"rename": 1, "describe": 1, "pin": 0, "close": 0, "delete": 0}
 
@@ -41,13 +39,13 @@ def act_there(words: list[str], error: MirroredError) -> int:
     said = [found.get(word) or word for word in rest]
     if sum(each is None for each in found.values()) > beside or not any(found.values()):
         raise error
-    from csa.runner.hosts.acting import Call, is_plain  # noqa: PLC0415  # few act on other hosts
+    from csa.runner.hosts.acting import LIMIT_S, NOT_OF_CSA, Call, is_plain  # noqa: PLC0415  # few act on other hosts
 
     if not all(map(is_plain, said)):
         raise error
-    call = Call(client.context.config.engine(error.host), [name, *said], limit_s=_LIMIT_S)
+    call = Call(client.context.config.engine(error.host), [name, *said], limit_s=LIMIT_S)
     answer = call.answer()
-    if answer.code in _NOT_OF_CSA:
+    if answer.code in NOT_OF_CSA:
         raise call.failure(answer)
     print(printable(answer.err), end="", file=sys.stderr)
     if "--json" in said:

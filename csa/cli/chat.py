@@ -21,7 +21,7 @@ from csa.cli.run_options import add_agent_options, add_session_options, add_temp
 from csa.cli.run_request import request_from
 from csa.cli.templates import chosen_template, made_from
 from csa.cli.views.signs import signs_of_life
-from csa.errors import CsaError, UsageError
+from csa.errors import CsaError, MirroredError, UsageError
 from csa.runner.client import Csa
 from csa.runner.current import make_current
 from csa.runner.ordered import plan_entry
@@ -204,7 +204,12 @@ class Chat:
         request = self.request
         if request.last:
             return refuse_idle(find_last(self.client.context, is_open=not request.reopen)).session_id
-        return None if request.session is None else self.client.resolve(request.session)
+        try:
+            return None if request.session is None else self.client.resolve(request.session)
+        except MirroredError as error:
+            way = f"ssh -t {error.host} csa chat -s {error.session_id}"
+            error.hint = f"talk there: {way}; or csa run -s {error.host}:{error.session_id} for each prompt"
+            raise
 
 
 def _chat_by_lines(chat: Chat) -> int:

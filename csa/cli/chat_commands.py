@@ -309,6 +309,11 @@ COMMANDS: dict[str, Slash] = {
         at_once=True,
     ),
     "diff": Slash("[PATH ...]", "show what has changed since the last commit", _diff, "files", at_once=True),
+    "land": Slash(
+        "",
+        "bring the work of the session's worktree into your checkout",
+        lambda talk, _: talk.csa("land", "--session", talk.called),
+    ),
     "save": Slash("[LABEL]", "save a checkpoint", lambda talk, words: talk.save(" ".join(words) or None), at_once=True),
     "export": Slash("[FILE]", "write the session to a file: .md, .html, .json, or an archive", _export, "files"),
     "queue": Slash(

@@ -61,7 +61,9 @@ class TerminalChat:
         self._first = self._plan()
         if not self._first.is_new:
             chat.stay_in(self._first.state.session_id)
-        history = PromptHistory(chat.client.store, self._first.context.redactor.redact)
+        context = self._first.context
+        keeps = not context.config.encryption.seals
+        history = PromptHistory(chat.client.store, context.redactor.redact, keeps=keeps)
         self._editor = Editor(
             past=history.load(),
             keep=history.add,

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from csa.cli.selecting import (
     refuse_unknown_tools,
 )
 from csa.cli.views.naming import as_read
-from csa.errors import StateError, UsageError
+from csa.errors import CsaError, StateError, UsageError
 from csa.model.collection import Rule
 from csa.model.duration import parse_duration
 from csa.paths import CODE, MIRRORS, PLACED
@@ -39,8 +40,9 @@ from csa.runner.doctor.store_checks import size_words
 from csa.runner.sessions.collecting import Item, Report, collect
 from csa.runner.turns.leftovers import find_leftovers, reap
 from csa.runner.waking import wake_parked, wake_queues
+from csa.store.liveness import probe
 from csa.store.searchindex import has_index
-from csa.store.sessions import Target, format_age
+from csa.store.sessions import Store, Target, format_age
 
 
 def configure_clean(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +138,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         from csa.runner.sessions.indexing import tidy_up  # noqa: PLC0415  # most have no index
 
         tidy_up(root, stores)
+    sealed = _encrypt(context, stores, report, dry_run=dry_run)
     forgotten = _forget_mirrored(root, arguments, report)
     if not dry_run and os.path.isdir(root / PLACED):
         _sweep_placed(root, report)
@@ -152,6 +155,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
                 "processes": known,
                 "reaped": len(ended),
                 "woken": [*woken, *going_on],
+                "encrypted": sealed,
                 "forgotten": [{"session_id": each, "mirror": store.host} for store, each in forgotten],
             },
         )
@@ -164,6 +168,7 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         [f"ended {count_of(len(ended), 'process', 'processes')}"] if ended else []
     )
     words += [f"forgot {count_of(len(forgotten), 'session')} that other hosts have deleted"] * bool(forgotten)
+    words += [f"{'would encrypt' if dry_run else 'encrypted'} {count_of(len(sealed), 'session')}"] * bool(sealed)
     words.append(code)
     words += [f"{session_id} continues, its quota has reset" for session_id in woken]
     words += [f"{session_id} goes on with its queue" for session_id in going_on]
@@ -171,6 +176,30 @@ def execute_gc(arguments: argparse.Namespace) -> int:
         print(f"csa gc: {said}")
     _warn_of_rest(report, damaged=dry_run or sys.stderr.isatty())
     return 1 if report.failures else 0
+
+
+def _encrypt(context: Context, stores: Iterable[Store], report: Report, *, dry_run: bool) -> list[str]:
+    """Encrypt what has finished, if that is configured, deleted sessions too; return the ids."""
+    encryption = context.config.encryption
+    if not encryption.seals:
+        return []
+    from csa.runner.atrest import is_to_seal, seal_finished  # noqa: PLC0415  # few sessions are encrypted
+
+    done: list[str] = []
+    for store in stores:
+        for session_id in (*store.ids(), *store.retired_ids()):
+            try:
+                if dry_run:
+                    is_sealed = is_to_seal(paths := store.find(session_id)) and probe(paths).state == "not_alive"
+                else:
+                    is_sealed = seal_finished(store, session_id, encryption.recipients)
+            except StateError:  # it is damaged, or gone, and said elsewhere
+                continue
+            except (OSError, CsaError) as error:
+                report.failures.append(f"session {session_id} could not be encrypted: {error}")
+                continue
+            done += [session_id] * is_sealed
+    return done
 
 
 def _forget_mirrored(root: Path, arguments: argparse.Namespace, report: Report) -> list[Target]:

@@ -134,6 +134,8 @@ PURPOSES: tuple[tuple[str, tuple[Command, ...]], ...] = (
         (
             Command("session rename", "editing.rename", "give a session a name, or remove its name"),
             Command("session describe", "editing.describe", "change the description of a session"),
+            Command("session seal", "sealing.seal", "encrypt what was said in sessions that have finished"),
+            Command("session unseal", "sealing.unseal", "open encrypted sessions, with your key"),
             Command("session pin", "editing.pin", "protect a session from clean-up"),
             Command("session new", "current.new", "make a session without running anything in it"),
             Command("session current", "current.current", "choose the current session, or print it"),

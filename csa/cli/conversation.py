@@ -52,7 +52,7 @@ def execute(arguments: argparse.Namespace) -> int:
     session = find_to_read(arguments, "session show")
     if arguments.follow:
         return _follow(session, arguments)
-    paths = session.files
+    paths = session.content
     messages = (m for m in read_conversation(read_events(paths.transcript)) if arguments.turn in {None, m.turn})
     first = next(messages, None)
     if first is None and arguments.turn is not None:
@@ -81,7 +81,7 @@ def _follow(session: Session, arguments: argparse.Namespace) -> int:
     stream = Stream(sys.stdout, is_full=arguments.full)
     with signs_of_life(session.context.caller) as signs:
         signs.about(about_sessions([session.target]))
-        for look in follow(session.files):
+        for look in follow(session.content):
             for event in look:
                 sys.stdout.write(stream.text(event))
             sys.stdout.flush()

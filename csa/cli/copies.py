@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import cast
 
 from csa.cli.output import count_of, tell, warn
 from csa.cli.selecting import open_client
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from csa.errors import CsaError
     from csa.runner.client import Csa
     from csa.runner.copies.copying import Copier
-    from csa.runner.copies.target import Address
+    from csa.runner.copies.target import Address, Target
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 
@@ -36,6 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="remove what another csa has put there, and copy nothing; HOST:STATE_ROOT, as in the column source",
     )
+    parser.add_argument(
+        "--encrypt",
+        action="append",
+        metavar="KEY",
+        help="encrypt what was said for the holder of a key: age1..., a public key of SSH, or a file with some; "
+        "repeatable",
+    )
     parser.add_argument("--watch", action="store_true", help="go on as things happen, until Ctrl-C")
 
 
@@ -46,6 +54,10 @@ def execute(arguments: argparse.Namespace) -> int:
     and a stream for each transcript (csa[redis]). It is one way: csa works whether the database is there or not, and
     the files are the truth. Secrets are hidden in what is copied. Deleted
     sessions are marked, purged ones removed. It can be killed at any instant; the next run brings the rest.
+
+    With --encrypt, what was said is encrypted in the copy (age, in base64), and titles are left out; whoever has a key
+    reads it. Ids, names, owners, projects, times, status, usage, and the kinds of messages stay readable. What was
+    copied in another way before is copied again.
 
     A password is not taken from the command line, where others can see it. Exits 7 if the database cannot be reached;
     with --watch only at the beginning, later it is tried again.
@@ -94,7 +106,11 @@ def _copy(client: Csa, address: Address, arguments: argparse.Namespace) -> Copie
     root = client.store.root
     with closing(open_target(address, source_of(root))) as target:
         copier = Copier(
-            root, client.context.redactor, target, lambda project: not projects or project in projects, _tell_fault
+            root,
+            client.context.redactor,
+            _sealing(target, arguments),
+            lambda project: not projects or project in projects,
+            _tell_fault,
         )
         copier.copy_all()
         if not arguments.watch:
@@ -108,6 +124,15 @@ def _copy(client: Csa, address: Address, arguments: argparse.Namespace) -> Copie
         except KeyboardInterrupt:
             pass
     return copier
+
+
+def _sealing(target: Target, arguments: argparse.Namespace) -> Target:
+    if not arguments.encrypt:
+        return target
+    from csa.runner.copies.encrypting import Encrypted  # noqa: PLC0415  # few encrypt
+    from csa.store.sealing import Sealer  # noqa: PLC0415  # as above
+
+    return cast("Target", Encrypted(target, Sealer(arguments.encrypt)))
 
 
 def _tell_fault(fault: CsaError) -> None:

@@ -31,9 +31,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     Exits 5 when the session's code belongs to another repository, 7 when its host cannot be reached.
     """
-    from csa.runner.hosts.code import bring_back  # noqa: PLC0415  # `csa completion` loads every command
-    from csa.runner.hosts.escrow import fetched  # noqa: PLC0415  # as above
-    from csa.store.placements import list_placements  # noqa: PLC0415  # as above
+    from csa.runner.hosts.fetching import fetch_work  # noqa: PLC0415  # `csa completion` loads every command
 
     client = open_client()
     session = find(client, selected(arguments), retired=True)
@@ -42,10 +40,7 @@ def execute(arguments: argparse.Namespace) -> int:
             f"Session {session.session_id} is on this host: its commits are in its repository.",
             hint=f"csa diff -s {session.session_id}, csa land -s {session.session_id}",
         )
-    brought = bring_back(client.context, client.context.config.engine(host), session.session_id)
-    for placement in list_placements(client.store.root):
-        if placement.session_id == session.session_id and placement.host == host and placement.is_settled:
-            fetched(client.store.root, placement.id)
+    brought = fetch_work(client.context, client.context.config.engine(host), session.session_id, host)
     warn(brought.problems)
     if arguments.json:
         print_json(brought.to_json())

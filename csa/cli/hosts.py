@@ -44,6 +44,8 @@ def execute_sync(arguments: argparse.Namespace) -> int:
 
     client = open_client()
     engines = _hosts(_engines(client, arguments.hosts), arguments.hosts)
+    if not arguments.hosts:
+        engines = _not_over(client, engines)
     if not engines:
         raise UsageError("Name a host.", hint="csa sync HOST, as in ssh HOST")
     telling = _teller if arguments.watch else lambda _: lambda _: None
@@ -94,6 +96,12 @@ def _hosts(engines: list[Engine], named: list[str]) -> list[Engine]:
     return [engine for engine in engines if not is_scheduler(engine)]
 
 
+def _not_over(client: Csa, engines: list[Engine]) -> list[Engine]:
+    """Leave out hosts that were there for a turn, which has ended."""
+    root = client.store.root_pathname
+    return [engine for engine in engines if not engine.job or _running(mirror_for(root, engine.name))]
+
+
 def configure_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("hosts", nargs="*", metavar="HOST", help="only these")
     what = parser.add_mutually_exclusive_group()
@@ -126,7 +134,7 @@ def execute_list(arguments: argparse.Namespace) -> int:
         return release_placed(client, arguments.release, force=arguments.force, json=arguments.json)
     engines = _engines(client, arguments.hosts)
     failures: dict[str, CsaError] = {}
-    asked = _ask(engines, failures) if arguments.check else {}
+    asked = _ask(engines if arguments.hosts else _not_over(client, engines), failures) if arguments.check else {}
     rows = [_row(client, engine, asked.get(engine.name), failures) for engine in engines]
     if arguments.json:
         print_json(rows)

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from csa.cli.ourselves import own_command
 from csa.cli.output import count_of, error_to_json, one_line, print_error, print_json, tell, warn
@@ -20,8 +22,6 @@ from csa.runner.client import Csa
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from typing import Any
-
     from csa.runner.session import Session
     from csa.runner.sessions.landing_outcome import Landed
 
@@ -117,17 +117,18 @@ def _find_one(client: Csa, selector: str) -> Session:
 
 def _land(session: Session, arguments: argparse.Namespace) -> Landed:
     """Land one session; SystemExit when a signal has ended that."""
-    if session.store.host:
-        from csa.runner.sessions.landing_fetched import land_fetched  # noqa: PLC0415  # few are on other hosts
-
-        if arguments.check is not None:
-            raise UsageError("--check is not for sessions on other hosts.", hint="run the check, then csa land")
-        return land_fetched(session, Path.cwd(), squash=arguments.squash, dry_run=arguments.dry_run)
     import anyio  # noqa: PLC0415  # `csa completion`, in each new shell, loads every command
 
     from csa.process.wakeup import heeded_signals  # noqa: PLC0415  # as above
     from csa.runner.sessions.landing import land_session  # noqa: PLC0415  # as above
 
+    how: dict[str, Any] = {"squash": arguments.squash, "check": arguments.check, "dry_run": arguments.dry_run}
+    if session.store.host:
+        from csa.runner.sessions.landing_fetched import land_fetched  # noqa: PLC0415  # few are on other hosts
+
+        land = partial(land_fetched, session, **how)
+    else:
+        land = partial(land_session, session, keep=arguments.keep, **how)
     came: list[int] = []
 
     async def drive() -> Landed | CsaError | None:
@@ -142,15 +143,7 @@ def _land(session: Session, arguments: argparse.Namespace) -> Landed:
 
                 tasks.start_soon(obey)
                 try:
-                    outcome = await land_session(
-                        session,
-                        into=Path.cwd(),
-                        squash=arguments.squash,
-                        check=arguments.check,
-                        dry_run=arguments.dry_run,
-                        keep=arguments.keep,
-                        on_output=_pass_on,
-                    )
+                    outcome = await land(into=Path.cwd(), on_output=_pass_on)
                 except CsaError as error:  # it must not be wrapped in a group
                     outcome = error
                 tasks.cancel_scope.cancel()

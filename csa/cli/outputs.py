@@ -62,7 +62,7 @@ def execute_logs(arguments: argparse.Namespace) -> int:
     if arguments.tail is not None and arguments.tail < 0:
         raise UsageError("--tail takes a number, 0 or more.")
     session = find_to_read(arguments, "session logs")
-    paths = session.files
+    paths = session.content
     if arguments.follow:
         refuse_endless_wait(session.context.caller, session.session_id, verb="follow")
         with signs_of_life(session.context.caller) as signs:
@@ -253,7 +253,7 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
     """
     session = find_to_show(arguments)
     refuse_unseen(session.store.host, session.session_id, "Files")
-    paths = session.files
+    paths = session.content
     artifacts = find_artifacts(paths, turn=arguments.turn)
     copies: list[Path] = []
     if arguments.copy_to is not None:

@@ -34,7 +34,7 @@ from csa.structs import replace
 def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, host: str | None) -> int:
     """Run the turn on the host that is named, or that a session's name names; return its exit code."""
     refuse_elsewhere(request)
-    check_request(request, may_lack_prompt=False)
+    check_request(request, may_lack_prompt=request.repair)
     if arguments.queue or arguments.steal:
         raise UsageError("--queue and --steal are for sessions of this host.", hint=f"ssh {host} csa run --queue ...")
     if arguments.detach:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Options in place of a plan's keys: what a task says itself comes first.
 _KEYS = (
-    *("tool", "model", "effort", "permission", "timeout", "idle_timeout", "retries", "fallback", "on_quota"),
+    *("host", "tool", "model", "effort", "permission", "timeout", "idle_timeout", "retries", "fallback", "on_quota"),
     *("check", "setup", "max_running", "budget_tokens", "budget_usd", "budget_time"),
 )
 _BEGIN_S = 10.0  # in which a session that is being created, with its worktree, can be found
@@ -47,6 +47,7 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--name", metavar="NAME", help="what its sessions are named by (default: the file's name)")
     how = parser.add_argument_group("how, where a task does not say it itself")
+    how.add_argument("--on", dest="host", metavar="HOST", help="the host to work on, as csa run --on has it")
     how.add_argument("-t", "--tool", metavar="T", help=f"the tool to use: codex, claude-code, ..., or {AUTO}")
     how.add_argument("-m", "--model", metavar="M", help="the model to ask for")
     how.add_argument("--effort", metavar="E", help="the reasoning effort to ask for")
@@ -204,7 +205,10 @@ def _instead(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {key: getattr(arguments, key) for key in _KEYS if getattr(arguments, key) is not None}
     if "fallback" in given:
         given["fallback"] = [word.strip() for word in given["fallback"].split(",") if word.strip()]
-    return {key: parse_value(f"--{key.replace('_', '-')}", key, value) for key, value in given.items()}
+    options = {"host": "--on"}
+    return {
+        key: parse_value(options.get(key, f"--{key.replace('_', '-')}"), key, value) for key, value in given.items()
+    }
 
 
 def _print_dry_run(
@@ -221,7 +225,8 @@ def _print_dry_run(
     width = max(len(each["task"]) for each in found)
     for each in found:
         needs = f", after {', '.join(each['needs'])}" if each["needs"] else ""
-        print(f"{each['task']:<{width}}  {each['would']} ({each['state']}{needs})")
+        where = f" on {each['host']}" if each["host"] else ""
+        print(f"{each['task']:<{width}}  {each['would']}{where} ({each['state']}{needs})")
 
 
 def _planned(task: PlanTask, looked: Looked, fresh: set[str]) -> dict[str, Any]:
@@ -232,9 +237,16 @@ def _planned(task: PlanTask, looked: Looked, fresh: set[str]) -> dict[str, Any]:
         "state": state.words,
         "would": "begin again" if task.name in fresh else _would(task, looked, state.kind),
         "needs": list(task.needs),
+        "host": _host_of(task, looked),
         "tools": [tool for tool in tools if tool],
         "sessions": [looked.known[unit].session_id for unit in task.units if unit in looked.known],
     }
+
+
+def _host_of(task: PlanTask, looked: Looked) -> str | None:
+    """Return where a task would go on: where its session is, or where it says."""
+    known = next((looked.records[unit] for unit in task.units if unit in looked.records), None)
+    return known.store.host if known else task.host
 
 
 def _would(task: PlanTask, looked: Looked, kind: str) -> str:

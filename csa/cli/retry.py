@@ -45,7 +45,7 @@ def execute(arguments: argparse.Namespace) -> int:
     named = f"{session.store.host}:{session.session_id}" if session.store.host else session.session_id
     given = {**vars(arguments), "session": named, "is_literal": True, "way_to_stdin": _WAY_TO_STDIN}
     words = argparse.Namespace(**{**defaults_of_run(), **given})
-    started = last_started(session.files.transcript)
+    started = last_started(session.content.transcript)
     if started:
         _refuse_without_secrets(session, started, arguments)
         _tell_flags(started)
@@ -77,7 +77,7 @@ def _last_prompt(session: Session, started: Event | None) -> tuple[int, str]:
     if started and started.turn == turn:
         return turn, str(started.data.get("prompt") or "")
     try:
-        return turn, read_regular(session.files.turn_output(turn) / "prompt.md").decode(errors="surrogateescape")
+        return turn, read_regular(session.content.turn_output(turn) / "prompt.md").decode(errors="surrogateescape")
     except OSError:
         raise NotFoundError(
             f"Session {session.session_id} has no prompt to send again.",
@@ -91,7 +91,7 @@ def _last_attachments(session: Session, started: Event | None) -> tuple[list[Att
         return [], []
     from csa.runner.attaching import read_copies  # noqa: PLC0415  # few turns have some
 
-    found = read_copies(recorded, session.files.turn_output(started.turn) / PROMPT_FILES)
+    found = read_copies(recorded, session.content.turn_output(started.turn) / PROMPT_FILES)
     return [each for each in found if each.is_image], [each for each in found if not each.is_image]
 
 
@@ -100,7 +100,7 @@ def _last_schema(session: Session, started: Event | None) -> str | None:
     if started is None or not started.data.get("schema"):
         return None
     try:
-        schema = read_regular(session.files.turn_output(started.turn) / SCHEMA_FILE).decode()
+        schema = read_regular(session.content.turn_output(started.turn) / SCHEMA_FILE).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"The schema of turn {started.turn} cannot be read ({error}).",

@@ -12,10 +12,10 @@ import sys
 from datetime import UTC, datetime
 from itertools import islice
 
-from csa.cli.output import Style, cut, display_width, one_line, print_json, tell, terminal_width
+from csa.cli.output import Style, count_of, cut, display_width, one_line, print_json, tell, terminal_width, warn
 from csa.cli.selecting import add_hosts, open_client, refuse_unknown_tools, selected_stores
 from csa.cli.session_list import read_since, split_names
-from csa.errors import StateError, UsageError
+from csa.errors import CsaError, SealedError, UsageError
 from csa.model.state import parse_time
 from csa.runner.sessions.searching import Hit, Query, search
 from csa.store.sessions import format_age
@@ -58,13 +58,12 @@ def execute(arguments: argparse.Namespace) -> int:
     )
     client = open_client()
     stores = selected_stores(client, arguments)
-    faults: list[StateError] = []
+    faults: list[CsaError] = []
     limit = arguments.limit or (_SHOWN_ON_TERMINAL if sys.stdout.isatty() and not arguments.json else None)
     unknown: list[str] = []
-    hits = search(stores, query, on_fault=faults.append, on_unknown=unknown.append)
+    hits = search(stores, query, keys=client.context.keys, on_fault=faults.append, on_unknown=unknown.append)
     count = _print_hits(islice(hits, limit), words, as_json=arguments.json)
-    for fault in faults:
-        tell("warning", f"left out: {one_line(fault.message)}")
+    _warn_of(faults)
     if count == limit and arguments.limit is None and next(hits, None):
         tell("csa", f"... and more (--limit {2 * count} shows as many again)")
     if unknown:  # and there is an index
@@ -75,6 +74,15 @@ def execute(arguments: argparse.Namespace) -> int:
     if not count:
         refuse_unknown_tools(client, stores, tools)
     return 0 if count else 1
+
+
+def _warn_of(faults: list[CsaError]) -> None:
+    """Name what could not be read; encrypted sessions once."""
+    sealed = [fault for fault in faults if isinstance(fault, SealedError)]
+    warn(f"left out: {one_line(fault.message)}" for fault in faults if fault not in sealed)
+    if sealed:
+        tell("warning", f"left out: {count_of(len(sealed), 'encrypted session')}: {one_line(sealed[0].message)}")
+        tell("hint", sealed[0].hint or "csa unseal S")
 
 
 def _print_hits(hits: Iterable[Hit], words: tuple[str, ...], *, as_json: bool) -> int:

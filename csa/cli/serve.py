@@ -60,7 +60,7 @@ def execute_run(arguments: argparse.Namespace) -> int:
     from csa.runner.sessions.fleet import Fleet  # noqa: PLC0415  # only serving needs these
     from csa.serve import endpoint, server  # noqa: PLC0415  # as above
     from csa.serve.app import Api  # noqa: PLC0415  # as above
-    from csa.serve.handlers import Served  # noqa: PLC0415  # as above
+    from csa.serve.served import Served  # noqa: PLC0415  # as above
     from csa.serve.tokens import Tokens  # noqa: PLC0415  # as above
     from csa.store.project import find_project  # noqa: PLC0415  # as above
     from csa.store.sessions import Store  # noqa: PLC0415  # as above
@@ -80,12 +80,14 @@ def execute_run(arguments: argparse.Namespace) -> int:
     url = _url(arguments, 0 if path else sock.getsockname()[1])
 
     def is_served(project: str) -> bool:
+        if not project.startswith("/"):  # of another host
+            return not projects
         if projects or project == client.store.project_pathname:
             return project in (projects or {project})
         return os.path.isdir(Store(root, project).sessions_dir)
 
     def make_api() -> Api:
-        fleet = Fleet(str(root), served=is_served)
+        fleet = Fleet(str(root), served=is_served, mirrors=True)
         served = Served(str(root), fleet, os.environ, command=own_command(), directory=directory)
         hosts = frozenset(name.lower() for name in (*_LOCAL_NAMES, _in_url(arguments.host), *arguments.allow_host))
         return Api(served, tokens, hosts, read_only=arguments.read_only)

@@ -32,11 +32,13 @@ _Kind = Literal[
     "on_quota",
     "code",
     "flag_or_text",
+    "encryption",
 ]
 AUTO = "auto"
 NATIVE = "native"
 TRANSPORTS = (NATIVE, "acp")
 SSH, SLURM, HYPERQUEUE, KUBERNETES = "ssh", "slurm", "hyperqueue", "kubernetes"
+FINISHED = "finished"
 BUNDLE, SHARED, NONE = CODES = ("bundle", "shared", "none")  # how code gets to a host
 
 
@@ -125,9 +127,21 @@ ENGINE_KEYS: Mapping[str, Key] = {
 COPY_KEYS: Mapping[str, Key] = {
     "to": Key("text", "", "the URL: postgresql://... or redis://...; or env:NAME, a variable that has it"),
 }
-_TABLES: Mapping[str, Mapping[str, Key]] = {"tools": TOOL_KEYS, "engines": ENGINE_KEYS, "copies": COPY_KEYS}
+STORE_KEYS: Mapping[str, Key] = {
+    "encrypt": Key("encryption", "off", "finished: the text of sessions that have finished is encrypted; or off"),
+    "recipients": Key("words", (), "who can read it: age1..., public keys of SSH, or files with some"),
+    "identity": Key("text", "", "your file with the secret key, of age or SSH"),
+    "identity_command": Key("words", (), "a command that prints your secret key, as from a keyring"),
+}
+_STORE = "store"
+_TABLES: Mapping[str, Mapping[str, Key]] = {
+    "tools": TOOL_KEYS,
+    "engines": ENGINE_KEYS,
+    "copies": COPY_KEYS,
+    _STORE: STORE_KEYS,
+}
 # Tables that other programs have for where sessions are kept.
-_STORES = frozenset({"store", "storage"})
+_STORES = frozenset({_STORE, "storage"})
 # Other names for keys.
 _ALIASES = {"max_context_tokens": "context_window_tokens"}
 # Keys a project's file may not have: it could set commands; the transport decides how a permission is enforced, and an
@@ -193,6 +207,15 @@ class Engine(Struct):
     host: str = ""  # what a scheduler's hosts are called, if all of them have one state root
     linger_s: float = 600.0
     job: str = ""  # of the scheduler, through which the host is reached
+
+
+class Encryption(Struct):
+    """`[store]`: whether sessions are encrypted, for whom, and where the key is that opens them."""
+
+    seals: bool = False  # those that have finished, by themselves
+    recipients: tuple[str, ...] = ()
+    identity: str = ""
+    identity_command: tuple[str, ...] = ()
 
 
 class _Value(Generic[_T]):
@@ -315,6 +338,16 @@ class Config(Struct):
         return replace(self.engine(engine), name=name, job=job) if is_pods else None
 
     @property
+    def encryption(self) -> Encryption:
+        known = {key: self.values.get(f"{_STORE}.{key}", (STORE_KEYS[key].default, ""))[0] for key in STORE_KEYS}
+        return Encryption(
+            seals=known["encrypt"] == FINISHED,
+            recipients=tuple(known["recipients"]),
+            identity=str(known["identity"]),
+            identity_command=tuple(known["identity_command"]),
+        )
+
+    @property
     def copies(self) -> dict[str, str]:
         """Where `csa mirror` may copy sessions to, by name."""
         urls = {key: str(value) for key, (value, _) in self.values.items() if key.startswith("copies.")}
@@ -349,6 +382,10 @@ def combine_layers(layers: list[Layer]) -> Config:
             current = found[name][0] if name in found else key.default
             loosens = layer.is_project and key.limits and _loosens(name, wanted, current)
             (ignored if loosens else found)[name] = (wanted, layer.origin)
+    value, origin = found.get(f"{_STORE}.encrypt", ("", ""))
+    if value == FINISHED and not found.get(f"{_STORE}.recipients", ((), ""))[0]:
+        hint = "age-keygen -o KEYFILE makes a key, and prints its public one"
+        raise ConfigError(f"{origin}: store.encrypt needs store.recipients, for whom it is encrypted.", hint=hint)
     words = "belongs to another program (it has schema_version or [project]) and is ignored"
     return Config(found, tuple(f"{layer.origin}: {words}." for layer in strange), ignored)
 
@@ -370,8 +407,10 @@ def from_environment(environ: Mapping[str, str]) -> list[Layer]:
 def _flatten(layer: Layer) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in layer.values.items():
-        if name in {"engines", "copies"} and layer.is_project:
+        if name in {"engines", "copies", _STORE} and layer.is_project:
             _refuse_table(layer, name)
+        elif name == _STORE and isinstance(value, Mapping) and value.keys() <= STORE_KEYS.keys():
+            flat.update({f"{name}.{key}": each for key, each in value.items()})
         elif name in _STORES:
             raise _not_a_store(layer.origin, name, value)
         elif name in _TABLES:
@@ -411,11 +450,8 @@ def _refuse_table(layer: Layer, name: str) -> None:
 
 
 def _not_a_store(origin: str, name: str, value: Any) -> ConfigError:
-    if isinstance(value, Mapping) and "encrypt" in value:
-        return ConfigError(
-            f"{origin}: there is no [{name}] encrypt: csa does not encrypt the sessions that it keeps.",
-            hint="encrypt the disk or the directory they are on; csa export --encrypt encrypts what leaves it",
-        )
+    if name == _STORE and isinstance(value, Mapping) and not {"backend", "url", "kind", "type"} & value.keys():
+        return unknown_key(origin, next(key for key in value if key not in STORE_KEYS), [*STORE_KEYS], where="store.")
     return ConfigError(
         f"{origin}: there is no [{name}]: sessions are files, as with a database every turn would end when it is away.",
         hint="csa mirror --to redis://... or postgresql://... keeps a copy in one, for other programs",
@@ -465,6 +501,7 @@ _EXPECTED: Mapping[_Kind, str] = {
     "permission": "one of read-only, edit, full",
     "table": "a table of strings",
     "transport": "native or acp",
+    "encryption": "off or finished",
     "code": "bundle, shared or none",
     "duration": "a time such as 7d, 12h or 30m",
     "flag": "true or false",
@@ -477,6 +514,7 @@ _EXPECTED: Mapping[_Kind, str] = {
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "permission": tuple(level.value for level in Permission),
     "transport": TRANSPORTS,
+    "encryption": ("off", FINISHED),
     "code": CODES,
     "switch": ("on", "off"),
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from csa.errors import SealedError
 from csa.model.events import Event
+from csa.model.skeleton import is_bare
 from csa.structs import Struct, field
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -80,6 +82,9 @@ class Conversation:
         return self.calls.get(_text(event.data.get("id")))
 
     def add(self, event: Event) -> None:
+        """Take an event; SealedError for one that is only what encryption has left readable."""
+        if event.type == "run_started" and is_bare(event):
+            raise SealedError("The session is encrypted.", hint="csa show opens it, with your key")
         take = _TAKE.get(event.type)
         if take:
             take(self, event)

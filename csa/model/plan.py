@@ -20,6 +20,8 @@ MAX_RUNNING, REPAIRS = 3, 1
 PARK_LIMIT_S = DEFAULT_PARK.total_seconds()
 NAME_LENGTH = 64  # of a session's name
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_HERE = "here"  # as a host
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}(?::[A-Za-z0-9][A-Za-z0-9._-]{0,62})?", re.ASCII)
 _NO_WORD = re.compile(r"[^A-Za-z0-9_-]+")
 
 Place = Literal["plan", "task", "both", "own"]  # where a key may stand; `own`: in both, for each its own
@@ -55,6 +57,7 @@ KEYS: Mapping[str, PlanKey] = {
     "repairs": _key("count", REPAIRS, "how often an agent may repair its own conflict or failed check"),
     "on_quota": _key("plan_quota", "wait", "when a quota is used up: wait, wait=TIME, fallback or fail"),
     "tool": _key("text", "", "the tool to use", sets="tool"),
+    "host": _key("plan_host", "", "where its agent works: a host or a scheduler, as `csa run --on` has it, or `here`"),
     "transport": _key("transport", "native", "how csa talks to the tool: native or acp", sets="transport"),
     "model": _key("text", "", "the model to ask for", sets="model"),
     "effort": _key("text", "", "the reasoning effort to ask for", sets="effort"),
@@ -94,6 +97,10 @@ _OWN_FORMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value == "fallback" or parse_on_quota(str(value)) is not None,
         "wait, fallback or fail",
     ),
+    "plan_host": (
+        lambda value: isinstance(value, str) and (value == "" or bool(_HOST.fullmatch(value))),
+        "a host as csa run --on has it, as gpu or lab:n2, or here",
+    ),
 }
 
 
@@ -106,6 +113,7 @@ class PlanTask(Struct, kw_only=True):
         needs: the tasks whose work it begins with.
         touches: globs of the paths that it is expected to change; none says nothing.
         tools: the alternatives of a race, TOOL or TOOL:MODEL; none for a task that is run once.
+        host: where it is run: a host, a scheduler, or SCHEDULER:NODE; None is here.
         has_worktree: whether it changes anything, in a worktree of its own.
         check: the command for the combined tree.
         repairs: how many repairs it may make in a run of the plan.
@@ -120,6 +128,7 @@ class PlanTask(Struct, kw_only=True):
     needs: tuple[str, ...] = ()
     touches: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
+    host: str | None = None
     has_worktree: bool = True
     check: str | None = None
     repairs: int = REPAIRS
@@ -283,6 +292,9 @@ def _parse_task(
         own.pop("tool", None)
     if not own.get("worktree", True) and "permission" not in table:
         own.pop("permission", None)  # it only reads, unless the task itself says more
+    host = own.get("host") if own.get("host") != _HERE else None
+    if host and own.get("secret"):
+        raise ConfigError(f"{place}: '{where}' has a secret, and none leaves this host.", hint='host = "here"')
     if isinstance(own.get("schema"), str):
         own["schema"] = _schema(place, where, own["schema"], read)
     return PlanTask(
@@ -291,6 +303,7 @@ def _parse_task(
         needs=tuple(dict.fromkeys(own.get("needs", ()))),
         touches=tuple(own.get("touches", ())),
         tools=tuple(own.get("tools", ())),
+        host=host or None,
         has_worktree=own.get("worktree", True),
         check=own.get("check") or None,
         repairs=own.get("repairs", REPAIRS),

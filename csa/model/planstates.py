@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         "waiting",  # for what it needs
         "running",
         "repairing",
+        "away",  # it ran on another host, which was not heard of lately
         "parked",  # until a quota resets
         "finished",  # its turn has succeeded, and its work is to be merged
         "to_choose",  # a race: one of its sessions is to be taken
@@ -41,9 +42,11 @@ OVER = frozenset({"merged", "done"})  # what it was for is there
 STUCK = frozenset({"conflict", "check_failed", "failed", "blocked", "to_choose"})  # somebody has to do something
 ACTIVE = frozenset({"running", "repairing"})
 TO_START = frozenset({"to_do", "changed", "stopped"})
-_TRIED_AGAIN = frozenset({"conflict", "check_failed", "failed", "stopped", "parked"})  # by another run of the plan
+_TRIED_AGAIN = frozenset(
+    {"away", "conflict", "check_failed", "failed", "stopped", "parked"}
+)  # by another run of the plan
 _FIRST = (  # of the states in a race, which is that of the task
-    *("merged", "running", "repairing", "changed", "stopped", "to_do", "parked", "done"),
+    *("merged", "running", "repairing", "away", "changed", "stopped", "to_do", "parked", "done"),
     *("finished", "conflict", "check_failed"),
 )
 _STATED = frozenset({"quota", "rate_limit"})
@@ -155,6 +158,8 @@ def unit_state(task: PlanTask, known: Known) -> TaskState:
         return TaskState(kind="parked", until=known.parked_until)
     if known.status == "running":
         return TaskState(kind="repairing" if known.is_repair else "running")
+    if known.status == "away":
+        return TaskState(kind="away")
     if known.status is None:
         return TaskState(kind="to_do")
     return TaskState(kind="changed") if known.digest != task.digest else _ended_state(task, known)

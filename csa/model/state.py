@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SCHEMA = 1
+SEALED_SCHEMA = 2  # of a session that is encrypted, so that a csa that cannot open it leaves it alone
 _NO_LIMITS, _NO_BUDGET, _NO_WINDOW = Limits(), Budget(), ContextWindow()
 _UNKNOWN = counted(None)  # what the turns of another implementation have used
 
@@ -97,6 +98,8 @@ class SessionState(Struct, kw_only=True):
     usage: Usage = field(default_factory=Usage)  # of all turns and compactions that have ended
     duration_s: float = 0.0  # of all turns; kept in [usage]
     schema: int | None = None  # None: another implementation wrote it
+    sealed_at: datetime | None = None  # since when its text is encrypted
+    sealed_seq: int | None = None  # the last event that is
 
     @property
     def spent(self) -> Spent:
@@ -121,8 +124,9 @@ class SessionState(Struct, kw_only=True):
 def parse_state(record: Mapping[str, Any]) -> SessionState:
     """Read the mapping of a state.toml; RecordFault names the invalid key."""
     schema = optional(record, "schema", int)
-    if schema is not None and schema > SCHEMA:
-        raise NewerSchemaFault("schema", f"version {schema} was written by a newer csa (this one reads {SCHEMA})")
+    if schema is not None and schema > SEALED_SCHEMA:
+        words = f"version {schema} was written by a newer csa (this one reads {SEALED_SCHEMA})"
+        raise NewerSchemaFault("schema", words)
     genealogy = table_of(record, "genealogy")
     context = table_of(record, "context_status")
     usage = table_of(record, "usage")
@@ -176,13 +180,17 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
         usage=_parse_usage(usage) if usage or schema is not None else _strange_usage(record),
         duration_s=float(amount_in(usage, "usage", "duration_s", (int, float))),
         schema=schema,
+        sealed_at=parse_time(record.get("sealed_at")),
+        sealed_seq=count_of(record, "sealed_seq"),
     )
 
 
 def render_state(state: SessionState) -> dict[str, Any]:
     """Return the keys csa writes, tables nested; None stands for an absent key."""
     return {
-        "schema": SCHEMA,
+        "schema": SEALED_SCHEMA if state.sealed_at else SCHEMA,
+        "sealed_at": state.sealed_at,
+        "sealed_seq": state.sealed_seq,
         "meta_session_id": state.session_id,
         "description": state.description,
         "project_path": state.project_path,

@@ -82,10 +82,14 @@ class Server:
         return self._all_tools().call(name, arguments, Watch(call.cancelled, report))
 
     def _all_tools(self) -> Tools:
+        from csa.rpc.mcp_elsewhere import Elsewhere  # noqa: PLC0415  # as above
         from csa.rpc.mcp_tools import Tools  # noqa: PLC0415  # as above
+        from csa.runner.hosts.watching import Keeping  # noqa: PLC0415  # as above
 
         with self._loading:
-            self._tools = self._tools or Tools(self._client_for, attaches=True)
+            if self._tools is None:
+                elsewhere = Elsewhere(Keeping(self._client_for(None).store.root_pathname))
+                self._tools = Tools(self._client_for, elsewhere, attaches=True)
         return self._tools
 
     def _report(self, token: str | int, elapsed_s: float, words: str) -> None:

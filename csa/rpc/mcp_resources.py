@@ -60,7 +60,7 @@ def read_resource(client: Csa, uri: str) -> Json:
 
 def _transcript(session: Session) -> str:
     note_read(session.context, session.session_id, "session logs")
-    lines = read_page(session.files.transcript, after=None, before=None, limit=_MOST_EVENTS)
+    lines = read_page(session.content.transcript, after=None, before=None, limit=_MOST_EVENTS)
     kept: list[bytes] = []
     left = _MOST_BYTES
     for line in reversed(list(lines)):
@@ -73,10 +73,10 @@ def _transcript(session: Session) -> str:
 
 def _artifact(session: Session, uri: str, name: str) -> Json:
     note_read(session.context, session.session_id, "session artifacts")
-    with open_artifact(session.files, name) as file:
+    with open_artifact(session.content, name) as file:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
-        place = session.files.output / name
+        place = session.content.output / name
         raise NotFoundError(f"{name} is larger than {_MOST_BYTES >> 20} MiB.", hint=f"it is {place}")
     try:
         return _said(uri, "text/plain", content.decode())

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate, takewhile
 from typing import Any
 
@@ -26,9 +27,14 @@ from csa.runner.session import Session
 from csa.runner.sessions.auditing import note_read
 from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions
 from csa.runner.sessions.waiting import WaitResult, await_endings
+from csa.store.mirrors import find_mirror
 from csa.store.observer import Observer
 from csa.store.transcript import started_after
-from csa.structs import Struct
+from csa.structs import Struct, replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from csa.rpc.mcp_elsewhere import Elsewhere
 
 Json = dict[str, Any]
 MOST_BYTES = 75_000  # of a result: 25,000 tokens, of which none has more than 3 bytes on average, in any script
@@ -37,11 +43,11 @@ _REPORT_S = 10.0
 _LONGEST_REPORT = 200
 _SAID = (
     *("prompt", "tool", "session", "name", "description", "model", "effort", "permission", "schema", "timeout_s"),
-    *("budget_tokens", "worktree"),
+    *("budget_tokens", "worktree", "repair"),
 )
 _RESULT = ("text", "output", "error", "denied", "artifacts", "duration_s", "usage")
 _SHORT = ("session_id", "name", "description", "project", "parent_session_id", "status")
-_LISTED = (*_SHORT, "tool", "turn", "started_at", "duration_s")
+_LISTED = (*_SHORT, "mirror", "tool", "turn", "started_at", "duration_s")
 
 
 class Watch(Struct):
@@ -62,9 +68,10 @@ class Watch(Struct):
 class Tools:
     """The tools, for who is behind `client_for`, which opens a project by a directory in it, or the usual one."""
 
-    def __init__(self, client_for: Callable[[str | None], Csa], *, attaches: bool) -> None:
+    def __init__(self, client_for: Callable[[str | None], Csa], elsewhere: Elsewhere, *, attaches: bool) -> None:
         """With `attaches`, what is started ends with this process, unless it is asked to be detached."""
         self._client_for = client_for
+        self._elsewhere = elsewhere
         self._attaches = attaches
 
     def call(self, name: str, arguments: Mapping[str, Any], watch: Watch) -> Json:
@@ -85,11 +92,16 @@ class Tools:
         return {"content": [_text(found)], "structuredContent": found, "isError": False}
 
     def run(self, arguments: Mapping[str, Any], watch: Watch) -> Json:
-        if not arguments["prompt"].strip():
+        if not (arguments["prompt"].strip() or arguments.get("repair")):
             raise UsageError("The prompt is empty.")
         client = self._client_for(arguments.get("directory"))
         request = RunRequest(**{name: arguments[name] for name in _SAID if name in arguments})
         is_detached = arguments.get("detach", False) or not self._attaches
+        host, request = _place_of(client, request, arguments.get("on"))
+        if host is not None:
+            name = self._elsewhere.start(client.context, request, host, is_detached=is_detached)
+            there = client.session(name, mirrored=True)
+            return _await([there], watch, arguments.get("wait_s"))[0]
         started = client.start(request) if is_detached else client.start_attached(request)
         session = client.session(started.session_id)
         own = _OwnTurns(session, started.turn, started.pid)
@@ -99,9 +111,25 @@ class Tools:
             return own.answer()
         return answer if answer["status"] == "running" or answer.get("turn") == own.last() else own.answer()
 
+    def land(self, arguments: Mapping[str, Any], _: Watch) -> Json:
+        import anyio  # noqa: PLC0415  # only this needs an event loop
+
+        from csa.runner.sessions.landing_outcome import outcome_to_json  # noqa: PLC0415  # as above
+
+        client = self._client_for(arguments.get("directory"))
+        session = client.session(arguments["session"], mirrored=True)
+        if session.store.host:
+            with suppress(CsaError, OSError):  # what is here already is landed
+                client.fetch(arguments["session"])
+        options = {name: arguments[name] for name in ("squash", "dry_run") if name in arguments}
+        landed = anyio.run(partial(client.land, arguments["session"], **options))
+        return outcome_to_json(session.session_id, landed)
+
     def wait(self, arguments: Mapping[str, Any], watch: Watch) -> Json:
         client = self._client_for(None)
         sessions = [client.session(selector, retired=True) for selector in arguments["sessions"]]
+        for session in sessions:
+            self._elsewhere.watch(client.context, session)
         for session in sessions:
             refuse_endless_wait(client.caller, session.session_id)
         is_any = arguments.get("any", False)
@@ -110,7 +138,11 @@ class Tools:
     def list(self, arguments: Mapping[str, Any], _: Watch) -> Json:
         client = self._client_for(None)
         return list_sessions(
-            client, status=arguments.get("status"), parent=arguments.get("parent"), limit=arguments.get("limit", 20)
+            client,
+            status=arguments.get("status"),
+            parent=arguments.get("parent"),
+            host=arguments.get("host"),
+            limit=arguments.get("limit", 20),
         )
 
     def show(self, arguments: Mapping[str, Any], _: Watch) -> Json:
@@ -140,16 +172,30 @@ _ACTS: Mapping[str, Callable[[Tools, Mapping[str, Any], Watch], Json]] = {
     "list": Tools.list,
     "show": Tools.show,
     "kill": Tools.kill,
+    "land": Tools.land,
 }
 
 
-def list_sessions(client: Csa, *, status: str | None = None, parent: str | None = None, limit: int = 20) -> Json:
+def _place_of(client: Csa, request: RunRequest, on: str | None) -> tuple[str | None, RunRequest]:
+    """Return the host that is to run it, one that is asked for, or where its session is; None for this one."""
+    if on is not None or request.session is None:
+        return None if on == "here" else on, request
+    session = client.session(request.session, mirrored=True)
+    if (host := session.store.host) is None:
+        return None, request
+    return host, replace(request, session=f"{host}:{session.session_id}")
+
+
+def list_sessions(
+    client: Csa, *, status: str | None = None, parent: str | None = None, host: str | None = None, limit: int = 20
+) -> Json:
     """Return what the tool `list` does: the sessions used last, and how many more there are."""
     if status is not None and status not in {*STATUSES, *PHASES}:
         raise UsageError(f"There is no status '{status}'.", hint=", ".join((*STATUSES, *PHASES)))
     selection = Selection(statuses=frozenset({status} if status else ()))
     above = client.resolve(parent) if parent else None
-    listing = select_sessions([client.store], selection, limit=None if above else limit, by_use=True)
+    stores = list(find_mirror(client.store.root_pathname, host).stores()) if host else [client.store]
+    listing = select_sessions(stores, selection, limit=None if above else limit, by_use=True)
     infos = [info for info in listing.infos if above in {None, info.parent}]
     shown, more = infos[:limit], listing.more + len(infos[limit:])
     rows: list[Json] = []
@@ -342,7 +388,7 @@ def _conversation(session: Session, turn: int | None) -> Iterator[str]:
     from csa.model.conversation import read_conversation  # noqa: PLC0415  # only this needs it
     from csa.store.transcript import read_events  # noqa: PLC0415  # as above
 
-    for message in read_conversation(read_events(session.files.transcript)):
+    for message in read_conversation(read_events(session.content.transcript)):
         if turn in {None, message.turn}:
             yield f"## Turn {message.turn}, {message.tool if message.role == 'assistant' else message.role}\n\n"
             yield f"{message.content.strip()}\n\n" if message.content.strip() else ""

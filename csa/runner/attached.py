@@ -22,7 +22,7 @@ from typing import Any
 
 from csa.errors import CsaError, UsageError
 from csa.model.limits import Budget
-from csa.runner.attaching import with_contents
+from csa.paths import MIRRORS
 from csa.runner.context import Context
 from csa.runner.detach import (
     error_from_json,
@@ -35,8 +35,8 @@ from csa.runner.detach import (
 )
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
-from csa.runner.turns.checks import check_request
 from csa.store.inherited import without_descriptors, without_repository
+from csa.store.sessions import Store
 from csa.structs import asdict
 
 _PLACED = ("-P", "-m", "csa.runner.placed")
@@ -95,17 +95,32 @@ class Placed(Attached):
         host: where it runs. `project` is the project's directory there, and `pid` that of the process here.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], said: dict[str, Any]) -> None:
-        """Take a process that has begun the turn it tells of."""
+    def __init__(self, process: subprocess.Popen[bytes], said: dict[str, Any], tell: Callable[[str], None]) -> None:
+        """Take a process that has begun the turn it tells of; what else it says is told in a thread."""
         super().__init__(process, said, said["project"])
         self.host: str = said["host"]
+        self._failure: CsaError | None = None
+        self._hearer = threading.Thread(target=self._hear, args=(tell,), daemon=True)
+        self._hearer.start()
+
+    def store(self, context: Context) -> Store:
+        """Return the store where the session is, or will be in a moment, in the mirror of its host."""
+        return Store(f"{context.store.root_pathname}/{MIRRORS}/{self.host}", self.project)
 
     def failure(self) -> CsaError | None:
         """Return why its end was not seen, or its commits have not come; None if all is well. It must have ended."""
+        self._hearer.join()
+        return self._failure
+
+    def _hear(self, tell: Callable[[str], None]) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as rest:
-            said = [json.loads(line) for line in rest if line.endswith(b"\n")]
-        return next((error_from_json(each["error"]) for each in said if "error" in each), None)
+            for line in rest:
+                said = json.loads(line) if line.endswith(b"\n") else {}  # it may have been killed
+                if "error" in said:
+                    self._failure = error_from_json(said["error"])
+                elif "said" in said:
+                    tell(said["said"])
 
 
 def start_placed(
@@ -130,12 +145,14 @@ def start_placed(
         parts: where a budget above has a limit of which the allowance says nothing, a new session gets one of so many
             equal parts of it.
         queue_s: how long it may wait in the queue of a scheduler; None is as long as it takes.
-        tell: gets what it waits for, and what does not go along.
+        tell: gets what it waits for, what does not go along, and later what becomes of the connection, in a thread.
 
     Raises as `find_where`, `reserve` and `Tether.begin`, each as CsaError with their codes; of what another host is not
     given UsageError.
     """
-    from csa.runner.hosts.placing import refuse_elsewhere  # noqa: PLC0415  # few turns are on other hosts
+    from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns are on other hosts
+    from csa.runner.hosts.placing import refuse_elsewhere  # noqa: PLC0415  # as above
+    from csa.runner.turns.checks import check_request  # noqa: PLC0415  # as above
 
     refuse_elsewhere(request)
     check_request(request, may_lack_prompt=request.repair)
@@ -152,14 +169,19 @@ def start_placed(
     }
     environ = without_repository(without_descriptors(context.environ))
     process = subprocess.Popen(
-        [sys.executable, *_PLACED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, start_new_session=True
+        [sys.executable, *_PLACED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=None if sys.stderr else subprocess.DEVNULL,
+        env=environ,
+        start_new_session=True,
     )
     try:
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it died, and an answer will be missing
             process.stdin.write(order_line(order))
             process.stdin.flush()
-        return Placed(process, _begun(process, tell))
+        return Placed(process, _begun(process, tell), tell)
     except BaseException:
         with suppress(BrokenPipeError):
             process.stdin.close()  # type: ignore[union-attr]  # it is a pipe

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from csa.errors import UsageError
+from csa.errors import MirroredError, UsageError
 from csa.paths import home_pathname, make_path, state_root
 from csa.runner.ancestry import with_identity
 from csa.runner.context import Context
 from csa.runner.verbs import SessionVerbs
 from csa.store.project import find_project
 from csa.store.sessions import Store
+from csa.structs import replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from csa.model.config import Config
+    from csa.model.limits import Budget
     from csa.model.result import RunResult
     from csa.runner.attached import Attached
     from csa.runner.caller import Caller
@@ -176,6 +178,8 @@ class Csa(SessionVerbs):
         *,
         wait_s: float | None = None,
         on_finish: FollowUp | None = None,
+        on: str | None = None,
+        allowance: Budget | None = None,
         **options: Unpack[RunOptions],
     ) -> Detached:
         """Start a turn in the background, and return as soon as any process can find its session.
@@ -186,14 +190,29 @@ class Csa(SessionVerbs):
             prompt: as for `run`, like `options`.
             wait_s: for how many seconds to wait for a busy session or while too many turns run; None is not at all.
             on_finish: a shell command for when the turn has ended.
+            on: another host, or a scheduler, that runs it; a session of another host (`gpu:auth`) goes on where it is.
+            allowance: what it and all below it may use there, of the budgets above it.
 
         Raises:
             UsageError: the session was to be ephemeral; or as `run`, like all others.
+            HostError: a host cannot be reached: nothing has begun there, or the error says that this is not known.
         """
         from csa.runner.detach import start_detached  # noqa: PLC0415  # as above
         from csa.runner.request import request_of  # noqa: PLC0415  # as above
 
-        return start_detached(self.context, request_of(prompt, options), wait_s=wait_s, on_finish=on_finish)
+        request = request_of(prompt, options)
+        try:
+            if on is None and ":" not in (request.session or ""):
+                return start_detached(self.context, request, wait_s=wait_s, on_finish=on_finish)
+        except MirroredError as error:
+            if request.session is None:
+                raise
+            request = replace(request, session=f"{error.host}:{error.session_id}")
+        if on_finish:
+            raise UsageError("What follows a turn runs where somebody waits for it; nobody does here.")
+        from csa.runner.hosts.starting import start_there  # noqa: PLC0415  # most turns run here
+
+        return start_there(self.context, request, on, wait_s=wait_s, allowance=allowance)[0].as_detached()
 
     def start_attached(
         self,
@@ -267,11 +286,13 @@ class Csa(SessionVerbs):
     ) -> Landed:
         """Bring the work of a session that runs in a worktree of its own into a checkout of the same repository.
 
+        Of a session on another host (`gpu:auth`), what `fetch` has brought is landed, and `keep` means nothing.
+
         Args:
             selector: the session.
             into: a directory in the checkout; where the client was opened when None.
             squash: as one commit.
-            check: a shell command that must succeed in the worktree before, with the work on the checkout's commit.
+            check: a shell command that must succeed in a worktree before, with the work on the checkout's commit.
             dry_run: say what would be landed, and what is in the way, and change nothing.
             keep: leave the worktree and its branch where they are.
 
@@ -283,10 +304,12 @@ class Csa(SessionVerbs):
         """
         from csa.runner.sessions.landing import land_session  # noqa: PLC0415  # as above
 
-        place = self.context.directory if into is None else into
-        return await land_session(
-            self.session(selector), into=place, squash=squash, check=check, dry_run=dry_run, keep=keep
-        )
+        place, session = self.context.directory if into is None else into, self.session(selector, mirrored=True)
+        if session.store.host is None:
+            return await land_session(session, into=place, squash=squash, check=check, dry_run=dry_run, keep=keep)
+        from csa.runner.sessions.landing_fetched import land_fetched  # noqa: PLC0415  # few are on other hosts
+
+        return await land_fetched(session, place, squash=squash, check=check, dry_run=dry_run)
 
     def plan(self, request: RunRequest, *, new_id: str | None = None) -> TurnPlan:
         """Decide what a request means, without writing anything: the tool, its command, the limits. Raises as `run`."""

@@ -18,10 +18,23 @@ if TYPE_CHECKING:
 
     from csa.model.config import Config
     from csa.model.redaction import Redactor
+    from csa.runner.atrest import Keys
     from csa.runner.caller import Caller
+    from csa.store.held import HeldSession
 
 
 REPLAY, REPLAY_SPEED = "CSA_REPLAY", "CSA_REPLAY_SPEED"  # what stands in for tools, and how fast
+
+
+def seal_after(context: Context, held: HeldSession, *, is_held: bool = False) -> None:
+    """Encrypt what is to be, now that a session is free, or `is_held` to the end: as `csa.runner.atrest.seal_tree`."""
+    encryption = context.config.encryption
+    if context.is_placed:  # the other host has yet to see how it has ended
+        return
+    if encryption.seals or (held.was_sealed and encryption.recipients):
+        from csa.runner.atrest import seal_tree  # noqa: PLC0415  # few sessions are
+
+        seal_tree(held.store, held.state, encryption, is_held=is_held)
 
 
 class Context:
@@ -46,6 +59,7 @@ class Context:
         self.command = command  # how agents are told to call csa
         self.owns_process = owns_process  # this process is csa's alone (see `start_tool`)
         self.is_detached = is_detached  # it outlives whoever started it (see `start_detached`)
+        self.is_placed = False  # on behalf of another host
         self.secrets = secrets or {}  # for the environment of tools, and hidden in all that is written
         self._load_config = config
         self._find_caller = caller
@@ -115,7 +129,9 @@ class Context:
             "is_detached": self.is_detached,
             "secrets": self.secrets,
         }
-        return Context(**{**same, **changes})
+        changed = Context(**{**same, **changes})
+        changed.is_placed = self.is_placed
+        return changed
 
     @property
     def replay(self) -> str:
@@ -126,6 +142,13 @@ class Context:
     def caller(self) -> Caller | None:
         """The session csa was called in; RefusedError if the environment names one that does not exist."""
         return self._find_caller()
+
+    @cached_property
+    def keys(self) -> Keys:
+        """What opens sessions that are encrypted."""
+        from csa.runner.atrest import Keys  # noqa: PLC0415  # few sessions are
+
+        return Keys(self.config.encryption, self.environ)
 
     @cached_property
     def redactor(self) -> Redactor:

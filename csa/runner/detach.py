@@ -57,10 +57,13 @@ class Detached(Struct):
     tool: str
     pid: int  # of its supervisor
     project: str
+    host: str | None = None  # on which it runs, if that is another one
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `run --detach --json` prints."""
-        return asdict(self)
+        known = asdict(self)
+        host = known.pop("host")
+        return {**known, "mirror": host}
 
 
 def start_detached(

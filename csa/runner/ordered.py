@@ -25,6 +25,7 @@ def client_for(order: Mapping[str, Any], environ: Mapping[str, str], *, is_detac
     )
     if "placed" in order:  # by another host, where its caller is
         passport = order["placed"]["passport"]
+        client.context.is_placed = True
         client.context = client.context.on_behalf_of(passport and _caller_of(passport, client))
     if "ceiling" in order:  # it was queued
         client.context = client.context.as_then(order["ceiling"])

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         with_changes: bool
         setup: str | None
         repair: bool
+        refused: dict[str, Any] | None
         task: Task | None
         plan: tuple[str, ...] | None
 
@@ -130,6 +131,7 @@ class RunRequest(Struct, kw_only=True):
         with_changes: begin it with what is not committed in that checkout, too.
         setup: a shell command that prepares the worktree before the tool starts; as configured when None.
         repair: have the agent resolve what kept the session's work from being landed; the prompt may be empty.
+        refused: why the work could not be landed on the host that it was fetched to, with `repair`.
         task: which task of a plan the session is for.
         plan: words for csa's scheduler, whose session it is (csa plan run); the prompt is the plan then.
     """
@@ -183,6 +185,7 @@ class RunRequest(Struct, kw_only=True):
     with_changes: bool = False
     setup: str | None = None
     repair: bool = False
+    refused: dict[str, Any] | None = None
     task: Task | None = None
     plan: tuple[str, ...] | None = None
 
@@ -217,7 +220,7 @@ def going_on(request: RunRequest, **changes: Any) -> RunRequest:
     said: dict[str, Any] = {"session": None, "session_id": None, "last": False, "ephemeral": False, "fork_from": None}
     said |= {"name": None, "owner": None, "description": None, "effort": None, "extra_writable": None, "reopen": False}
     said |= {"ask": None, "after_turn": None, "worktree": None, "with_changes": False, "setup": None, "task": None}
-    said |= {"repair": False, "worktree_base": None, "worktree_target": None}
+    said |= {"repair": False, "refused": None, "worktree_base": None, "worktree_target": None}
     if request.template:
         kept = tuple(field for field in request.template.fields if field not in said | changes)
         said["template"] = replace(request.template, fields=kept)

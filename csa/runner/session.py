@@ -8,6 +8,7 @@ from the caller's records. `n1:auth` is a session in the mirror of the host n1, 
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 
 from csa.errors import (
@@ -16,10 +17,12 @@ from csa.errors import (
     NotFoundError,
     RefusedError,
     RetiredError,
+    SealedError,
     StateError,
     UsageError,
 )
 from csa.ids import may_be_id
+from csa.paths import SEALED_FILE
 from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target, format_age
 from csa.structs import replace
 
@@ -74,6 +77,21 @@ class Session:
         """Its files for reading; those of a deleted session are in the trash."""
         return self.store.find(self.session_id)
 
+    @cached_property
+    def content(self) -> SessionPaths:
+        """Its files for reading what was said: as `files`, or of an encrypted session in memory, as long as this lives.
+
+        SealedError if there is no key that opens it.
+        """
+        if (host := self.store.host) and (state := self.record.state) and state.sealed_at is not None:
+            words = f"What was said in session {self.session_id} is encrypted, and on {host}."
+            raise SealedError(words, hint=f"ssh {host} csa show {self.session_id}")
+        if not os.path.exists(f"{self.files.pathname}/{SEALED_FILE}"):
+            return self.files
+        from csa.runner.atrest import opened  # noqa: PLC0415  # few are encrypted
+
+        return opened(self.files, self.context.keys)
+
     @property
     def record(self) -> Record:
         """Its record as it is now."""
@@ -101,7 +119,7 @@ class Session:
         from csa.store.results import load_result  # noqa: PLC0415  # as above
 
         try:
-            found = load_result(self.files, self.session_id, turn=turn, redact=self._redact_answer)
+            found = load_result(self.content, self.session_id, turn=turn, redact=self._redact_answer)
             return replace(found, name=self.record.name, project=self.store.project_pathname)
         except NotFoundError:
             fault = self.record.examine().record.fault

@@ -152,7 +152,7 @@ def values_of(session: Session) -> dict[str, Any]:
     """Return what a session is set to, as the values of a template."""
     state = session.load()
     tool = state.tools.get(state.last_tool or "")
-    started = last_started(session.files.transcript)
+    started = last_started(session.content.transcript)
     system = started.data.get("system") if started else None
     return {
         "tool": state.last_tool,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from csa.model.result import RunResult
     from csa.paths import SessionPaths
     from csa.runner.context import Context
+    from csa.runner.hosts.code import Brought
     from csa.runner.sessions.answering import Answered, Ask
     from csa.runner.sessions.budget import BudgetReport
     from csa.runner.sessions.editing import Edit
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from csa.runner.sessions.waiting import WaitResult
     from csa.store.checkpoints import Checkpoint
     from csa.store.liveness import Liveness
+    from csa.store.mirrors import Mirror
     from csa.store.sessions import Store
     from csa.store.shown import SessionInfo
 
@@ -80,9 +82,56 @@ class SessionVerbs:
         """Return the files of a session, for reading: it may be a deleted one. Raises as `session`."""
         return self.session(selector, retired=True).files
 
-    def sessions(self, *, limit: int | None = None) -> list[SessionInfo]:
-        """Return the project's sessions, newest first, damaged ones too; at most `limit`."""
-        return select_sessions([self.store], limit=limit).infos
+    def sessions(self, *, limit: int | None = None, host: str | None = None) -> list[SessionInfo]:
+        """Return the project's sessions, newest first, damaged ones too; at most `limit`.
+
+        With `host`, those of all projects of that host, as they were when it was heard of last; NotFoundError if it
+        never was: see `sync`.
+        """
+        return select_sessions(self._stores(host), limit=limit).infos
+
+    def hosts(self) -> list[Mirror]:
+        """Return the mirrors of other hosts: `.host` is its name, `.heard_s()` how long ago it was heard of."""
+        from csa.store.mirrors import find_mirrors  # noqa: PLC0415  # few look at other hosts
+
+        return find_mirrors(self.store.root_pathname)
+
+    def sync(self, host: str) -> Mirror:
+        """Bring the mirror of a host up to date, and return it.
+
+        Raises:
+            HostError: it cannot be reached, or csa is not there.
+            BusyError: another process keeps it up to date.
+            UsageError: there can be no such host.
+        """
+        from csa.runner.hosts.sending import host_called  # noqa: PLC0415  # as above
+        from csa.runner.hosts.syncing import Sync  # noqa: PLC0415  # as above
+        from csa.store.mirrors import mirror_for  # noqa: PLC0415  # as above
+
+        Sync(self.store.root_pathname, host_called(self.context, host)).once()
+        return mirror_for(self.store.root_pathname, host)
+
+    def fetch(self, selector: str) -> Brought:
+        """Have the work of a session on another host here, as refs of the repository the client was opened in.
+
+        Raises as `session`, and:
+            UsageError: it is on this host.
+            HostError: its host cannot be reached.
+            RefusedError: the client was not opened in a checkout of its repository.
+        """
+        from csa.runner.hosts.fetching import fetch_work  # noqa: PLC0415  # as above
+
+        session = self.session(selector, mirrored=True)
+        if (host := session.store.host) is None:
+            raise UsageError(f"Session {session.session_id} is on this host: its commits are in its repository.")
+        return fetch_work(self.context, self.context.config.engine(host), session.session_id, host)
+
+    def _stores(self, host: str | None) -> list[Store]:
+        if host is None:
+            return [self.store]
+        from csa.store.mirrors import find_mirror  # noqa: PLC0415  # as above
+
+        return list(find_mirror(self.store.root_pathname, host).stores())
 
     def tree(self) -> list[Node[SessionInfo]]:
         """Return the sessions as trees: newest roots first, children oldest first."""
@@ -133,7 +182,7 @@ class SessionVerbs:
         is_page = (after, before, limit) != (None, None, None)
         if is_page and (tail is not None or (follow and (before, limit) != (None, None))):
             raise UsageError("after, before and limit cannot be combined with tail, nor before and limit with follow.")
-        paths = self.paths(selector)
+        paths = self.session(selector, retired=True).content
         if follow:
             for events in following.follow(paths, tail=tail, after=after):
                 yield from events
@@ -154,7 +203,12 @@ class SessionVerbs:
         return [message for message in messages if turn in {None, message.turn}]
 
     def search(
-        self, *words: str, tools: Sequence[str] = (), since: datetime | None = None, with_deleted: bool = False
+        self,
+        *words: str,
+        tools: Sequence[str] = (),
+        since: datetime | None = None,
+        with_deleted: bool = False,
+        host: str | None = None,
     ) -> Iterator[Hit]:
         """Yield the messages and tool calls of the project that contain all words, in any case, newest session first.
 
@@ -163,6 +217,7 @@ class SessionVerbs:
             tools: only in turns of these tools.
             since: only what was said after this moment, which has a time zone.
             with_deleted: in deleted sessions too.
+            host: in those of all projects of that host instead, as for `sessions`.
         """
         from csa.runner.sessions.searching import Query, search  # noqa: PLC0415  # only this needs it
 
@@ -170,7 +225,7 @@ class SessionVerbs:
         if not wanted:
             raise UsageError("Name a word to look for.")
         query = Query(words=wanted, tools=frozenset(tools), since=since, with_deleted=with_deleted)
-        return search([self.store], query)
+        return search(self._stores(host), query, keys=self.context.keys)
 
     def budget(
         self, selector: str, *, tokens: int | None = None, usd: float | None = None, time_s: float | None = None

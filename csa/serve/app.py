@@ -28,16 +28,18 @@ from csa.serve.assets import find_asset, load
 from csa.serve.attachments import Attachment
 from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
 from csa.serve.guard import TOKEN, Application, Guard, Receive, Scope, Send, only_reads, send_error
-from csa.serve.handlers import HANDLERS, Served, transcript_of
+from csa.serve.handlers import HANDLERS, transcript_of
 from csa.serve.problems import RequestError, failure_of
 from csa.serve.requests import MAX_BODY_BYTES, Asked, read_body, read_headers, read_query
+from csa.serve.served import Served
 from csa.serve.streams import PING_S, Channels, EventStream, Watch
 from csa.serve.tokens import Token, Tokens
 
 _BODY_WITHIN_S = 30.0
-_AT_ONCE = {"s": 4, "e": 8, "r": 8, "w": 64}  # starts, ends, reads, and starts that may have to wait
+_AT_ONCE = {"s": 4, "e": 8, "r": 8, "w": 64}  # starts, ends, reads, and what may have to wait
 _STARTING = {"create", "turn", "fork", "enqueue", "chat", "new_thread"}
 _ENDING = {"cancel", "delete", "interrupt", "delete_thread"}
+_LONG = {"compress", "land"}
 _CALLS = {**HANDLERS, **CHAT_HANDLERS}
 
 
@@ -130,7 +132,8 @@ class Api:
 
     async def _call(self, route: Route, asked: Asked) -> Any:
         kind = "s" if route.name in _STARTING else "e" if route.name in _ENDING else "r"
-        if asked.body.get("wait_s") or route.name == "compress":
+        is_far = route.access == ACT and ("on" in asked.body or self.served.is_elsewhere(asked.path.get("id", "")))
+        if asked.body.get("wait_s") or route.name in _LONG or is_far:
             kind = "w"
         call = partial(_CALLS[route.name], self.served, asked)
         return await anyio.to_thread.run_sync(call, limiter=self._limiters[kind], abandon_on_cancel=True)

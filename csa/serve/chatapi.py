@@ -34,8 +34,8 @@ from csa.runner.sessions.auditing import note_read
 from csa.runner.sessions.listing import select_sessions
 from csa.runner.toolbox import tool_names
 from csa.serve.guard import Receive, Scope, Send
-from csa.serve.handlers import Served, client_of
 from csa.serve.requests import Asked
+from csa.serve.served import Served, client_of
 from csa.serve.streams import PING, PING_S, Channel, Channels, EventStream, Watch, body_of
 from csa.store.stores import find_stores
 from csa.store.transcript import parse_line, read_events
@@ -267,10 +267,10 @@ def _state(served: Served, typed: str, session: Session | None) -> dict[str, Any
 def _conversation(session: Session) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, str], ...]]:
     """Return a conversation as clients show it, and what csa says about its last turn."""
     try:
-        known = os.stat(session.files.transcript)
+        known = os.stat(session.content.transcript)
     except FileNotFoundError:
         return (), ()
-    return _rendered(str(session.files.transcript), known.st_ino, known.st_size, known.st_mtime_ns)
+    return _rendered(str(session.content.transcript), known.st_ino, known.st_size, known.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)  # clients ask every second, mostly without anything being new

@@ -6,35 +6,38 @@ hold up the others.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any
 
 from csa import __version__
 from csa.errors import AmbiguousError, BusyError, NotFoundError, StateError, UsageError
 from csa.model.conversation import read_conversation, shown_to_json
 from csa.model.schemas.api import openapi
-from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.client import Csa
 from csa.runner.detach import AppearedError
 from csa.runner.request import RunRequest
-from csa.runner.session import Session, find_anywhere
+from csa.runner.session import Session
 from csa.runner.sessions.auditing import note_read
-from csa.runner.sessions.fleet import Fleet
 from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions
-from csa.serve.peer import identity_of_peer
-from csa.serve.problems import NotServedError
+from csa.serve.elsewhere import (
+    do_elsewhere,
+    edit_there,
+    fetch_before_landing,
+    list_hosts,
+    read_elsewhere,
+    start_elsewhere,
+)
+from csa.serve.problems import status_of
 from csa.serve.requests import Asked
+from csa.serve.served import Served, client_of
 from csa.store.artifacts import find_artifacts, find_log, open_artifact
 from csa.store.atomic import open_regular
 from csa.store.lines import read_page, start_of_tail
-from csa.store.project import find_project
-from csa.store.sessions import Store
-from csa.store.stores import find_stores
+from csa.store.placements import list_placements
 from csa.store.transcript import parse_line, read_events
+from csa.structs import replace
 
 _SESSIONS, _EVENTS, _MESSAGES, _HITS, _SHOWN = 100, 100, 200, 50, 60
 _MOST = 1000  # of what is listed
@@ -46,76 +49,6 @@ _SAID = (
     *("timeout_s", "idle_timeout_s", "budget_tokens", "budget_usd", "budget_time_s"),
 )
 _SAID_OF_NEW = ("name", "description", "worktree", "with_changes")
-
-
-class Served:
-    """What the routes work with: the state root, its projects, and the environment agents get."""
-
-    def __init__(self, root: str, fleet: Fleet, environ: Mapping[str, str], *, command: str, directory: str) -> None:
-        self.root = root
-        self.fleet = fleet
-        self._environ = {name: value for name, value in environ.items() if name not in IDENTITY_VARIABLES}
-        self._environ["CSA_STATE_DIR"] = root
-        self._command = command
-        self._directory = directory
-        self.user_states: dict[str, Any] = {}  # what clients of the chat API have sent along, by session
-
-    def client(self, directory: str | None = None, asked: Asked | None = None) -> Csa:
-        """Return a client for a directory; with `asked`, on behalf of the session whose agent asks."""
-        identity: dict[str, str] = {}
-        if asked:
-            identity = identity_of_peer(asked.client, asked.server)
-        environ = {**self._environ, **identity}
-        return Csa.from_environment(directory or self._directory, environ=environ, command=self._command)
-
-    def stores(self, project: str | None = None) -> list[Store]:
-        """Return the stores that are served, or that of one project."""
-        if project is None:
-            return [s for s in find_stores(Path(self.root)) if self.fleet.is_served(s.project_pathname)]
-        return [Store(self.root, self.require(project))]
-
-    def places(self) -> list[Store]:
-        """Return the stores in which sessions can be begun, ordered by project: also in that of `home`."""
-        found = {store.project_pathname: store for store in self.stores()}
-        own = self.home_store()
-        if self.fleet.is_served(own.project_pathname):
-            found.setdefault(own.project_pathname, own)
-        return [found[project] for project in sorted(found)]
-
-    def require(self, directory: str) -> str:
-        """Return the project of a directory; NotServedError if it is not served."""
-        if not os.path.isabs(directory):
-            raise UsageError(f"{directory} is not an absolute path.")
-        if not os.path.isdir(directory):
-            raise NotFoundError(f"There is no directory {directory}.")
-        project = find_project(directory)
-        self.refuse_others(project)
-        return project
-
-    def home(self) -> str:
-        """Return the directory of who names none: where the server was started, or else the first that it serves."""
-        return self._directory
-
-    def home_store(self) -> Store:
-        """Return the store of the project of `home`."""
-        return Store(self.root, find_project(self._directory))
-
-    def refuse_others(self, project: str) -> None:
-        """Raise NotServedError for a project that is not served."""
-        if not self.fleet.is_served(project):
-            raise NotServedError(f"{project} is not served.", hint=f"csa serve --project {project}")
-
-    def find(self, asked: Asked, *, acts: bool = False, retired: bool = False) -> Session:
-        """Return the session in the path; with `acts`, on behalf of who asks.
-
-        Raises:
-            NotServedError: it is in a project that is not served. Else as `find_anywhere`.
-        """
-        context, typed = self.client(asked=asked if acts else None).context, asked.path["id"]
-        known = [store for store in self.fleet.stores if store.has(typed)]
-        found = find_anywhere(context, typed, known or find_stores(Path(self.root), with_retired=True), retired=retired)
-        self.refuse_others(found.store.project_pathname)
-        return found
 
 
 def health(_: Served, __: Asked) -> Any:
@@ -156,38 +89,51 @@ def list_sessions(served: Served, asked: Asked) -> Any:
         raise UsageError(f"There is no status '{status}'.", hint=", ".join((*STATUSES, *PHASES)))
     selection = Selection(tools=_words(asked, "tool"), statuses=statuses)
     limit = _limit(asked, _SESSIONS, _MOST)
-    found = select_sessions(served.stores(asked.query.get("project")), selection, limit=limit, by_use=True)
+    found = select_sessions(served.stores(asked.query), selection, limit=limit, by_use=True)
     return [info.to_json() for info in found.infos]
 
 
 def create(served: Served, asked: Asked) -> Any:
     """Get or create, so that asking again does no harm; the second of the pair says which."""
-    directory = asked.body["directory"]
+    directory, on = asked.body["directory"], asked.body.get("on")
     served.require(directory)
     client = served.client(directory, asked)
     wanted = asked.body.get("session_id")
-    if wanted is not None and (kept := _existing(served, client, wanted)):
+    if wanted is not None and (kept := _existing(served, client, wanted, on)):
         return kept
     own = {name: asked.body[name] for name in _SAID_OF_NEW if name in asked.body}
     request = _request(asked, session_id=wanted, **own)
     try:
-        return _begin(client, asked, request)
-    except (AppearedError, BusyError):
-        if wanted is not None and (kept := _existing(served, client, wanted)):  # another request was faster
+        if on is None:
+            return _begin(client, asked, request)
+        return start_elsewhere(served, client, request, on, wait_s=_wait_s(asked))
+    except (AppearedError, BusyError) as error:
+        if wanted is not None and (kept := _existing(served, client, wanted, on)):  # another request was faster
             return kept
+        if isinstance(error, AppearedError) and on is not None:
+            return _kept(error.session_id)
         raise
 
 
-def _existing(served: Served, client: Csa, wanted: str) -> tuple[dict[str, Any], int] | None:
-    """Return the answer for a session that has exactly that id or name; None if there is none."""
+def _existing(served: Served, client: Csa, wanted: str, on: str | None) -> tuple[dict[str, Any], int] | None:
+    """Return the answer for a session that has exactly that id or name; None if there is none.
+
+    On another host, one that was seen there, or that was sent there and may yet come.
+    """
+    if on is not None and any(each.session_id == wanted.upper() for each in list_placements(client.store.root)):
+        return _kept(wanted.upper())
     try:
-        found = client.session(wanted)
+        found = client.session(wanted if on is None else f"{on}:{wanted}", mirrored=True)
     except (NotFoundError, AmbiguousError):
         return None
     if wanted.startswith("@") or wanted not in {found.session_id, found.session_id.lower(), found.record.name}:
         return None
-    served.refuse_others(found.store.project_pathname)
-    return {"session_id": found.session_id, "created": False}, 200
+    served.refuse_others(found.store.label)
+    return _kept(found.session_id)
+
+
+def _kept(session_id: str) -> tuple[dict[str, Any], int]:
+    return {"session_id": session_id, "created": False}, 200
 
 
 def fork(served: Served, asked: Asked) -> Any:
@@ -197,9 +143,14 @@ def fork(served: Served, asked: Asked) -> Any:
 
 
 def turn(served: Served, asked: Asked) -> Any:
-    session = served.find(asked, acts=True)
-    request = _request(asked, session=session.session_id, after_turn=asked.body.get("after_turn"))
-    return _begin(client_of(session), asked, request)
+    session = served.find(asked, acts=True, mirrored=True)
+    own = {name: asked.body[name] for name in ("after_turn", "repair") if name in asked.body}
+    request = _request(asked, session=session.session_id, **own)
+    if session.store.host is None:
+        return _begin(client_of(session), asked, request)
+    client = served.client(served.home(), asked)
+    there = replace(request, session=f"{session.store.host}:{session.session_id}")
+    return start_elsewhere(served, client, there, None, wait_s=_wait_s(asked))
 
 
 def enqueue(served: Served, asked: Asked) -> Any:
@@ -208,23 +159,20 @@ def enqueue(served: Served, asked: Asked) -> Any:
 
 
 def _begin(client: Csa, asked: Asked, request: RunRequest) -> dict[str, Any]:
+    return client.start(request, wait_s=_wait_s(asked)).to_json()
+
+
+def _wait_s(asked: Asked) -> float | None:
     wait_s = asked.body.get("wait_s")
-    return client.start(request, wait_s=None if wait_s is None else min(float(wait_s), _LONGEST_WAIT_S)).to_json()
+    return None if wait_s is None else min(float(wait_s), _LONGEST_WAIT_S)
 
 
 def _request(asked: Asked, **own: Any) -> RunRequest:
     said = {name: asked.body[name] for name in _SAID if name in asked.body}
-    if not said["prompt"].strip():
+    if not (said["prompt"].strip() or own.get("repair")):
         raise UsageError("The prompt is empty.")
     fallback = asked.body.get("fallback")
     return RunRequest(**said, fallback=None if fallback is None else tuple(fallback), **own)
-
-
-def client_of(session: Session) -> Csa:
-    """Return the client that works where a session is."""
-    client = Csa(session.project, root=session.store.root)
-    client.context = session.context
-    return client
 
 
 def show_session(served: Served, asked: Asked) -> Any:
@@ -241,7 +189,10 @@ def _card(session: Session) -> dict[str, Any]:
 
 
 def edit(served: Served, asked: Asked) -> Any:
-    session = served.find(asked, acts=True)
+    session = served.find(asked, acts=True, mirrored=True)
+    if session.store.host:
+        edit_there(served, session, asked.body)
+        return _card(session)
     client = client_of(session)
     if "name" in asked.body:
         client.rename(session.session_id, asked.body["name"])
@@ -255,9 +206,11 @@ def edit(served: Served, asked: Asked) -> Any:
 def delete(served: Served, asked: Asked) -> Any:
     from csa.runner.sessions.removal import deletion_to_json  # noqa: PLC0415  # only this needs it
 
-    session = served.find(asked, acts=True)
-    before = deletion_to_json(session)
+    session = served.find(asked, acts=True, mirrored=True)
     force, purge = asked.query.get("force", False), asked.query.get("purge", False)
+    if session.store.host:
+        return do_elsewhere(served, session, "delete", *["--force"] * force, *["--purge"] * purge)[0]
+    before = deletion_to_json(session)
     (removed,) = client_of(session).delete(session.session_id, force=force, purge=purge)
     return {**before, "done": "purged" if removed.is_purged else "removed"}
 
@@ -268,7 +221,7 @@ def restore(served: Served, asked: Asked) -> Any:
 
 
 def cancel(served: Served, asked: Asked) -> Any:
-    session = served.find(asked, acts=True)
+    session = served.find(asked, acts=True, mirrored=True)
     found = client_of(session).kill(session.session_id, tree=asked.body.get("tree", False))
     return next(each for each in found if each.session_id == session.session_id).to_json()
 
@@ -282,6 +235,24 @@ def answer(served: Served, asked: Asked) -> Any:
     session = served.find(asked, acts=True)
     body = asked.body
     return client_of(session).answer(session.session_id, body["ask"], allow=body["allow"], via="http").to_json()
+
+
+def land(served: Served, asked: Asked) -> Any:
+    import anyio  # noqa: PLC0415  # only this and compacting need an event loop of their own
+
+    from csa.runner.sessions.landing_outcome import LandError, outcome_to_json  # noqa: PLC0415  # as above
+
+    session, into = served.find(asked, acts=True, mirrored=True), asked.body["into"]
+    served.require(into)
+    client = client_of(session)
+    if session.store.host:
+        fetch_before_landing(served, asked, session, into)
+    options = {name: asked.body[name] for name in ("squash", "check", "dry_run", "keep") if name in asked.body}
+    try:
+        landed = anyio.run(partial(client.land, session.session_id, into=into, **options))
+    except LandError as error:
+        return outcome_to_json(session.session_id, error=error, told=error.to_json()), status_of(error)
+    return outcome_to_json(session.session_id, landed)
 
 
 def checkpoint(served: Served, asked: Asked) -> Any:
@@ -299,7 +270,7 @@ def compress(served: Served, asked: Asked) -> Any:
 
 def messages(served: Served, asked: Asked) -> Any:
     session, wanted = _read(served, asked, "session show"), asked.query.get("turn")
-    found = [m for m in read_conversation(read_events(session.files.transcript)) if wanted in {None, m.turn}]
+    found = [m for m in read_conversation(read_events(session.content.transcript)) if wanted in {None, m.turn}]
     return [shown_to_json(session.session_id, m) for m in found[-_limit(asked, _MESSAGES, _MOST) :]]
 
 
@@ -307,7 +278,7 @@ def conversation(served: Served, asked: Asked) -> Any:
     from csa.serve import conversation as pages  # noqa: PLC0415  # brings markdown-it
 
     session, query = _read(served, asked, "session show"), asked.query
-    transcript = session.files.transcript
+    transcript = session.content.transcript
     if (seq := query.get("whole")) is not None:
         return pages.read_whole(transcript, seq).to_json()
     if (seq := query.get("since")) is not None:
@@ -319,7 +290,7 @@ def conversation(served: Served, asked: Asked) -> Any:
 def events(served: Served, asked: Asked) -> Any:
     session = _read(served, asked, "session logs")
     after, limit = asked.query.get("after"), _limit(asked, _EVENTS, _MOST_EVENTS)
-    lines = read_page(session.files.transcript, after=after, before=asked.query.get("before"), limit=limit + 1)
+    lines = read_page(session.content.transcript, after=after, before=asked.query.get("before"), limit=limit + 1)
     found = [event.to_dict() for event in map(parse_line, lines) if event]
     is_more = len(found) > limit
     kept = found[:limit] if after is not None else found[-limit:]
@@ -348,13 +319,13 @@ def budget(served: Served, asked: Asked) -> Any:
 
 
 def artifacts(served: Served, asked: Asked) -> Any:
-    found = find_artifacts(_read(served, asked, "session artifacts").files, turn=asked.query.get("turn"))
+    found = find_artifacts(_read(served, asked, "session artifacts").content, turn=asked.query.get("turn"))
     return [item.to_json() for item in found]
 
 
 def artifact(served: Served, asked: Asked) -> IO[bytes]:
     """Open a file of an agent's; csa's own, and links, are none."""
-    return open_artifact(_read(served, asked, "session artifacts").files, asked.path["name"])
+    return open_artifact(_read(served, asked, "session artifacts").content, asked.path["name"])
 
 
 def logs(served: Served, asked: Asked) -> IO[bytes]:
@@ -369,7 +340,8 @@ def logs(served: Served, asked: Asked) -> IO[bytes]:
 def diff(served: Served, asked: Asked) -> Any:
     from csa.runner.sessions.changes import read_changes  # noqa: PLC0415  # only this needs it
 
-    return read_changes(_read(served, asked, "session diff"), turn=asked.query.get("turn")).to_json()
+    session, turn = _read(served, asked, "session diff"), asked.query.get("turn")
+    return (read_elsewhere(served, session, turn) if session.store.host else read_changes(session, turn=turn)).to_json()
 
 
 def search(served: Served, asked: Asked) -> Any:
@@ -379,7 +351,7 @@ def search(served: Served, asked: Asked) -> Any:
     if not words:
         raise UsageError("q names no word.")
     query = Query(words=words, tools=_words(asked, "tool"))
-    hits = search(served.stores(asked.query.get("project")), query)
+    hits = search(served.stores(asked.query), query, keys=served.client().context.keys)
     return [hit.to_json() for hit in islice(hits, _limit(asked, _HITS, _MOST))]
 
 
@@ -387,7 +359,7 @@ def stats(served: Served, asked: Asked) -> Any:
     from csa.runner.sessions.statistics import gather_statistics  # noqa: PLC0415  # only this needs it
 
     by = asked.query.get("by", "tool")
-    return gather_statistics(served.stores(asked.query.get("project")), by=by).to_json(by=by, since=None)
+    return gather_statistics(served.stores(asked.query), by=by).to_json(by=by, since=None)
 
 
 def _read(served: Served, asked: Asked, command: str) -> Session:
@@ -412,6 +384,7 @@ HANDLERS: Mapping[str, Callable[[Served, Asked], Any]] = {
     "version": version,
     "openapi": describe_api,
     "projects": projects,
+    "hosts": list_hosts,
     "tools": tools,
     "sessions": list_sessions,
     "create": create,
@@ -425,6 +398,7 @@ HANDLERS: Mapping[str, Callable[[Served, Asked], Any]] = {
     "cancel": cancel,
     "asks": asks,
     "answer": answer,
+    "land": land,
     "checkpoint": checkpoint,
     "compress": compress,
     "messages": messages,

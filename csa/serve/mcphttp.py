@@ -26,13 +26,14 @@ from csa.errors import CsaError
 from csa.model.schemas.mcp import BY_NAME, INSTRUCTIONS, TEMPLATES, TOOLS
 from csa.model.schemas.route import ACT
 from csa.rpc.jsonrpc import INVALID_PARAMS, UnwantedError, explain
+from csa.rpc.mcp_elsewhere import Elsewhere
 from csa.rpc.mcp_resources import list_resources, read_resource
 from csa.rpc.mcp_tools import Tools, Watch
 from csa.runner.client import Csa
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
-from csa.serve.handlers import Served
 from csa.serve.requests import MAX_BODY_BYTES, Asked
+from csa.serve.served import Served
 
 _T = TypeVar("_T")
 _MOST_CALLS = 64  # at a time: they mostly wait
@@ -55,6 +56,7 @@ async def serving_mcp(served: Served) -> AsyncIterator[Callable[..., Any]]:
 class _Server:
     def __init__(self, served: Served) -> None:
         self._served = served
+        self._elsewhere = Elsewhere(served.keeping)
         self._limiter = anyio.CapacityLimiter(_MOST_CALLS)
 
     def make(self) -> Server[Any]:
@@ -80,7 +82,7 @@ class _Server:
             why = "Unknown tool" if tool is None else "This token is for reading only; it cannot call"
             raise MCPError(code=INVALID_PARAMS, message=f"{why}: {params.name}")
         cancelled = threading.Event()
-        tools = Tools(partial(self._client, context), attaches=False)
+        tools = Tools(partial(self._client, context), self._elsewhere, attaches=False)
         watch = Watch(cancelled, self._reporter(context))
         try:
             found = await self._in_thread(partial(tools.call, params.name, params.arguments or {}, watch))

@@ -44,8 +44,11 @@ _STATUSES: Mapping[str, int] = {
     "settled": 409,
     "appeared": 409,
     "changed": 412,
+    **dict.fromkeys(("conflict", "markers", "check", "hook"), 409),  # of landing
     "tool": 424,
     "full": 429,
+    "withdrawn": 429,
+    "host": 424,
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _INSUFFICIENT_STORAGE = 507

@@ -21,6 +21,7 @@ from csa.paths import SessionPaths
 from csa.runner.sessions.fleet import Fleet, Key
 from csa.serve.guard import Receive, Scope, Send
 from csa.store.lines import Lines, head_of
+from csa.store.mirrors import split_label
 
 LOOK_S, REST_S = 0.2, 1.0  # between looks at all sessions, with clients and without
 FOLLOW_S, SLOWEST_S = 0.1, 0.5  # between looks at a transcript: while it grows, and after a while of silence
@@ -112,9 +113,14 @@ class Watch(Source):
         changes = {
             "complete": self.fleet.is_complete,
             "sessions": [row for _, row in late if row],
-            "removed": [{"project": project, "session_id": each} for (project, each), row in late if row is None],
+            "removed": [_named(key) for key, row in late if row is None],
         }
         return frame("changes", changes, self.position)
+
+
+def _named(key: Key) -> dict[str, Any]:
+    host, project = split_label(key[0])
+    return {"project": project, "session_id": key[1], "mirror": host}
 
 
 class Channel(Source):

@@ -183,3 +183,8 @@ def read_regular(path: Path | str) -> bytes:
     """Return a file's content; OSError as of `open_regular`."""
     with open(open_regular(path), "rb") as file:
         return file.read()
+
+
+def stamp_of(found: os.stat_result) -> str:
+    """Return what is different when a file or directory has changed."""
+    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"

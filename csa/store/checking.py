@@ -13,7 +13,7 @@ from typing import Any, Literal
 from csa.errors import NotFoundError, StateError
 from csa.model.events import TRANSCRIPT_VERSION, Event
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
+from csa.paths import SEALED_FILE, SessionPaths
 from csa.store.liveness import probe
 from csa.store.queue import ORDER, WAITS, entries, has_order
 from csa.store.recovery import caught_up, end_in_result
@@ -40,6 +40,7 @@ KNOWN_NAMES = frozenset(
         "queue",
         "runtime",
         ".reserve",
+        SEALED_FILE,
     }
 )
 _DAMAGED_PREFIX = "state.toml.damaged-"  # what earlier versions have kept
@@ -84,6 +85,10 @@ def check_session(store: Store, paths: SessionPaths) -> list[Problem]:
         state = load_state(paths.state)
     except StateError as fault:
         problems.append(_problem_of(session_id, fault))
+    if state is not None and state.sealed_at is not None:  # what is in plain was checked, or is a skeleton
+        if not (sealed := paths.root / SEALED_FILE).exists():
+            problems.append(Problem(session_id, "error", sealed, "is missing, and with it what was said"))
+        return list(dict.fromkeys(problems))
     try:
         events, found = check_transcript(session_id, paths.transcript, is_at_rest=is_at_rest)
         problems += found

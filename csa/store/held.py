@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from csa.errors import BusyError, NotFoundError, RefusedError, StateError
+from csa.errors import BusyError, CsaError, NotFoundError, RefusedError, SealedError, StateError
 from csa.ids import is_session_id
 from csa.model.events import Event
 from csa.model.redaction import Redactor
@@ -25,7 +25,7 @@ from csa.store.atomic import make_private_directory, sync_directory, write_priva
 from csa.store.heartbeat import render_heartbeat
 from csa.store.journal import Mark
 from csa.store.locks import Lock, acquire_lock, is_locked
-from csa.store.owner import Owner, parse_owner
+from csa.store.owner import CHANGE, Owner, parse_owner
 from csa.store.recovery import caught_up
 from csa.store.sessions import Store
 from csa.store.statefile import create_state, draft_state, load_state, save_state
@@ -58,6 +58,7 @@ class HeldSession(SessionWriter):
         self._detached = detached
         self.stolen_from = stolen_from
         self.is_lost = False
+        self.was_sealed = False  # it was encrypted when it was taken
         self.store = store
         self.state = state
         self.session_lock, self._tool_lock = locks
@@ -296,6 +297,7 @@ def open_session(
     detached: bool = False,
     advice: str = RETRY,
     steal: bool = False,
+    keys: Callable[[], Sequence[Any]] | None = None,
 ) -> HeldSession:
     """Take the lock of an existing session for its next turn, or for an errand.
 
@@ -310,11 +312,13 @@ def open_session(
         detached: it does not end with the process that started it.
         advice: what to do if it is busy.
         steal: take it from an owner whose lock is not visible here: `stolen_from`.
+        keys: returns what unseals it, if it is encrypted; without it, that stays so, and only a CHANGE may be noted.
 
     Raises:
         NotFoundError: there is no such session.
         StateError: its record is damaged.
         BusyError: it is in use, or may be; the message names who, tool and time.
+        SealedError: it is encrypted, and there is no key that opens it.
     """
     paths = store.paths(session_id)
     if not store.has(session_id):
@@ -328,12 +332,25 @@ def open_session(
     try:
         _make_layout(paths)
         # It may have changed before the lock was ours.
-        state = caught_up(paths, load_state(paths.state))
-    except (StateError, OSError):
+        state = load_state(paths.state)
+        was_sealed = state.sealed_at is not None and (keys or errand != CHANGE)
+        state = _unsealed(paths, state, keys) if was_sealed else state
+        state = caught_up(paths, state)
+    except (CsaError, OSError):
         for lock in locks:
             lock.close()
         raise
-    return HeldSession(store, paths, state, locks, redactor, detached=detached, stolen_from=loser)
+    held = HeldSession(store, paths, state, locks, redactor, detached=detached, stolen_from=loser)
+    held.was_sealed = bool(was_sealed)
+    return held
+
+
+def _unsealed(paths: SessionPaths, state: SessionState, keys: Callable[[], Sequence[Any]] | None) -> SessionState:
+    from csa.store.sealed import unseal_session  # noqa: PLC0415  # few are encrypted
+
+    if keys is None:
+        raise SealedError(f"Session {state.session_id} is encrypted.", hint=f"csa unseal {state.session_id}")
+    return unseal_session(paths, state, keys())
 
 
 def store_lock(store: Store) -> Lock:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from csa.model.worktree import BRANCHES, Worktree
 from csa.store.gitplumbing import GitError, find_git, open_work_tree
 from csa.store.gitwork import literal
+from csa.store.reception import Reception, read_reception
 from csa.structs import Struct
 
 _HEADS = "refs/heads/"
@@ -31,6 +32,10 @@ class Integration(Struct):
             found = {*open_work_tree(self.checkout, self.environ).line(*words).split()}
             return {commit for commit in wanted if commit in found}
         return wanted
+
+    def reception(self, session_id: str) -> Reception | None:
+        """Return what has become here of the work of a session on another host."""
+        return read_reception(open_work_tree(self.checkout, self.environ), session_id)
 
     def commits_of(self, onto: str, files: Sequence[str]) -> list[str]:
         """Return the commits up to one that have changed some files, newest first."""

@@ -164,14 +164,14 @@ class Journal:
     def _record(self, entries: list[tuple[str, Mapping[str, Any]]]) -> list[Event]:
         ts, turn = self._now(), self.turn
         events = [Event(seq, ts, kind, turn, data) for seq, (kind, data) in enumerate(entries, self._seq + 1)]
-        lines = [_encode(event) for event in events]
+        lines = [encode_event(event) for event in events]
         text = "".join(lines)
         if self.redactor.may_hold_secret(text):
             for at, event in enumerate(events):
                 if self.redactor.may_hold_secret(lines[at]):
                     data = self.redactor.redact_data(event.data)
                     events[at] = Event(event.seq, ts, event.type, turn, data)
-                    lines[at] = _encode(events[at])
+                    lines[at] = encode_event(events[at])
             text = "".join(lines)
         self._seq += len(events)
         self._buffer.append(text.encode("utf-8", "backslashreplace"))
@@ -213,7 +213,8 @@ class Journal:
             self._end = os.fstat(self._fd).st_size  # the next open drops the partial line
 
 
-def _encode(event: Event) -> str:
+def encode_event(event: Event) -> str:
+    """Return the line of an event."""
     return (
         f'{{"v":{TRANSCRIPT_VERSION},"seq":{event.seq},"ts":"{event.ts}","type":{_encode_type(event.type)},'
         f'"turn":{event.turn},"data":{_encode_value(event.data)}}}\n'

@@ -14,7 +14,7 @@ import re
 import time
 
 from csa.errors import MirroredError, NotFoundError, RefusedError, StateError
-from csa.paths import MIRRORS, SessionPaths
+from csa.paths import MIRRORS, OWN, SessionPaths
 from csa.store.liveness import HEARTBEAT_FRESH_S, Liveness, is_done
 from csa.store.owner import Owner, parse_owner
 from csa.structs import Struct
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from csa.store.sessions import Store
 
-OWN = ".mirror"  # of a mirror: the directory of what is about itself
 HOST_FILE, HEARD_FILE, LOCK_FILE = f"{OWN}/host.json", f"{OWN}/heard", f"{OWN}/lock"
+TOUCHED_FILE = f"{OWN}/touched"  # the ids of sessions that its intake has changed; a hint, cut off when it is long
 TOLD_FILE = "home.json"  # of a session in a mirror
 LOST = "transcript.jsonl.lost-"  # likewise, with a number: what was seen, and its host has no more
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
@@ -68,12 +68,24 @@ class Mirror(Struct):
             pass
         return True
 
+    @property
+    def touched_file(self) -> str:
+        return f"{self.pathname}/{TOUCHED_FILE}"
+
     def heard_at(self) -> float | None:
         """Return when its host was heard of last, in Unix seconds; None if never."""
         try:
             return os.stat(f"{self.pathname}/{HEARD_FILE}").st_mtime
         except OSError:
             return None
+
+    def heard_time(self) -> str | None:
+        """Return the same as records have times."""
+        from csa.model.clock import from_timestamp  # noqa: PLC0415  # only JSON needs it
+        from csa.model.state import format_time  # noqa: PLC0415  # as above
+
+        at = self.heard_at()
+        return None if at is None else format_time(from_timestamp(at))
 
     def heard_s(self) -> float:
         """Return how long ago that was; infinite if never."""
@@ -100,6 +112,12 @@ class Mirror(Struct):
 def is_host_name(name: str) -> bool:
     """Say whether a host may be called so: it is a directory's name, and the part before the colon in `n1:auth`."""
     return _NAME.fullmatch(name) is not None
+
+
+def split_label(label: str) -> tuple[str | None, str]:
+    """Return the host and the project of a `Store.label`; no host for this one's."""
+    host, _, project = ("", "", label) if label.startswith("/") else label.partition(":")
+    return host or None, project
 
 
 def mirror_for(root: str, host: str) -> Mirror:

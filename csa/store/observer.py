@@ -60,6 +60,7 @@ class _Known(Struct, frozen=False):
     transcript_path: str
     state_file: _Signature = None
     transcript: _Signature = None
+    told: _Signature = None
     liveness: Liveness | None = None
     record: Record | None = None
     locks: _Signature = None
@@ -80,6 +81,11 @@ class Observer:
         self._listed: _Signature = None
         self._siblings = Siblings(store, [])
         self._known: dict[str, _Known] = {}
+        self._told_file = ""  # of another host's session: what that has said of it
+        if store.host:
+            from csa.store.mirrors import TOLD_FILE  # noqa: PLC0415  # most sessions are this host's
+
+            self._told_file = TOLD_FILE
 
     def ids(self) -> Sequence[str]:
         """Return the ids of all sessions, oldest first; the same list while nothing changes."""
@@ -125,7 +131,9 @@ class Observer:
         """Check the lock, unless the session had finished and its transcript, where turns begin, is unchanged."""
         transcript = _sign(known.transcript_path)  # before reading anything: later changes show next time
         seen = known.liveness
-        is_changed = seen is None or seen.state != "not_alive" or transcript != known.transcript
+        told = _sign(f"{known.paths.pathname}/{self._told_file}") if self._told_file else None
+        is_changed = seen is None or seen.state != "not_alive" or (transcript, told) != (known.transcript, known.told)
+        known.told = told
         if known.liveness is None or is_changed or _may_have_stranger(known):
             if transcript != known.transcript:
                 if _is_another(known.transcript, transcript):

@@ -21,10 +21,11 @@ _LONGEST = 16 << 10  # bytes of one line
 class PromptHistory:
     """The prompts of a project, oldest first."""
 
-    def __init__(self, store: Store, redact: Callable[[str], str]) -> None:
+    def __init__(self, store: Store, redact: Callable[[str], str], *, keeps: bool = True) -> None:
+        """Read it; unless it `keeps` them, as where sessions are encrypted, prompts are not added."""
         self._store = store
         self._path = store.path / CHAT_HISTORY
-        self._redact = redact
+        self._redact, self._keeps = redact, keeps
 
     def load(self) -> list[str]:
         """Return what was entered; of a file that has become too long the older half is dropped."""
@@ -42,7 +43,7 @@ class PromptHistory:
     def add(self, text: str) -> None:
         """Keep a prompt, in one write, so that those of several chats never mix."""
         line = json.dumps(self._redact(text)).encode() + b"\n"
-        if len(line) > _LONGEST:
+        if len(line) > _LONGEST or not self._keeps:
             return
         try:
             make_private_directory(self._store.path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from csa.errors import NotFoundError, StateError
 from csa.model.result import RunResult, json_text, result_from_event
+from csa.model.skeleton import is_bare
 from csa.model.state import parse_time
 from csa.paths import SessionPaths
 from csa.store.artifacts import list_artifacts
@@ -100,6 +101,8 @@ def told_answer(paths: SessionPaths, turn: int) -> str:
 
 
 def _answer(paths: SessionPaths, finished: Event) -> str:
+    if is_bare(finished):  # it is encrypted
+        return ""
     text = read_final_text(paths, finished.turn)
     return told_answer(paths, finished.turn) if not text and lacks_final(paths, finished) else text
 

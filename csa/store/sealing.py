@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import tempfile
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -38,6 +41,21 @@ def seal(recipients: Sequence[str], stream: IO[bytes], write: Callable[[IO[bytes
     """
     pyrage = _library()
     return _seal(pyrage, [_recipient(pyrage, line) for each in recipients for line in _lines_of(each)], stream, write)
+
+
+class Sealer:
+    """Encrypts short texts, each by itself, for the recipients of `seal`; raises as that."""
+
+    def __init__(self, recipients: Sequence[str]) -> None:
+        self._library = _library()
+        lines = sorted({line for each in recipients for line in _lines_of(each)})
+        self._known = [_recipient(self._library, line) for line in lines]
+        self.label = sha256("\n".join(lines).encode()).hexdigest()[:16]  # of what it encrypts for
+
+    def seal(self, text: str) -> str:
+        """Return a text encrypted, in base64."""
+        sealed: bytes = self._library.encrypt(text.encode("utf-8", "surrogatepass"), self._known)
+        return b64encode(sealed).decode()
 
 
 @contextmanager
@@ -104,9 +122,14 @@ def opened(identities: Sequence[str], stream: IO[bytes]) -> Iterator[IO[bytes]]:
     """
     if not identities:
         raise UsageError("The archive is encrypted.", hint="csa import --identity KEYFILE")
-    pyrage = _library()
-    known = [key for each in identities for key in _identities(pyrage, each)]
-    with _opened(pyrage, known, stream) as reader:
+    with opened_with([key for each in identities for key in read_key(_read(each), each)], stream) as reader:
+        yield reader
+
+
+@contextmanager
+def opened_with(keys: Sequence[Any], stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Yield what is in an encrypted stream, with keys of `read_key`; raises as `opened`, and WrongKeyError."""
+    with _opened(_library(), list(keys), stream) as reader:
         yield reader
 
 
@@ -114,14 +137,51 @@ def opened(identities: Sequence[str], stream: IO[bytes]) -> Iterator[IO[bytes]]:
 def _opened(pyrage: Any, known: list[Any], stream: IO[bytes]) -> Iterator[IO[bytes]]:
     out, into = os.pipe()
     with open(out, "rb") as plain, open(into, "wb") as file:
-        thread = _Work(lambda: pyrage.decrypt_io(stream, file, known), file)
+        source = _Source(stream)
+        thread = _Work(lambda: pyrage.decrypt_io(source, file, known), file)
         thread.start()
         reader = _Reader(plain, thread)
         try:
             yield reader  # type: ignore[misc]  # all that is used of it
         finally:
             plain.close()
+            source.end()
             thread.join()
+            source.close()
+
+
+class _Source:
+    """A buffered stream whose reader, in another thread, does not wait for a pipe after `end`."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._is_file = stream.seekable()
+        self._head = b"" if self._is_file else stream.read1(len(stream.peek()))  # type: ignore[attr-defined]
+        self._ended, self._end = os.pipe()
+
+    def read(self, size: int = -1) -> bytes:
+        if self._is_file or size < 0:
+            return self._stream.read(size)
+        if found := self._head[:size]:
+            self._head = self._head[size:]
+            return found
+        waiting = select.poll()
+        for fd in (self._stream.fileno(), self._ended):
+            waiting.register(fd, select.POLLIN)
+        if any(fd == self._ended for fd, _ in waiting.poll()):
+            return b""
+        return os.read(self._stream.fileno(), size)
+
+    def end(self) -> None:
+        os.write(self._end, b".")
+
+    def close(self) -> None:
+        os.close(self._ended)
+        os.close(self._end)
+
+
+class WrongKeyError(ArchiveError):
+    """None of the keys is one for which it was encrypted."""
 
 
 class _Work(threading.Thread):
@@ -177,10 +237,10 @@ class _Reader:
 
 
 def _explain(fault: Exception) -> Exception:
-    if isinstance(fault, OSError):
+    if isinstance(fault, OSError) and fault.errno is not None:  # else it is of age
         return fault
     if "no matching keys" in str(fault).lower():
-        return ArchiveError("None of the keys opens the archive.", hint="--identity with the key it was encrypted for")
+        return WrongKeyError("None of the keys opens the archive.", hint="--identity with the key it was encrypted for")
     return ArchiveError(f"The encrypted archive is damaged ({fault}).", hint="export it again")
 
 
@@ -216,17 +276,21 @@ def _recipient(pyrage: Any, line: str) -> Any:
         raise UsageError(f"'{line[:60]}' is no public key ({error}).", hint=hint) from error
 
 
-def _identities(pyrage: Any, pathname: str) -> list[Any]:
-    text = _read(pathname)
+def read_key(text: str, source: str) -> list[Any]:
+    """Return the secret keys in a text, as age-keygen writes it, or one of SSH; `source` is what it comes from.
+
+    UsageError if there is none that can be used.
+    """
+    pyrage = _library()
     lines = [line.strip() for line in text.splitlines()]
     try:
         if text.lstrip().startswith(_OF_SSH):
             return [pyrage.ssh.Identity.from_buffer(text.encode())]
         found = [pyrage.x25519.Identity.from_str(line) for line in lines if line.startswith(_SECRET)]
     except (pyrage.IdentityError, ValueError):
-        raise UsageError(f"The key in {pathname} cannot be used.", hint="one of SSH must have no passphrase") from None
+        raise UsageError(f"The key in {source} cannot be used.", hint="one of SSH must have no passphrase") from None
     if not found:
-        raise UsageError(f"There is no secret key in {pathname}.", hint="as age-keygen writes it, or one of SSH")
+        raise UsageError(f"There is no secret key in {source}.", hint="as age-keygen writes it, or one of SSH")
     return found
 
 

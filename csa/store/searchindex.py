@@ -20,7 +20,7 @@ from urllib.parse import quote
 from csa.errors import CsaError
 from csa.ownership import open_private
 from csa.paths import INDEX, MIRRORS
-from csa.store.atomic import make_private_directory, read_regular, replace_private
+from csa.store.atomic import make_private_directory, read_regular, replace_private, stamp_of
 from csa.store.locks import acquire_lock
 from csa.structs import Struct
 
@@ -56,11 +56,6 @@ class Facts(Struct, kw_only=True):
     size_bytes: int
     stamps: dict[str, str]  # of its transcripts
     why: str | None
-
-
-def stamp_of(found: os.stat_result) -> str:
-    """Return what is different when a file has changed."""
-    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def index_name(store: Store, session_id: str) -> str:

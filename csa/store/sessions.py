@@ -21,7 +21,7 @@ from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -152,17 +152,25 @@ class Store(Struct, frozen=False):
         """Return where a session's files are once it is deleted."""
         return SessionPaths(f"{self.retired_dir}/{session_id}")
 
-    def ids(self, prefix: str = "") -> list[str]:
+    def ids(self, prefix: str = "") -> Sequence[str]:
         """Return the ids of all sessions, oldest first: the directories, not links, named by a ULID.
 
         Raises:
             StateError: the directory of sessions cannot be read.
         """
-        return _ids_in(self.sessions_dir, prefix)
+        return self._ids_in(self.sessions_dir, prefix)
 
-    def retired_ids(self, prefix: str = "") -> list[str]:
+    def retired_ids(self, prefix: str = "") -> Sequence[str]:
         """Return the ids of the sessions in the trash, oldest first."""
-        return _ids_in(self.retired_dir, prefix)
+        return self._ids_in(self.retired_dir, prefix)
+
+    def _ids_in(self, directory: str, prefix: str = "") -> Sequence[str]:
+        if self.host:
+            from csa.store.idindex import ids_in  # noqa: PLC0415  # most sessions are this host's
+
+            if (found := ids_in(self.root_pathname, directory, prefix)) is not None:
+                return found
+        return _ids_in(directory, prefix)
 
     def has(self, session_id: str) -> bool:
         """Say whether the session exists; StateError if the directory of sessions cannot be read."""
@@ -269,13 +277,13 @@ class Store(Struct, frozen=False):
 
     def _matches(self, selector: str, directory: str) -> list[str]:
         if not may_be_id(selector):
-            return self._named(selector, directory, _ids_in(directory))
+            return self._named(selector, directory, self._ids_in(directory))
         prefix = selector.upper()
         if len(prefix) == ID_LENGTH and directory == self.sessions_dir and self.has(prefix):
             return [prefix]
-        return _ids_in(directory, prefix)
+        return list(self._ids_in(directory, prefix))
 
-    def _named(self, name: str, directory: str, ids: list[str]) -> list[str]:
+    def _named(self, name: str, directory: str, ids: Sequence[str]) -> list[str]:
         """Return the newest session with that name, if there is one; deleted ones may share a name."""
         for session_id in reversed(ids):
             content = read_state_text(f"{directory}/{session_id}")

@@ -240,7 +240,17 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
         """Return the object that `csa serve` shows of it in lists; it has nothing that changes by itself."""
         used = self.state and self.state.last_accessed
         more = {"last_accessed": used and format_time(used), "doing": self.doing}
-        return {**self._common(), **more, "pinned": bool(self.state and self.state.pinned)}
+        return {
+            **self._common(),
+            **more,
+            "pinned": bool(self.state and self.state.pinned),
+            "heard_at": self._heard_time() if self.status == "away" else None,
+        }
+
+    def _heard_time(self) -> str | None:
+        from csa.store.mirrors import Mirror  # noqa: PLC0415  # most sessions are this host's
+
+        return Mirror(self.store.root_pathname).heard_time()
 
     def _common(self) -> dict[str, Any]:
         """Return what all JSON forms of a session begin with."""

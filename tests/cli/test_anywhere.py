@@ -49,6 +49,8 @@ ACTS: dict[tuple[str, ...], tuple[str, int]] = {
     ("session", "rename"): ("{} other-name", 0),
     ("session", "describe"): ("{} words", 0),
     ("session", "pin"): ("{}", 0),
+    ("session", "seal"): ("{}", 2),  # for whom?
+    ("session", "unseal"): ("{}", 0),
     ("session", "close"): ("{}", 0),
     ("session", "prune"): ("--keep-last 1 {}", 0),
     ("session", "clear"): ("{}", 0),

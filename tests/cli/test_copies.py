@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import time
 import traceback
+from base64 import b64decode
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyrage
 import pytest
 import redis
 
@@ -509,3 +512,41 @@ def test_an_owner_too_long_for_an_index_stops_nothing(place: Place, url: str) ->
     assert rows(
         url, "SELECT count(*), count(*) FILTER (WHERE split_part(owner, '@', 1) = 'alice') FROM csa.session"
     ) == [(2, 1)]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["postgres", "redis"])
+def test_with_encrypt_no_text_is_in_the_database(place: Place, kind: str, request: pytest.FixtureRequest) -> None:
+    """What was planted is in no table and no key, also of a copy that was plain before; the key brings it back."""
+    url = request.getfixturevalue("url" if kind == "postgres" else "redis_url")
+    key, planted = pyrage.x25519.Identity.generate(), "planted-text-7712"
+    session_id = place.codex(planted, "--name", "kept").session_id
+    place.run("run", "-s", "kept", f"and {planted}")
+    mirror(place)
+    dump = _dump_of_postgres if kind == "postgres" else _dump_of_redis
+    assert planted in dump(url)
+    words = ("--encrypt", str(key.to_public()))
+    mirror(place, *words)
+    assert (planted in dump(url), session_id in dump(url)) == (False, True)
+    sealed = re.findall(r"['\"]age['\"]: ?['\"]([A-Za-z0-9+/=]+)", dump(url))
+    assert sum(planted in pyrage.decrypt(b64decode(each), [key]).decode() for each in sealed) > 1
+    assert "nothing new" in mirror(place, *words)
+    place.run("run", "-s", "kept", "more")
+    mirror(place, *words)
+    assert planted not in dump(url)
+    mirror(place)
+    assert planted in dump(url)
+
+
+def _dump_of_postgres(url: str) -> str:
+    tables = ("session", "message", "progress")
+    return "\n".join(str(row[0]) for table in tables for row in rows(url, f"SELECT to_jsonb(t) FROM csa.{table} t"))
+
+
+def _dump_of_redis(url: str) -> str:
+    with redis.Redis.from_url(url) as client:
+        found: list[Any] = []
+        for key in client.scan_iter():
+            read = {b"hash": client.hgetall, b"stream": client.xrange, b"zset": lambda k: client.zrange(k, 0, -1)}
+            found.append((key, read.get(client.type(key), lambda _: "")(key)))
+    return str(found)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.hosts import sync
-from tests.cli.worktrees import make_repository, sh, work
+from tests.cli.plans import prompts
+from tests.cli.worktrees import agent_does, make_repository, sh, work
 from tests.support import Place
 
 
@@ -43,10 +44,23 @@ def test_fetching_comparing_landing(place: Place, remote: Place) -> None:
         == "one\nleft\nmine\n?? mine\n1"
     )
     assert place.run("land", "n1:auth").out == f"{session} (n1:auth): is in main already\n"
-    assert place.run("land", "n1:auth", "--check", "true").code == 2
-    sh(place, "git reset -q --hard HEAD~2; echo two > new; git add new; git commit -qm other")
-    done = place.run("land", "n1:auth")
-    assert (done.code, "git cherry-pick" in done.err) == (1, True)
+    sh(place, "git reset -q --hard HEAD~2")
+    head = sh(place, "git rev-parse HEAD")
+    done = place.run("land", "n1:auth", "--check", "cat new; test -e two")
+    assert (done.code, "one" in done.err, sh(place, "git rev-parse HEAD")) == (1, True, head)
+    agent_does(place, "cat > two")
+    repaired = place.run("run", "-s", "n1:auth", "--repair")
+    assert repaired.code == 0, repaired.err
+    assert "test -e two" in prompts(place, "n1:auth")[-1]
+    sh(place, "echo two > new; git add new; git commit -qm other")
+    done = place.run("land", "n1:auth", "--check", "test -e two")
+    assert (done.code, "--repair" in done.err) == (1, True)
+    agent_does(place, "cat new; grep -q '<<<<' new; printf 'one\ntwo\n' > new")
+    repaired = place.run("run", "-s", "n1:auth", "--repair")
+    assert repaired.code == 0, repaired.err
+    assert place.run("land", "n1:auth", "--check", "test -e two").code == 0
+    assert sh(place, "cat new; git worktree list | wc -l") == "one\ntwo\n1"
+    assert place.run("run", "-s", "n1:auth", "--repair").code == 2
     done = place.run("fetch", "nobody")
     assert done.code == 3
 

@@ -115,8 +115,11 @@ def test_dates_are_local(place: Place, zone: str) -> None:
     place.run("run", "--tool", "codex", "hello", env=env)
     (session,) = place.run("session", "list", "--json", env=env).json
     assert session["last_accessed"].endswith("Z")
-    used = datetime.fromisoformat(session["last_accessed"]).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
-    assert used.strftime("%Y-%m-%d %H:%M") in place.run("session", "info", session["id"], env=env).out
+    created, used = (
+        datetime.fromisoformat(session[key]).astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+        for key in ("created_at", "last_accessed")
+    )
+    assert created.strftime("%Y-%m-%d %H:%M") in place.run("session", "info", session["id"], env=env).out
     for command in (("session", "list"), ("stats", "--by", "tool")):
         before, after = (used + timedelta(minutes=minutes) for minutes in (-2, 2))
         found = [place.run(*command, "--since", each.isoformat(), "--json", env=env) for each in (before, after)]

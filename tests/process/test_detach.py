@@ -107,6 +107,7 @@ def test_a_request_survives_the_way_to_its_supervisor() -> None:
         with_changes=True,
         setup="make",
         repair=True,
+        refused={"kind": "check", "files": ["a"]},
         task=Task(name="t", digest="d"),
         plan=("--file", "/p"),
     )

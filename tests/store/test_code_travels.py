@@ -88,7 +88,7 @@ class Hosts:
         found = outgoing(self.here(directory), Engine(host))
         assert found
         stream = io.BytesIO()
-        found.write_bundle(stream, haves(self.there(host), found.key))
+        found.write_bundle(stream, haves(self.there(host), {"key": found.key}))
         return found, stream.getvalue()
 
     def send(self, directory: Path | None = None, *, host: str = "n1") -> CodePlace:
@@ -362,7 +362,7 @@ def test_what_is_cut_off_or_lacks_its_base(pair: Hosts, monkeypatch: pytest.Monk
     for end in (0, 2, 40, 5000, len(content) - 4, len(content) - 1):
         with pytest.raises(CodeError, match="before all of the code"):
             receive(pair.there(), found.said, io.BytesIO(content[:end]))
-        assert haves(pair.there(), found.key) == []
+        assert haves(pair.there(), {"key": found.key}) == []
     with pytest.raises((CodeError, GitError)):
         receive(pair.there(), found.said, io.BytesIO(content.replace(content[200:220], b"x" * 20)))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -379,7 +379,7 @@ def test_what_is_cut_off_or_lacks_its_base(pair: Hosts, monkeypatch: pytest.Monk
     more, later = pair.pack()
     with pytest.raises(CodeError):
         receive(pair.there("n2"), more.said, io.BytesIO(later))
-    assert haves(pair.there("n2"), more.key) == []
+    assert haves(pair.there("n2"), {"key": more.key}) == []
     with ThreadPoolExecutor(2) as pool:
         for host in ("n3", "n4"):
             both = [pool.submit(receive, pair.there(host), found.said, io.BytesIO(content)) for _ in range(2)]
@@ -412,12 +412,12 @@ def test_what_makes_no_sense_is_refused(pair: Hosts) -> None:
         with pytest.raises(CodeError):
             receive(pair.there(), {**found.said, "below": below}, io.BytesIO(content))
     with pytest.raises(CodeError):
-        haves(pair.there(), "../x")
+        haves(pair.there(), {"key": "../x"})
     assert not (pair.top / "n1").exists()
     (pair.top / "nogit").mkdir()
     pair.environ["PATH"] = str(pair.top / "nogit")
     with pytest.raises(ToolUnavailableError):
-        haves(pair.there(), found.key)
+        haves(pair.there(), {"key": found.key})
     with pytest.raises(ToolUnavailableError):
         outgoing(pair.here(), Engine("n1"))
     assert outgoing(pair.here(pair.top), Engine("n1")) is None

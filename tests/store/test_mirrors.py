@@ -18,6 +18,7 @@ from csa.runner.hosts.engines import explain_failure
 from csa.runner.hosts.frames import GREETING, ProtocolError, read_greeting
 from csa.runner.hosts.intake import Intake
 from csa.runner.hosts.outlet import Outlet, read_having, write_having
+from csa.runner.sessions.fleet import Fleet
 from csa.store.held import open_session
 from csa.store.journal import Journal
 from csa.store.liveness import probe
@@ -355,3 +356,41 @@ def test_why_a_host_is_not_reached(code: int, said: str, words: str, hint: str) 
     error = explain_failure(Engine(HOST), code, f"Welcome!\n{said}\n")
     assert words in error.message
     assert hint in str(error.hint)
+
+
+def test_who_watches_all_sessions_sees_those_of_mirrors(host: Store, mirror: Mirror, state_root: Path) -> None:
+    """What an intake changes is seen at the next look, also a mirror, or project, that is new; silence is seen too."""
+    fleet = Fleet(str(state_root), mirrors=True)
+    assert fleet.look() == {}
+    label = f"{HOST}:{host.project_pathname}"
+    finished_session(host, IDS[0])
+    with publish(host, IDS[1]) as held:
+        take(mirror, stream_of(host, mirror))
+        fleet.look()  # the directory may have been listed in the tick in which the rest came
+        assert {key: info.status for key, info in zip(_keys(fleet), fleet.infos, strict=True)} == {
+            (label, IDS[0]): "succeeded",
+            (label, IDS[1]): "running",
+        }
+        then = time.time() - 60
+        os.utime(f"{mirror.pathname}/{HEARD_FILE}", (then, then))
+        away = fleet.look()[label, IDS[1]]
+        assert away
+        assert (away.status, away.to_row()["heard_at"] is not None) == ("away", True)
+        assert fleet.look() == {}
+        finish(held)
+    take(mirror, stream_of(host, mirror))
+    assert set(fleet.look()) == {(label, IDS[1])}
+    Csa(host.project, root=host.root).rename(IDS[0], "api")
+    take(mirror, stream_of(host, mirror))
+    seen = fleet.look()[label, IDS[0]]
+    assert seen
+    assert seen.name == "api"
+    other = Store(host.root, "/q")
+    finished_session(other, IDS[2])
+    take(mirror, stream_of(host, mirror))
+    assert set(fleet.look()) == {(f"{HOST}:/q", IDS[2])}
+    assert Fleet(str(state_root)).look() == {}
+
+
+def _keys(fleet: Fleet) -> list[tuple[str, str]]:
+    return [info.store.key(info.session_id) for info in fleet.infos]

@@ -19,7 +19,7 @@ import pytest
 from csa_adapters.acp_agents import AGENTS
 
 from csa.cli.commands import COMMANDS, HIDDEN, command_names, find_command
-from csa.model.config import COPY_KEYS, ENGINE_KEYS, KEYS, TOOL_KEYS, Layer, combine_layers
+from csa.model.config import COPY_KEYS, ENGINE_KEYS, KEYS, STORE_KEYS, TOOL_KEYS, Layer, combine_layers
 from csa.model.plan import parse_plan
 from csa.model.schemas.table import OUTPUTS
 from tests.schemas import check_events, check_output
@@ -51,7 +51,7 @@ def test_the_keys_of_the_configuration_are_up_to_date(generate: Any) -> None:
     text = (DOCS / "configuration.md").read_text()
     assert text == generate.render_configuration()
     rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (sets|tightens|no) \|", text, re.MULTILINE))
-    assert rows.keys() == {*KEYS, *TOOL_KEYS, *ENGINE_KEYS, *COPY_KEYS}
+    assert rows.keys() == {*KEYS, *TOOL_KEYS, *ENGINE_KEYS, *COPY_KEYS, *STORE_KEYS}
     assert (rows["tool"], rows["max_depth"], rows["command"]) == ("sets", "tightens", "no")
 
 

@@ -164,3 +164,21 @@ def test_globs_overlap_if_a_path_may_match_both(one: str, other: str, meet: bool
 def test_what_is_outside_of_globs() -> None:
     """Paths that no glob matches are named; no globs match nothing."""
     assert outside(["db/a", "db/b/c", "src/x.py", "y.py"], ["db", "*.py"]) == ["src/x.py"]
+
+
+def test_where_a_task_is_run() -> None:
+    """A task's own host comes first, and `here` is none; it is no part of what is to be done."""
+    plan = parsed("""
+        host = "lab:n2"
+        [task.a]
+        prompt = "A."
+        [task.b]
+        prompt = "B."
+        host = "here"
+    """)
+    assert (plan.tasks["a"].host, plan.tasks["b"].host) == ("lab:n2", None)
+    assert plan.tasks["a"].digest == parsed("[task.a]\nprompt = 'A.'").tasks["a"].digest
+    assert parsed("[task.a]\nprompt = 'A.'", instead={"host": "gpu"}).tasks["a"].host == "gpu"
+    for wrong in ("host = 'a b'", "host = 'a:b:c'", "host = 3", "host = 'gpu'\nsecret = ['KEY']"):
+        with pytest.raises(ConfigError, match="host"):
+            parsed(f"[task.a]\nprompt = 'A.'\n{wrong}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from csa.runner.hosts.engines import reach_of
 from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look, is_scheduler
 from tests.support import Json
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 LAB = Engine("lab", kind=SLURM, csa=("/opt/my csa/csa",), options=("--mem=2G", "--requeue", "--export=ALL"))
 
 
@@ -107,27 +109,40 @@ def test_hyperqueue_begins_nothing_again() -> None:
     assert [hyperqueue.handle(each) for each in said] == ["7", "7", "", ""]
 
 
+RECORDED = json.loads((FIXTURES / "recordings/hyperqueue/hq-0.26.2.json").read_text())
+
+
 @pytest.mark.parametrize(
-    ("task", "found"),
+    ("name", "found"),
     [
-        ({"state": "waiting"}, Look(PENDING, reason="no worker is free")),
-        ({"state": "running", "worker": 2}, Look(RUNNING, "n2")),
-        ({"state": "running", "worker": 9}, None),  # which has come since
-        ({"state": "finished", "worker": 2}, Look(GONE, "n2", "finished")),
-        ({"state": "canceled"}, Look(GONE, "", "canceled")),
+        ("waiting", Look(PENDING, reason="no worker is free")),
+        ("running", Look(RUNNING, "n1")),
+        ("finished", Look(GONE, "n1", "finished")),
+        ("failed", Look(GONE, "n1", "Program terminated with exit code 127.", 127)),
+        ("killed", Look(GONE, "n1", "Program terminated with exit code -1. Received signal 9 (SIGKILL).")),
+        ("cancelled while it waited", Look(GONE, "", "canceled")),
+        ("cancelled while it ran", Look(GONE, "", "canceled")),
         (
-            {"state": "failed", "worker": 2, "error": "Error: Program terminated with exit code 127."},
-            Look(GONE, "n2", "Error: Program terminated with exit code 127.", 127),
+            "its worker was lost",
+            Look(GONE, "", "Task was running on a lost worker while never restart flag was set."),
         ),
+        ("unknown", Look(GONE)),
+        ("no server", None),
+        ("no server directory", None),
     ],
 )
-def test_what_hyperqueue_says_of_a_job(task: Json, found: Look | None) -> None:
-    """The task's worker is told by number, and its host in the list of workers."""
-    workers = [{"id": number, "configuration": {"hostname": f"n{number}"}} for number in (1, 2)]
-    said = json.dumps([{"info": {"id": 1}, "tasks": [task]}], indent=2) + "\n" + json.dumps(workers)
-    assert hyperqueue.read_look(0, said, "") == found
-    assert hyperqueue.read_look(0, "[]\n" + json.dumps(workers), "Job 1 not found") == Look(GONE)
-    assert hyperqueue.read_look(1, '{"error": "cannot connect"}', "") is None
+def test_what_hyperqueue_says_of_a_job(name: str, found: Look | None) -> None:
+    """As recorded: the task's worker is told by number, and its host in the list of workers."""
+    recorded = RECORDED[name]
+    assert hyperqueue.read_look(recorded["code"], recorded["out"], recorded["err"]) == found
+
+
+def test_a_worker_that_has_come_since() -> None:
+    """A host that is not in the list yet is asked for again."""
+    said = RECORDED["running"]["out"].replace('"hostname": "n1"', '"hostname": ""')
+    assert hyperqueue.read_look(0, said, "") is None
+    assert hyperqueue.handle(RECORDED["submitted"]["out"]).isdecimal()
+    assert hyperqueue.handle(RECORDED["given twice"]["out"]) == ""
 
 
 def test_an_order_travels_in_pieces_that_the_kernel_takes() -> None:

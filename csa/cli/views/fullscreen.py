@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, Self
 
 from prompt_toolkit.application import Application
@@ -25,6 +26,7 @@ from prompt_toolkit.layout import FormattedTextControl, Layout, Window
 from prompt_toolkit.output import ColorDepth, create_output
 
 from csa.cli.output import Style, is_in_background, lossy, terminal_size
+from csa.cli.views.eventloop import run_with_signals
 from csa.cli.views.live import REFRESH_S, REST, Line
 from csa.process.wakeup import heeded
 from csa.structs import Struct
@@ -156,12 +158,14 @@ class _Showing:
     def run(self) -> _Ended:
         """Show the views until something needs the terminal."""
         ended = _Ended(signal.SIGHUP)
+        taken = heeded([*map(signal.Signals, _ENDS), *OBEYED, signal.SIGCONT])
+        handlers = {number: partial(self._end, _Ended(number)) for number in taken}
         with lossy(sys.stdout):  # the terminal may be gone
             try:
-                ended = asyncio.run(self._run())
+                ended = run_with_signals(self._run, handlers)
             except EOFError:
                 pass
-            except KeyboardInterrupt:  # before our handler was installed
+            except KeyboardInterrupt:  # it came before or after that
                 ended = _Ended(signal.SIGINT)
             finally:
                 self._looker.tell = lambda: None
@@ -172,8 +176,6 @@ class _Showing:
     async def _run(self) -> _Ended:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._fail)
-        for number in heeded([*map(signal.Signals, _ENDS), *OBEYED, signal.SIGCONT]):
-            loop.add_signal_handler(number, self._end, _Ended(number))
         self._looker.tell = lambda: self._refresh_from(loop)
         return await self._app.run_async(handle_sigint=False, set_exception_handler=False)
 

@@ -13,6 +13,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Self
 
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
@@ -27,6 +28,7 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import PromptSession
 
 from csa.cli.output import Style, is_in_background, lossy, terminal_size
+from csa.cli.views.eventloop import run_with_signals
 from csa.cli.views.fullscreen import OBEYED, obey, styled
 from csa.cli.views.live import Line
 from csa.process.wakeup import heeded
@@ -132,21 +134,15 @@ class Editor:
             found.append(entry)
             self.close()
 
+        handlers = {number: partial(end, _signalled(number)) for number in heeded(_ENDS)}
         with lossy(sys.stdout):  # the terminal may be gone
             try:
-                asyncio.run(self._read(end))
-            except KeyboardInterrupt:  # before our handler was installed
+                run_with_signals(lambda: self.edit(end, is_idle=True), handlers)
+            except KeyboardInterrupt:  # it came before or after that
                 found.append(Entry("interrupt"))
             finally:
                 self._hold()
         return found[0] if found else Entry("signal", number=signal.SIGHUP)
-
-    async def _read(self, heed: Callable[[Entry], None]) -> None:
-        loop = asyncio.get_running_loop()
-        for number in heeded(_ENDS):
-            kind = "interrupt" if number == signal.SIGINT else "signal"
-            loop.add_signal_handler(number, heed, Entry(kind, number=number))
-        await self.edit(heed, is_idle=True)
 
     async def edit(self, heed: Callable[[Entry], None], *, is_idle: bool = False) -> None:
         """Let a person type from `open` to `close`, or until the terminal is gone. Idle, Ctrl-C empties the prompt.
@@ -286,6 +282,10 @@ class Editor:
     def _leave_for_key(self, number: signal.Signals) -> None:
         if heeded([number]):
             self._leave_terminal(lambda: obey(number, with_job=True))
+
+
+def _signalled(number: signal.Signals) -> Entry:
+    return Entry("interrupt" if number == signal.SIGINT else "signal", number=number)
 
 
 def _leave(number: int, _frame: object) -> None:

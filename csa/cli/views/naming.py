@@ -115,8 +115,9 @@ def with_names(text: str, stream: IO[str], *, is_command: bool = False) -> str:
 def _find(client: Csa, session_id: str) -> SessionInfo | None:
     try:
         session = client.session(session_id, retired=True)
-        ids = sorted([*session.store.ids(), *session.store.retired_ids()])
-        return SessionInfo(record=session.record, status="", _beside=Siblings(session.store, ids))
+        ids, retired = session.store.ids(), session.store.retired_ids()
+        siblings = Siblings(session.store, sorted([*ids, *retired]) if retired else ids)
+        return SessionInfo(record=session.record, status="", _beside=siblings)
     except (CsaError, OSError):  # it is gone, never existed, or cannot be read
         return None
 

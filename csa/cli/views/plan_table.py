@@ -17,15 +17,23 @@ from csa.model.wording import cost_of, elapsed, tokens_of, usage_in_words
 from csa.runner.plans.status import PlanStatus, TaskStatus, UnitStatus
 from csa.structs import Struct
 
-_MARKS = {"running": "●", "repairing": "●", "merged": "✓", "done": "✓", "finished": "✓", "waiting": "○", "to_do": "○"}
+_MARKS = {
+    "running": "●",
+    "repairing": "●",
+    "away": "?",
+    "waiting": "○",
+    "to_do": "○",
+    **dict.fromkeys(("merged", "done", "finished"), "✓"),
+}
 _STYLES = {
     **dict.fromkeys(("merged", "done"), "green"),
     **dict.fromkeys(("running", "repairing"), "cyan"),
     **dict.fromkeys(("conflict", "check_failed", "failed", "blocked"), "red"),
-    **dict.fromkeys(("parked", "changed", "stopped", "to_choose", "finished"), "yellow"),
+    **dict.fromkeys(("away", "parked", "changed", "stopped", "to_choose", "finished"), "yellow"),
     **dict.fromkeys(("waiting", "to_do"), "dim"),
 }
 _ID_LENGTH = 10
+_HOST_LENGTH = 16
 _LEAST_STATE = 12
 
 
@@ -37,6 +45,7 @@ class _Row(Struct, kw_only=True):
     state: TaskState
     words: str
     session_id: str
+    host: str
     changed: tuple[int, int] | None
     cost: Rollup
 
@@ -44,7 +53,7 @@ class _Row(Struct, kw_only=True):
 def lines_of(status: PlanStatus, width: int | None) -> list[Line]:
     """Return the table, what would conflict, and the sum; a pipe (None) gets everything in full."""
     rows = [row for task in status.tasks for row in _rows(task)]
-    fixed = columns_for(width, _columns(width))
+    fixed = columns_for(width, _columns(width, has_hosts=any(row.host for row in rows)))
     names = Table([Column("TASK", _named)], rows)
     numbers = Table(fixed, rows)
     longest = max([display_width("STATE"), *(display_width(row.words) for row in rows)])
@@ -62,9 +71,15 @@ def lines_of(status: PlanStatus, width: int | None) -> list[Line]:
 def _rows(task: TaskStatus) -> Iterator[_Row]:
     is_race = bool(task.task.tools)
     whole = task.units[0].session_id if len(task.units) == 1 and not is_race else ""
-    words = task.state.words
+    host = task.units[0].host if whole else task.task.host
     yield _Row(
-        name=task.task.name, state=task.state, words=words, session_id=whole, changed=task.changed, cost=task.cost
+        name=task.task.name,
+        state=task.state,
+        words=task.state.words,
+        session_id=whole,
+        host=host or "",
+        changed=task.changed,
+        cost=task.cost,
     )
     for unit in task.units if is_race else ():
         yield _alternative(task, unit)
@@ -79,6 +94,7 @@ def _alternative(task: TaskStatus, unit: UnitStatus) -> _Row:
         state=unit.state,
         words=words,
         session_id=unit.session_id,
+        host=unit.host or "",
         changed=changed,
         cost=unit.cost,
     )
@@ -88,7 +104,9 @@ def _named(row: _Row) -> str:
     return f"{row.indent}{_MARKS.get(row.state.kind, '!')} {one_line(row.name)}"
 
 
-def _columns(width: int | None) -> Iterator[Column]:
+def _columns(width: int | None, *, has_hosts: bool) -> Iterator[Column]:
+    if has_hosts:
+        yield Column("HOST", lambda row: cut(row.host or "here", _HOST_LENGTH), since=40)
     for name, room, since, render in (
         ("LINES", 11, 50, lambda row: "{:+} -{}".format(*row.changed) if row.changed else ""),
         ("TOKENS", 8, 66, lambda row: tokens_of(row.cost.usage) if row.cost.sessions else ""),

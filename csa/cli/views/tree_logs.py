@@ -11,6 +11,7 @@ from heapq import merge
 from csa.cli.output import Style, display_width, one_line
 from csa.cli.outputs import EventPrinter
 from csa.model.events import Event
+from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.store.family import family_of
 from csa.store.following import Follower
@@ -54,9 +55,9 @@ class TreeLines:
 class _Member:
     """A session of the tree, and how far it has been read."""
 
-    def __init__(self, target: Target, number: int, *, tail: int | None) -> None:
+    def __init__(self, context: Context, target: Target, number: int, *, tail: int | None) -> None:
         store, session_id = target
-        paths = store.find(session_id)
+        paths = Session(context.in_store(store), session_id).content
         state = store.record(session_id).state
         self.whose = Whose.of(session_id, state.name if state else None, number)
         self._paths = paths
@@ -79,7 +80,7 @@ class _Tree:
     """The current members, and what is new in them."""
 
     def __init__(self, top: Session, *, tail: int | None) -> None:
-        self._top = top.target
+        self._context, self._top = top.context, top.target
         self._family = family_of([top.target])
         self._members: dict[tuple[str, str], _Member] = {}
         self._running: list[_Member] = []
@@ -104,7 +105,7 @@ class _Tree:
         for store, session_id in (self._top, *self._family.look()):
             key = store.key(session_id)
             if key not in self._members:
-                self._members[key] = _Member((store, session_id), len(self._members), tail=self._tail)
+                self._members[key] = _Member(self._context, (store, session_id), len(self._members), tail=self._tail)
         self._tail = None  # of those that begin later, everything is new
         now = time.monotonic()
         self._find_at = now + max(_FIND_S, _REST * (now - began))

@@ -36,6 +36,7 @@ _TURN: Mapping[str, Schema] = {
 }
 _NEW: Mapping[str, Schema] = {
     **_TURN,
+    "on": text("the host, or the scheduler, that runs it; the code in `directory` goes along, as `csa run --on` does"),
     "directory": text("where the session starts; its project must be served"),
     "session_id": text("a ULID, a UUID or a name: if there is such a session, it is returned, and nothing is started"),
     "name": text("a name, unique in the project"),
@@ -100,6 +101,7 @@ ROW = record(
         **{name: schema for name, schema in RUNNING["properties"].items() if name not in _TICKING},
         **words("last_accessed"),
         "pinned": flag("clean-up leaves it alone"),
+        "heard_at": maybe(moment("of a session that is `away`: when its host was heard of last")),
     }
 )
 _STATE = {
@@ -125,6 +127,16 @@ OWN: Mapping[str, Schema] = {
             }
         ),
         "the projects that are served",
+    ),
+    "served_hosts": each(
+        record(
+            {
+                "host": text("what it is called"),
+                "kind": text("how it is reached, or which scheduler it is: `ssh`, `slurm`, ..."),
+                "heard_at": maybe(moment("when it was heard of last; null if never")),
+            }
+        ),
+        "the hosts",
     ),
     "page_of_events": record(
         {
@@ -153,11 +165,15 @@ def schema_of(route: Route) -> Schema:
 
 _COMPONENTS = "#/components/schemas/"
 IN_PATH = {
-    "id": text("the session: its id, a unique prefix of it, or its name"),
+    "id": text("the session: its id, a unique prefix of it, its name, or `HOST:` and one of these"),
     "name": text("the file's name in output/"),
 }
 _TURN_NUMBER = {"turn": integer("only this turn")}
 _PROJECT = {"project": text("only this project")}
+_HOSTS = {
+    "host": text("those of this other host, as it was heard of last"),
+    "all_hosts": flag("those of all projects, here and on all other hosts"),
+}
 _ONE = "/sessions/{id}"
 _OPTIONAL_TURN = " ".join(name for name in _TURN if name != "prompt")
 _POSITION = {
@@ -175,6 +191,13 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        path="/hosts",
+        name="hosts",
+        about="List the other hosts: those that are configured, and those of which there is a mirror",
+        answer="served_hosts",
+    ),
+    Route(
+        method="GET",
         path="/tools",
         name="tools",
         about="List the tools: installed, version, logged in",
@@ -189,6 +212,7 @@ ROUTES: tuple[Route, ...] = (
         answer="list",
         query={
             **_PROJECT,
+            **_HOSTS,
             "status": text("only sessions with this status; several with commas"),
             "tool": text("only sessions in which this tool worked; several with commas"),
             "limit": integer("how many at most (100)"),
@@ -254,8 +278,9 @@ ROUTES: tuple[Route, ...] = (
             {
                 **_TURN,
                 "after_turn": integer("the last turn the sender knows: 412 if there is another by now"),
+                "repair": flag("hand back what landing has refused; the prompt may be empty"),
             },
-            optional=f"{_OPTIONAL_TURN} after_turn",
+            optional=f"{_OPTIONAL_TURN} after_turn repair",
         ),
     ),
     Route(
@@ -309,6 +334,25 @@ ROUTES: tuple[Route, ...] = (
         answer="answer --allow",
         access=ACT,
         body=record({"ask": text("the id of what it asks"), "allow": flag("it may")}),
+    ),
+    Route(
+        method="POST",
+        path=f"{_ONE}/land",
+        name="land",
+        about="Bring the work of a session's worktree into a checkout; 409 if it conflicts, or the check fails",
+        answer="land",
+        is_item=True,
+        access=ACT,
+        body=record(
+            {
+                "into": text("a directory in the checkout; its project must be served"),
+                "squash": flag("as one commit"),
+                "check": text("a shell command that has to succeed in the worktree before"),
+                "dry_run": flag("say what would be landed, and change nothing"),
+                "keep": flag("leave the worktree and its branch where they are"),
+            },
+            optional="squash check dry_run keep",
+        ),
     ),
     Route(
         method="POST",
@@ -433,6 +477,7 @@ ROUTES: tuple[Route, ...] = (
         query={
             "q": text("the words: all of them must occur"),
             **_PROJECT,
+            **_HOSTS,
             "tool": text("only in turns of this tool; several with commas"),
             "limit": integer("how many at most (50)"),
         },
@@ -444,7 +489,7 @@ ROUTES: tuple[Route, ...] = (
         name="stats",
         about="Sum up turns, tokens and cost",
         answer="stats",
-        query={**_PROJECT, "by": one_of("what rows are", "tool", "day", "tree", "owner")},
+        query={**_PROJECT, **_HOSTS, "by": one_of("what rows are", "tool", "day", "tree", "owner")},
     ),
     *CHAT_ROUTES,
 )
@@ -455,14 +500,14 @@ ERRORS: Mapping[int, str] = {
     404: "There is no such session, turn or route.",
     405: "The route does not have this method.",
     408: "The body did not come within 30 s.",
-    409: "The session is busy, the name means several, or what is answered was decided already.",
+    409: "The session is busy, the name means several, what is answered was decided already, or work conflicts.",
     412: "There is another turn than the sender knew.",
     413: "The body is larger than 4 MiB.",
     415: "The body is not JSON.",
     416: "There is no such part of the file.",
     421: "The Host is not one that is served.",
-    424: "The tool is not installed, or cannot be used.",
-    429: "Too many turns are running.",
+    424: "The tool is not installed, or cannot be used; or another host cannot be reached.",
+    429: "Too many turns are running, or a scheduler's queue is too long.",
     500: "A record is damaged, or csa has failed.",
     507: "The disk is full.",
 }

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from csa.model.schemas.kit import Schema, document, each, flag, integer, maybe, number, one_of, record, ref, text, texts
-from csa.model.schemas.shared import PIECES, words
+from csa.model.schemas.landing import LANDED
+from csa.model.schemas.shared import MIRROR, PIECES, words
 from csa.structs import Struct
 
 # The revisions that begin with `initialize`, oldest first.
@@ -23,7 +24,7 @@ INSTRUCTIONS = (
 )
 LONGEST_WAIT_S, LONGEST_SILENT_WAIT_S = 240, 50  # with and without a progress token
 
-_SESSION = text("the session: its id, a unique prefix of it, or its name")
+_SESSION = text("the session: its id, a unique prefix of it, its name, or `HOST:` and one of these")
 _WAIT = {
     "type": "number",
     "minimum": 0,
@@ -48,7 +49,12 @@ _ANSWER = record(
     },
     optional="name tool turn doing text next output error denied artifacts duration_s usage queued hint",
 )
-_LISTED = record(words("session_id name description project parent_session_id status tool turn started_at duration_s"))
+_LISTED = record(
+    {
+        **words("session_id name description project parent_session_id status tool turn started_at duration_s"),
+        "mirror": MIRROR,
+    }
+)
 _KILLED = record(
     {
         **words("session_id name status"),
@@ -129,6 +135,8 @@ TOOLS: tuple[McpTool, ...] = (
                 ),
                 "timeout_s": number("seconds after which the sub-agent is ended"),
                 "budget_tokens": integer("tokens that it and all it starts may use"),
+                "on": text("run it on this other host, or by this scheduler; `list` with `host` shows what is there"),
+                "repair": flag("with a session: hand back what `land` has refused; the prompt may be empty"),
                 "detach": flag("let it go on when you end"),
                 "wait_s": _WAIT,
             },
@@ -160,6 +168,7 @@ TOOLS: tuple[McpTool, ...] = (
             {
                 "status": text("only sessions with this status, as `running` or `failed`"),
                 "parent": text("only sub-agents of this session (`@self` are your own)"),
+                "host": text("those of this other host instead, of all projects, as it was heard of last"),
                 "limit": _LIMIT,
             }
         ),
@@ -191,6 +200,22 @@ TOOLS: tuple[McpTool, ...] = (
         "continued.",
         takes=_takes({"session": _SESSION, "tree": flag("also stop all sessions it has started")}, required="session"),
         returns=record({"sessions": each(_KILLED, "what was stopped")}),
+    ),
+    McpTool(
+        name="land",
+        title="Land the work of a sub-agent",
+        about="Bring what a sub-agent has committed or left in its `worktree`, or on another host, into the checkout "
+        "you work in: your branch is fast-forwarded. If it conflicts, nothing is changed, and the error says in what.",
+        takes=_takes(
+            {
+                "session": _SESSION,
+                "directory": text("a directory in the checkout; by default the one csa runs in"),
+                "squash": flag("as one commit"),
+                "dry_run": flag("say what would be landed, and what is in the way, and change nothing"),
+            },
+            required="session",
+        ),
+        returns=LANDED,
     ),
 )
 BY_NAME: Mapping[str, McpTool] = {tool.name: tool for tool in TOOLS}

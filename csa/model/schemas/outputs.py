@@ -56,6 +56,7 @@ TASK = record(
         "state": text("what has become of it"),
         "would": text("what a run would do, once what it needs is there"),
         "needs": texts("the tasks whose work it begins with"),
+        "host": maybe(text("where it would run, if not here")),
         "tools": texts("the tools that it asks for; several are a race"),
         "sessions": texts("the ids of its sessions by now"),
     },
@@ -123,7 +124,7 @@ HIT = record(
         "text": text("the message; for a tool call its title and its output"),
     },
 )
-DETACHED = known("session_id project turn tool pid")
+DETACHED = known("session_id project turn tool pid", {"mirror": MIRROR})
 _HELD = maybe(text("why nothing is taken from the queue; null if the next prompt may begin"))
 QUEUED = known(
     "session_id name project",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from csa.model.schemas import card, outputs, plans, upkeep
 from csa.model.schemas.events import event_schema
 from csa.model.schemas.kit import Schema, document, each, record, ref
+from csa.model.schemas.landing import LANDED
 from csa.model.schemas.shared import PIECES as SHARED
 
 PIECES = {**SHARED, "evidence": card.EVIDENCE}
@@ -43,7 +44,7 @@ OUTPUTS: Mapping[str, tuple[str, Schema]] = {
     "status": ("everything about a session, with the evidence for its status", card.STATUS),
     "why": ("the evidence for a session's status", ref("evidence")),
     "diff": ("what a session's turns have changed", upkeep.CHANGES),
-    "land": ("the work that was landed", each(upkeep.LANDED, "")),
+    "land": ("the work that was landed", each(LANDED, "")),
     "artifacts": ("the files that agents have left", each(upkeep.ARTIFACT, "")),
     "is-alive": ("whether a session is running", outputs.ALIVE),
     "budget": ("the usage of a session and everything below it", outputs.BUDGET),

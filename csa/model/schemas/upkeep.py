@@ -82,38 +82,6 @@ COMPACTION = record(
         "last_compacted_at": maybe(moment("when the conversation was last compacted")),
     },
 )
-LANDED = record(
-    {
-        **words("session_id"),
-        "status": one_of(
-            "what became of its work: `already` (it was in the checkout), `would_land` and `would_refuse` in a dry run",
-            *("landed", "already", "nothing", "refused", "not_tried", "would_land", "would_refuse"),
-        ),
-        "into": maybe(text("the checkout; null if nothing was done, like the next three")),
-        "branch": maybe(text("the branch that is checked out there; null if its head is detached")),
-        "onto": maybe(text("its commit before")),
-        "head": maybe(text("and after")),
-        "commits": texts("those that it got, oldest first"),
-        "files": texts("what has changed"),
-        "conflicts": texts("the files in conflict, or with conflict markers"),
-        "in_way": texts("in a dry run: the files that you have changed, and that would change"),
-        "warnings": texts("what else to know"),
-        "others": each(
-            record(
-                {
-                    "commit": text("the commit"),
-                    "subject": text("its first line"),
-                    "session_id": maybe(text("the session whose work it was")),
-                }
-            ),
-            "the commits that have changed the files in conflict meanwhile, newest first",
-        ),
-        "is_squashed": flag("the work is one commit now"),
-        "is_dropped": flag("its worktree was removed"),
-        "said": maybe(text("the last lines of the check, or of the hook that refuses")),
-        "error": maybe(ref("error", "why it is not landed; `kind` is also `conflict`, `markers`, `check` or `hook`")),
-    },
-)
 _CHECKPOINT = {
     "commit": text("the checkpoint's commit"),
     "turn": integer("the last turn it covers; 0: none"),
@@ -254,6 +222,7 @@ COLLECTED = record(
         "forgotten": each(
             known("session_id", {"mirror": MIRROR}), "what other hosts have deleted, and is no longer mirrored"
         ),
+        "encrypted": texts("the ids of sessions that were encrypted: `[store] encrypt`"),
         "woken": texts("the ids of sessions that continue: parked ones, and those with queued prompts"),
     }
 )

@@ -124,7 +124,7 @@ class Agent:
             session = opened.client.session(opened.session_id, retired=True)
             note_read(session.context, session.session_id, "session show")
             updates = Updates(opened.session_id, with_prompts=True)
-            looks = follow(session.files)
+            looks = follow(session.content)
             self._tell_all(opened, updates, next(looks))
             if session.liveness().state == "alive" and opened.turn is None:
                 threading.Thread(target=self._go_on, args=(opened, updates, looks), daemon=True).start()

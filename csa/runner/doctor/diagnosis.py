@@ -18,7 +18,7 @@ from csa.model.check import ANSWER_LIMIT_S, Check
 from csa.model.config import Config, ToolConfig, combine_layers
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.context import Context
-from csa.runner.doctor.other_checks import check_command, check_mirrors, check_other_store
+from csa.runner.doctor.other_checks import check_command, check_encryption, check_mirrors, check_other_store
 from csa.runner.doctor.store_checks import check_store
 from csa.runner.doctor.system_checks import check_system, check_temporary
 from csa.runner.doctor.tool_checks import ToolFinding, ask_version, find_tools, judge_tool
@@ -72,7 +72,7 @@ async def diagnose(
     add(*(_redacted(context, Check("tools", "adapter", "fail", problem, step)) for problem in problems))
     add(_check_choice(context, config, findings))
     add(*check_store(context.store), *check_other_store(context.store.root, context.environ))
-    add(*check_mirrors(context.store.root))
+    add(*check_mirrors(context.store.root), *check_encryption(config.encryption, context.environ))
     add(*check_system(), check_temporary(context.environ))
     return Diagnosis(tuple(checks))
 

@@ -6,10 +6,12 @@ import os
 import shlex
 import shutil
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
-from csa.errors import StateError
+from csa.errors import ArchiveError, CsaError, StateError
 from csa.model.check import Check
+from csa.model.config import Encryption
 from csa.paths import other_state_root
 from csa.store.mirrors import find_mirrors
 
@@ -56,3 +58,27 @@ def _is_ours(command: str) -> bool:
             return _OURS in file.read(_LAUNCHER_BYTES)
     except OSError:
         return True  # it cannot be judged
+
+
+def check_encryption(encryption: Encryption, environ: Mapping[str, str]) -> list[Check]:
+    """Check that what is encrypted for the recipients can be opened here, if a key is named, by doing both."""
+    if not encryption.recipients:
+        return []
+    from csa.runner.atrest import SET, Keys  # noqa: PLC0415  # few sessions are encrypted
+    from csa.store.sealing import opened_with, seal  # noqa: PLC0415  # as above
+
+    how = "what has finished is encrypted" if encryption.seals else "csa seal encrypts"
+    if not (encryption.identity or encryption.identity_command):
+        return [Check("state", "encryption", "ok", f"{how}; no key that opens it is named here")]
+    sealed = BytesIO()
+    try:
+        seal(encryption.recipients, sealed, lambda stream: stream.write(b"csa"))
+        sealed.seek(0)
+        with opened_with(Keys(encryption, environ).found, sealed) as plain:
+            plain.read()
+    except CsaError as error:
+        step = SET if isinstance(error, ArchiveError) else error.hint
+        words = "your key does not open what is encrypted for these recipients"
+        detail = words if isinstance(error, ArchiveError) else error.message.rstrip(".")
+        return [Check("state", "encryption", "fail", detail, step)]
+    return [Check("state", "encryption", "ok", f"{how}, and your key opens it")]

@@ -15,11 +15,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from csa.errors import RefusedError
 from csa.model.config import Engine
+from csa.runner.hosts.answers import error_in, nonsense
 from csa.runner.hosts.engines import HostError, explain_failure, start_there
 from csa.structs import Struct
 
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # what the shell that ssh calls there does not change
+
+LIMIT_S = 60.0
+NOT_OF_CSA = {126, 127, 255}  # exit codes of what reaches the host
 
 _BLOCK = 1 << 16
 _MOST_OUT, _MOST_ERR = 1 << 25, 1 << 18  # 10,000 sessions are 3 MB
@@ -45,6 +50,27 @@ class Answer(Struct):
                         return value
             at = self.out.find("\n", at) + 1 or len(self.out)
         return None
+
+
+def do_there(engine: Engine, session_id: str, words: Sequence[str]) -> Any:
+    """Have csa on a host do what words say, and return the JSON it prints.
+
+    Raises:
+        RefusedError: a word would not arrive as it is.
+        HostError: the host cannot be reached, or answers with what makes no sense. Others as the host says.
+    """
+    if not all(map(is_plain, words)):
+        way = f"ssh {engine.name} csa {words[0]} -s {session_id} ..."
+        raise RefusedError("Another host takes words without spaces and quotes only.", hint=f"act there: {way}")
+    call = Call(engine, words, limit_s=LIMIT_S)
+    answer = call.answer()
+    said = answer.json
+    if isinstance(said, dict) and isinstance(error := said.get("error"), dict) and answer.code:
+        told = {"code": error.get("kind"), "exit_code": answer.code}
+        raise error_in(engine.name, {"error": {**error, **told}}) or nonsense(engine.name, "an error")
+    if answer.code or said is None:
+        raise call.failure(answer)
+    return said
 
 
 class Call:

@@ -20,7 +20,7 @@ from csa.runner.context import Context
 from csa.runner.hosts.answers import error_in
 from csa.runner.hosts.engines import Link
 from csa.runner.hosts.frames import SILENCE_S, ProtocolError, read_line, write_line
-from csa.runner.session import Session
+from csa.runner.session import Session, find_session
 from csa.runner.turns.worktree import refuse_foreign
 from csa.store.comingback import BroughtRef, is_name, keep_refs, note_fetched, note_origin
 from csa.store.gitplumbing import Git, open_project
@@ -44,7 +44,7 @@ from csa.store.travelling import (
     which_are_here,
     write_pack,
 )
-from csa.structs import Struct
+from csa.structs import Struct, replace
 
 OUTCOME = "outcome"  # the hidden command, and what it calls itself
 _FORMS = {"sha1": 40, "sha256": 64}
@@ -54,9 +54,10 @@ _CONTROL = re.compile(r"[\0-\x1f\x7f]")
 
 
 class Outgoing(Struct):
-    """A work tree that is to go to a host."""
+    """A work tree that is to go to a host; for the session there whose work is to follow it, if one is named."""
 
     code: Code
+    session_id: str | None = None
 
     @property
     def key(self) -> str:
@@ -69,10 +70,15 @@ class Outgoing(Struct):
         return self.code.left
 
     @property
+    def first_said(self) -> dict[str, Any]:
+        """What is said of it first, so that the other side says what it has."""
+        return {"key": self.code.key, "session": self.session_id}
+
+    @property
     def said(self) -> dict[str, Any]:
         """What the order says of it."""
         code = self.code
-        said = {"key": code.key, "commit": code.commit, "cut": list(code.cut), "form": code.form}
+        said = {**self.first_said, "commit": code.commit, "cut": list(code.cut), "form": code.form}
         return {**said, "below": code.below if _is_inside(code.below) else "", "target": code.target}
 
     def write_bundle(self, stream: IO[bytes], haves: Sequence[str]) -> None:
@@ -82,18 +88,23 @@ class Outgoing(Struct):
         write_pack(code.git, stream, [code.commit], haves=known, cut=code.cut)
 
 
-def outgoing(context: Context, engine: Engine) -> Outgoing | None:
+def outgoing(
+    context: Context, engine: Engine, *, commit: str | None = None, session_id: str | None = None
+) -> Outgoing | None:
     """Return the work tree around the context's directory, for a host; None if there is none, or none is to go there.
 
-    It is as it is now, with what is not committed and what is untracked, but for what git ignores. Raises as
-    `read_code`, and RefusedError for an agent in a repository that it may have made.
+    It is as it is now, with what is not committed and what is untracked, but for what git ignores. If a commit of its
+    repository is named, it is that, for the repository of a session there. Raises as `read_code`, and RefusedError for
+    an agent in a repository that it may have made.
     """
     if engine.code != BUNDLE:
         return None
     if top := git_top(os.path.realpath(context.directory_pathname)):
         refuse_foreign(context, top)
     code = read_code(context.directory_pathname, context.environ)
-    return Outgoing(code) if code else None
+    if code and commit:
+        code = replace(code, commit=commit, left=())
+    return Outgoing(code, session_id) if code else None
 
 
 class CodePlace(Struct):
@@ -115,9 +126,14 @@ class _Said(Struct):
     target: str | None
 
 
-def haves(context: Context, key: object) -> list[str]:
-    """Return commits that are here of a repository, so that they need not be sent; ToolUnavailableError without git."""
-    place = _place_of(context, _checked_key(key))
+def haves(context: Context, said: Mapping[str, Any]) -> list[str]:
+    """Return commits that are here of a repository, so that they need not be sent.
+
+    Raises as `find_session`, of a session that is named, and ToolUnavailableError without git.
+    """
+    if session_id := said.get("session"):
+        return list_haves(_repository_of(context, session_id))
+    place = _place_of(context, _checked_key(said.get("key")))
     if not os.path.isfile(f"{place}/.git/HEAD"):
         require_git(open_project("/", context.environ, commits=False))
         return []
@@ -140,6 +156,21 @@ def receive(context: Context, said: Mapping[str, Any], stream: IO[bytes]) -> Cod
     take_pack(git, read_blocks(stream), [code.commit], cut=code.cut)
     keep_base(git, code.commit)
     return CodePlace(lay_out(git, place, code.commit, code.below), code.commit, code.target)
+
+
+def receive_for(context: Context, said: Mapping[str, Any], stream: IO[bytes], session_id: str) -> None:
+    """Take the code of an order into the repository of a session that is here; raises as `receive`."""
+    code = _checked(said)
+    take_pack(_repository_of(context, session_id), read_blocks(stream), [code.commit], cut=code.cut)
+
+
+def _repository_of(context: Context, session_id: object) -> Git:
+    session = find_session(context, str(session_id))
+    if (tree := session.load().worktree) is None:
+        raise RefusedError(f"Session {session_id} has no worktree of its own.")
+    git = bounded(open_repository(tree, context.environ))
+    require_git(git)
+    return git
 
 
 def _place_of(context: Context, key: str) -> str:

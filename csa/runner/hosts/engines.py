@@ -27,7 +27,10 @@ _PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 _SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _SSH_ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "--")
 # What ssh says, and the next step; the first that is found.
+_POD_IS_GONE = "a pod is gone with its turn; csa show {host}:NAME shows what was brought of it"
 _STEPS = (
+    ("error from server (notfound)", _POD_IS_GONE),
+    ("in a completed pod", _POD_IS_GONE),
     (
         "remote host identification has changed",
         "{host} has another key than before; if that is right: ssh-keygen -R ADDRESS",

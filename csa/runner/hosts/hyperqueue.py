@@ -17,9 +17,11 @@ from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look
 
 MOST_SCRIPT = 16 * 1024 * 1024
 _LOGIN = """cd && exec /bin/sh -lc 'exec "$@"' csa "$@\""""
-_LOOK = """job=$1; shift; hq "$@" job info "$job" && exec hq "$@" worker list --all"""
-_CANCEL_NAMED = """name=$1; shift
-hq "$@" job list --all | while IFS="|" read -r _ job its _; do
+# What has failed is said on stderr only where the output is no JSON.
+_LOOK = """job=$1; shift; hq "$@" --output-mode=quiet server info > /dev/null || exit
+hq "$@" --output-mode=json job info "$job" && exec hq "$@" --output-mode=json worker list --all"""
+_CANCEL_NAMED = """name=$1; shift; jobs=$(hq "$@" job list --all) || exit
+printf '%s\\n' "$jobs" | while IFS="|" read -r _ job its _; do
     case $its in " $name "*) hq "$@" job cancel ${job# } ;; esac
 done"""
 _WAITS = "no worker is free"
@@ -48,14 +50,14 @@ def handle(said: str) -> str:
 
 def look(engine: Engine, job: str) -> tuple[str, ...]:
     """Return what tells how a job is, and then which host each worker is on."""
-    return ("/bin/sh", "-c", _LOOK, "hq", job, *_split(engine)[0], "--output-mode=json")
+    return ("/bin/sh", "-c", _LOOK, "hq", job, *_split(engine)[0])
 
 
-def read_look(code: int, said: str, complaint: str) -> Look | None:
+def read_look(code: int, said: str, _complaint: str) -> Look | None:
     """Return how a job is; None if that could not be found out."""
     found = [*_objects(said)]
     if code != 0 or len(found) != 2 or not all(isinstance(each, list) for each in found):  # noqa: PLR2004
-        return Look(GONE) if "not found" in (said + complaint).lower() else None
+        return None
     jobs, workers = found
     if not jobs:
         return Look(GONE)  # it has been forgotten
@@ -106,7 +108,8 @@ def lasts(_engine: Engine) -> bool:
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment for its commands: without what a task that we are in has set."""
-    return {name: each for name, each in environ.items() if name == "HQ_SERVER_DIR" or not name.startswith("HQ_")}
+    kept = {name: each for name, each in environ.items() if name == "HQ_SERVER_DIR" or not name.startswith("HQ_")}
+    return {**kept, "RUST_BACKTRACE": "0"}
 
 
 def _split(engine: Engine) -> tuple[tuple[str, ...], tuple[str, ...]]:

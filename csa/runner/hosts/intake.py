@@ -3,7 +3,8 @@
 Killed at any moment it leaves a mirror that can be read: a new session is built beside its place and renamed when it is
 whole, small files are replaced, and to transcripts whole lines are added; a part of one, which the kill of a write can
 leave, readers do not see, and the next intake drops. What was seen and its host has no more (a power cut, say, took its
-last lines, and it has written others since) is kept aside: `transcript.jsonl.lost-1`.
+last lines, and it has written others since) is kept aside: `transcript.jsonl.lost-1`. Not so what its host has
+encrypted since, which is not kept here in plain either.
 
 Transcripts are synced when the intake ends, and every few seconds; before that, a power cut here costs what is sent
 again then, as the next intake says what is really there.
@@ -20,10 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from csa.errors import BusyError, CsaError
+from csa.errors import BusyError, CsaError, StateError
 from csa.ids import is_session_id
 from csa.ownership import open_private
-from csa.paths import NEW_PREFIX
+from csa.paths import NEW_PREFIX, OWN
 from csa.runner.hosts.frames import (
     SMALL_FILES,
     Frame,
@@ -33,10 +34,12 @@ from csa.runner.hosts.frames import (
     read_frame,
 )
 from csa.store.atomic import make_private_directory, replace_private, require_regular, sync_file
+from csa.store.idindex import Keeper
 from csa.store.locks import acquire_lock
-from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, OWN, TOLD_FILE, Mirror
+from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, TOLD_FILE, TOUCHED_FILE, Mirror
 from csa.store.placements import list_placements
 from csa.store.sessions import Store, is_directory
+from csa.store.statefile import load_state
 from csa.store.transcript import end_of_last_line, lines_backwards
 from csa.structs import Struct, replace
 
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 _PART = "transcript.jsonl.part"
 _SYNC_S = 5.0
 _MOST_S = 1 << 33
+_MOST_TOUCHED = 1 << 20  # bytes
 _MOST_LINE = 1 << 30
 _BLOCK = 1 << 12  # what a small file takes
 _LOOK_BYTES = 1 << 20  # after which it is looked how full the disk is
@@ -83,6 +87,7 @@ class Intake:
         except BlockingIOError:
             words = f"Another process brings the mirror of {mirror.host} up to date."
             raise BusyError(words, hint="it is read as it is: csa ls --host ...") from None
+        self._ids = Keeper(mirror.pathname)
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +101,7 @@ class Intake:
     def greet(self, greeting: Mapping[str, Any]) -> None:
         """Note what the outlet says of its host, and how far apart the clocks are."""
         replace_private(self._root / HOST_FILE, json.dumps(with_skew(greeting)).encode())
+        self._ids.begin()
 
     def having(self) -> Iterator[tuple[tuple[str, str], Having]]:
         """Yield what is in the mirror, with parts of lines dropped."""
@@ -134,6 +140,7 @@ class Intake:
         """Note that everything has come. A beat is the only thing that makes a mirror fresh."""
         if time.monotonic() - self._synced_at > _SYNC_S:
             self._sync()
+        self._ids.settle()
         heard = self._root / HEARD_FILE
         try:
             os.utime(heard)
@@ -162,9 +169,10 @@ class Intake:
     def _take(self, frame: Frame) -> None:
         store, session_id = self._place(frame)
         if frame.kind == "gone":
+            self._ids.lose()
             _retire(store, session_id)
             return
-        session = _directory(store, session_id)
+        session = self._directory(store, session_id)
         if frame.kind == "lines":
             self._add(session, frame)
         elif frame.kind in {"told", "file"}:
@@ -173,6 +181,8 @@ class Intake:
                 raise ProtocolError(f"The outlet sends a file called {frame.said.get('name')!r}.")
             if "/" in name:
                 make_private_directory(Path(session, name).parent)
+            if name == "state.toml":
+                self._ids.note(session)
             replace_private(Path(session, name), frame.content)
             written = frame.said.get("at")
             if isinstance(written, float) and 0 < written < _MOST_S:  # by which lists find those used last
@@ -190,6 +200,21 @@ class Intake:
         if not is_session_id(session_id) or not _is_project(project):
             raise ProtocolError(f"The outlet names a session {session_id!r} in {project!r}.")
         return Store(self._root, project), session_id
+
+    def _directory(self, store: Store, session_id: str) -> str:
+        """Return the directory in which a session is, or is built; one that had been deleted returns to its place."""
+        place = store.paths(session_id).pathname
+        if is_directory(place):
+            return place
+        if is_directory(retired := store.retired_paths(session_id).pathname):
+            self._ids.lose()
+            os.rename(retired, place)
+            return place
+        new = f"{store.sessions_dir}/{NEW_PREFIX}{session_id}"
+        if not is_directory(new):
+            with self._ids.changing(store.sessions_dir):
+                make_private_directory(Path(new))
+        return new
 
     def _add(self, session: str, frame: Frame) -> None:
         part = f"{session}/{_PART}"
@@ -215,12 +240,25 @@ class Intake:
     def _publish(self, store: Store, session_id: str, session: str) -> None:
         self.taken.sessions += 1
         if os.path.lexists(f"{session}/{_PART}"):
-            self.taken.kept_aside += _keep_aside(session)
+            if not _drop_sealed(session):
+                self.taken.kept_aside += _keep_aside(session)
             os.replace(f"{session}/{_PART}", f"{session}/transcript.jsonl")
             self._dirty.add(f"{session}/transcript.jsonl")
         if (place := store.paths(session_id).pathname) != session:
-            os.rename(session, place)
+            with self._ids.changing(store.sessions_dir, new=session_id):
+                os.rename(session, place)
             self._dirty.add(f"{place}/transcript.jsonl")
+        self._note_touched(session_id)
+
+    def _note_touched(self, session_id: str) -> None:
+        """Tell whoever watches the mirror which session to look at."""
+        fd = open_private(self._root / TOUCHED_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
+        try:
+            if require_regular(fd).st_size > _MOST_TOUCHED:
+                os.ftruncate(fd, 0)
+            os.write(fd, f"{session_id}\n".encode())
+        finally:
+            os.close(fd)
 
 
 def with_skew(greeting: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,20 +298,6 @@ def _begin_anew(session: str, at: Any) -> None:
                 raise ProtocolError(f"The outlet goes on at {at!r}, which is not in {file.name}.")
             while (left := at - part.tell()) and (block := file.read(min(left, 1 << 20))):
                 part.write(block)
-
-
-def _directory(store: Store, session_id: str) -> str:
-    """Return the directory in which a session is, or is built; one that had been deleted returns to its place."""
-    place = store.paths(session_id).pathname
-    if is_directory(place):
-        return place
-    if is_directory(retired := store.retired_paths(session_id).pathname):
-        os.rename(retired, place)
-        return place
-    new = f"{store.sessions_dir}/{NEW_PREFIX}{session_id}"
-    if not is_directory(new):
-        make_private_directory(Path(new))
-    return new
 
 
 def _retire(store: Store, session_id: str) -> None:
@@ -334,6 +358,19 @@ def _digest(pathname: str) -> str:
         return digest_of(Path(pathname).read_bytes())
     except OSError:
         return ""
+
+
+def _drop_sealed(session: str) -> bool:
+    """Say whether its host has encrypted a session, and if so delete what was seen of it in plain."""
+    try:
+        if load_state(f"{session}/state.toml").sealed_at is None:
+            return False
+    except StateError:
+        return False
+    for name in os.listdir(session):
+        if name == "result.toml" or name.startswith(LOST):
+            os.unlink(f"{session}/{name}")
+    return True
 
 
 def _keep_aside(session: str) -> bool:

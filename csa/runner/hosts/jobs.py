@@ -175,8 +175,10 @@ def _call(engine: Engine, argv: Sequence[str], given: bytes = b"") -> subprocess
 
 def _failed(engine: Engine, done: subprocess.CompletedProcess[bytes], what: str) -> HostError:
     program = str(done.args[0])
-    line = done.stderr.decode(errors="replace").strip().rpartition("\n")[2].strip()
-    words = line.removeprefix(f"{program}: error: ").rstrip(".") or f"{program} exited with code {done.returncode}"
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    line = next((each for each in lines if each.startswith("error: ")), lines[-1].strip() if lines else "")
+    said = line.removeprefix(f"{program}: ").removeprefix("error: ").rstrip(".")
+    words = said or f"{program} exited with code {done.returncode}"
     return HostError(
         f"{engine.name} {what}: {words}.", hint=f"csa run --dry-run --on {engine.name} shows what is called"
     )

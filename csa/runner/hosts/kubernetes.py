@@ -137,7 +137,7 @@ def _reason(said: Mapping[str, Any]) -> str:
 
 def check(engine: Engine) -> tuple[str, ...]:
     """Return what succeeds if the cluster is there, and we may see its jobs."""
-    return ("kubectl", *engine.options, "get", "jobs", f"--selector={_LABEL}", "--limit=1", "--output=name")
+    return ("kubectl", *engine.options, "get", "jobs", f"--selector={_LABEL}", "--output=name")
 
 
 def keep(_engine: Engine, _job: str) -> tuple[str, ...]:

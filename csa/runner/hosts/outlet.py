@@ -154,7 +154,7 @@ class Outlet:
             above = []
         return (above[-1].project_path, above[-1].session_id) if above else key
 
-    def _ids(self, store: Store) -> list[str]:
+    def _ids(self, store: Store) -> Sequence[str]:
         try:
             return store.ids()
         except StateError:  # it cannot be listed; what was seen of it stays

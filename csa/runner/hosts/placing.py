@@ -21,7 +21,7 @@ from csa.model.config import SHARED, Engine
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.caller import owner_name
 from csa.runner.context import Context
-from csa.runner.detach import request_to_json
+from csa.runner.detach import Detached, request_to_json
 from csa.runner.hosts.answers import begun_in, ended_in, error_in
 from csa.runner.hosts.code import Outgoing
 from csa.runner.hosts.engines import HostError, Link
@@ -30,6 +30,8 @@ from csa.runner.hosts.frames import PROTOCOL, ProtocolError, read_line, write_li
 from csa.runner.hosts.supervising import NOT_PLACED, SUPERVISE
 from csa.runner.request import RunRequest
 from csa.runner.turns.grants import is_not_agents
+from csa.store.mirrors import mirror_for
+from csa.store.sessions import Store, Target
 from csa.structs import Struct, replace
 
 LEAST_LEASH_S = 5.0
@@ -42,7 +44,6 @@ _NOT_ELSEWHERE = {
     "fork_from": "--fork-from: the conversation is here",
     "last": "--last: that is of this host; name the session: -s HOST:NAME",
     "plan": "a plan: its scheduler runs here",
-    "repair": "--repair: the work is here",
 }
 
 
@@ -58,7 +59,20 @@ class Begun(Struct):
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `run --on HOST --detach --json` prints."""
-        return {name: getattr(self, name) for name in ("session_id", "turn", "tool", "pid", "project")}
+        known = {name: getattr(self, name) for name in ("session_id", "turn", "tool", "pid", "project")}
+        return {**known, "mirror": self.host}
+
+    def target(self, root: str) -> Target:
+        """Return where its session is seen: in the mirror of its host in a state root."""
+        return Store(mirror_for(root, self.host).pathname, self.project), self.session_id
+
+    def as_detached(self) -> Detached:
+        """Return the same as of any turn that runs in the background."""
+        return Detached(self.session_id, self.turn, self.tool, self.pid, self.project, self.host)
+
+
+class GoneError(HostError):
+    """A host is gone for good, and what became of a turn there will not be known."""
 
 
 class StoppedError(Exception):
@@ -260,9 +274,13 @@ class Tether:
         pause_s, deadline = _FIRST_PAUSE_S, time.monotonic() + _LEASHES_TO_WAIT * self._leash_s
         while not self._over.wait(pause_s) and time.monotonic() < deadline:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            with suppress(HostError):
+            try:
                 if (said := self._ask(failure)) is not None:
                     return said
+            except GoneError:
+                raise
+            except HostError:
+                continue
         host = self.engine.name
         hint = f"csa sync {host}; csa ls --host {host}"
         raise HostError(f"What becomes of the turn on {host} is not known: {failure.message}", hint=hint)
@@ -330,7 +348,7 @@ class Tether:
 
 def first_line(code: Outgoing | None) -> dict[str, Any]:
     """Return what is said before the order."""
-    return {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and {"key": code.key}}
+    return {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and code.first_said}
 
 
 def _failure_of(link: Link) -> CsaError:

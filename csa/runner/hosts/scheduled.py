@@ -17,7 +17,7 @@ from csa.model.config import Config, Engine
 from csa.runner.hosts.code import Outgoing
 from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.jobs import Job, WithdrawnError, name_of, submit
-from csa.runner.hosts.placing import Begun, StoppedError, Tether, first_line
+from csa.runner.hosts.placing import Begun, GoneError, StoppedError, Tether, first_line
 from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look, adapter_of
 
 _HEED_S = 0.1
@@ -151,21 +151,17 @@ class QueuedTether(Tether):
         """Ask as the host is reached now, which may be without the job."""
         assert self._job
         found = self._job.look()
-        if found.state == GONE and self._has_begun and not adapter_of(self._scheduler).lasts(self._scheduler):
-            raise _for_good(self._job.explain_end(found))
-        if found.state == GONE and not self._has_begun:
-            if self._noted():
+        if found.state == GONE:
+            if not self._has_begun and self._noted():
                 raise StoppedError(self._noted())
-            failure = self._job.explain_end(found)
-            if found.is_without_csa:
+            ended = self._job.explain_end(found)
+            if not self._has_begun and found.is_without_csa:
                 self.is_sent = False
-                raise _for_good(failure)
+                nothing = CsaError(ended.message, hint=ended.hint)
+                nothing.exit_code = HostError.exit_code
+                raise nothing
+            if not adapter_of(self._scheduler).lasts(self._scheduler):
+                raise GoneError(ended.message, hint=ended.hint)
+            failure = failure if self._has_begun else ended
         self.engine = self.engine_now()
         return super()._ask(failure)
-
-
-def _for_good(failure: CsaError) -> CsaError:
-    """Return the failure as one after which nobody tries again."""
-    found = CsaError(failure.message, hint=failure.hint)
-    found.exit_code = HostError.exit_code
-    return found

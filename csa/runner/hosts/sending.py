@@ -31,8 +31,11 @@ from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_session
 from csa.runner.turns.checks import asked_id
 from csa.runner.turns.planning import new_id_now
+from csa.store.gitplumbing import open_project
+from csa.store.gitwork import find_commit
 from csa.store.mirrors import is_host_name
-from csa.structs import Struct, replace
+from csa.store.reception import read_reception
+from csa.structs import Struct, asdict, replace
 
 _EXIT_AWAY = 4
 
@@ -72,20 +75,40 @@ def find_where(context: Context, request: RunRequest, host: str | None, director
         return Where(engine, request, session_id, there, is_new=True, code=code, node=node)
     session = _find_there(context, node or engine, typed)
     request = replace(request, session=session.session_id)
-    return Where(engine, request, session.session_id, session.store.project_pathname, is_new=False, node=node)
+    code = None
+    if request.repair:
+        request, onto = _with_refusal(context, request, session)
+        code = outgoing(context, engine, commit=onto, session_id=session.session_id)
+    directory = session.store.project_pathname
+    return Where(engine, request, session.session_id, directory, is_new=False, code=code, node=node)
+
+
+def _with_refusal(context: Context, request: RunRequest, session: Session) -> tuple[RunRequest, str | None]:
+    """Return the request with why the work of a session could not be landed here, and the commit it was to follow."""
+    git = open_project(context.directory_pathname, context.environ)
+    found = read_reception(git, session.session_id)
+    if found is None or found.refused is None:
+        name = f"{session.store.host}:{session.session_id}"
+        raise UsageError(f"Nothing of {name} was refused here, so there is nothing to repair.", hint=f"csa land {name}")
+    onto = find_commit(git, "HEAD") if found.refused.kind == "conflict" else found.refused.onto
+    return replace(request, refused=asdict(replace(found.refused, onto=onto))), onto
+
+
+def host_called(context: Context, name: str) -> Engine:
+    """Return the host, or the scheduler, that is called so; UsageError if none can be."""
+    if not is_host_name(name):
+        words = f"'{name}' cannot name a host here."
+        raise UsageError(words, hint=f'[engines.NAME] reach = ["ssh", "{name}"] does')
+    return context.config.engine(name)
 
 
 def _engine(context: Context, host: str, named: str) -> tuple[Engine, Engine | None]:
     """Return the host that is meant; or a scheduler, and the node that is asked for, or where the session is."""
     host, _, node = host.partition(":")
-    for name in filter(None, (host, node)):
-        if not is_host_name(name):
-            words = f"'{name}' cannot name a host here."
-            raise UsageError(words, hint=f'[engines.NAME] reach = ["ssh", "{name}"] does')
-    engine = context.config.engine(host)
+    engine = host_called(context, host)
     if is_scheduler(engine):
         node = node or (named if named != host else "")
-        return engine, context.config.engine(node) if node else None
+        return engine, host_called(context, node) if node else None
     if node:
         raise UsageError(f"{host} is a host, and has no {node}.", hint=f"--on {node}, if that is a host")
     return engine, None
@@ -171,21 +194,20 @@ def begin_there(
     tether: Tether,
     *,
     wait_s: float | None,
-    noted: Sequence[int],
+    noted: Sequence[int] | None,
     warn: Callable[[Sequence[str]], None],
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Begun:
     """Send the order, and return the turn that has begun; if none has, what was booked is given back.
 
-    Raises as `Tether.begin`.
+    With `noted` None signals are somebody else's: it may be called in any thread. Raises as `Tether.begin`.
     """
-    queued = is_scheduler(where.engine)
     try:
         order = order_of(
             context, where.request, escrow, session_id=where.session_id, directory=where.directory, wait_s=wait_s
         )
-        with nullcontext() if queued else handled(_stop):
-            if not queued:
+        with nullcontext() if noted is None or is_scheduler(where.engine) else handled(_stop):
+            if noted and not is_scheduler(where.engine):
                 heed(noted)
             begun = tether.begin(
                 order, passport=escrow.passport, code=where.code, before_sending=escrow.sent, meanwhile=meanwhile

@@ -169,7 +169,7 @@ def _hear_order(incoming: Incoming, context: Context) -> Mapping[str, Any] | Non
     if code := asked.get("code"):
         from csa.runner.hosts.code import haves  # noqa: PLC0415  # a turn waits until this is loaded, and few need it
 
-        say(have=haves(context, code.get("key")))
+        say(have=haves(context, code))
     return incoming.await_line()
 
 
@@ -191,9 +191,10 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
         placed = _with_code(asked, given.get("code"), incoming, context)
         _refuse_cancelled(order)
         started = _start(placed, given, context)
-        code = _Keeper(order, given, incoming).keep(started)
+        keeper = _Keeper(order, given, incoming)
+        code = keeper.keep(started)
         if is_job:
-            _await_no_holder(order, leash_s, float(given.get("linger_s", 0)))
+            _await_no_holder(order, leash_s, float(given.get("linger_s", 0)) if keeper.is_alone else 0)
     except CsaError as error:
         order.note(error=error_to_json(error))
         raise
@@ -239,9 +240,13 @@ def _with_code(
     """Return the order for the place where the code that comes with it is, in a worktree of its own."""
     if said is None:
         return asked
-    from csa.runner.hosts.code import receive  # noqa: PLC0415  # as above
+    from csa.runner.hosts.code import receive, receive_for  # noqa: PLC0415  # as above
 
-    place, request = receive(context, said, cast("IO[bytes]", incoming)), asked["request"]
+    stream, request = cast("IO[bytes]", incoming), asked["request"]
+    if request.get("session"):  # for a repair
+        receive_for(context, said, stream, request["session"])
+        return asked
+    place = receive(context, said, stream)
     tree = {"worktree": request.get("worktree") or "", "with_changes": False}
     based = {"directory": place.directory, "worktree_base": place.base, "worktree_target": place.target}
     return {**asked, "directory": place.directory, "request": {**request, **tree, **based}}
@@ -265,15 +270,22 @@ def _start(asked: Mapping[str, Any], given: Mapping[str, Any], context: Context)
     process = spawn_supervisor(supervisors_environment(environ, store, asked["session_id"]), subprocess.PIPE)
     told = {**asked, "directory": directory, "placed": {"by": given.get("by"), "passport": given.get("passport")}}
     leash_s = float(given["leash_s"])
-    if leash_s:
+    if is_attached := bool(leash_s or given["is_job"]):
         told["attached"] = True
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died, and its answer will be missing
         process.stdin.write(order_line(told))
         process.stdin.flush()
-    if not leash_s:
+    if not is_attached:
         process.stdin.close()
     return _Started(process, store, asked["session_id"])
+
+
+def _let_go(process: subprocess.Popen[bytes], words: str) -> None:
+    """Have the turn end as cancelled: by its lifeline, as a second signal would kill the tool at once."""
+    assert process.stdin
+    with suppress(OSError, ValueError), process.stdin as lifeline:  # it has just ended
+        lifeline.write(words.encode())
 
 
 class _Keeper:
@@ -286,12 +298,17 @@ class _Keeper:
         self._heard, self._touched = time.monotonic(), order.touched_at()
         self._answer: Mapping[str, Any] | None = None
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody attends to the turn, or nobody does any more."""
+        return self._leash_s in {0, float("inf")}
+
     def keep(self, started: _Started) -> int:
         """Return the exit code of the turn; at once, if it is detached, and no job ends with us."""
         process = started.process
         if self._is_job:
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda found, _: process.send_signal(found))
+                signal.signal(number, lambda *_: _let_go(process, "the scheduler ended its job"))
         assert process.stdin
         assert process.stdout
         answer = Incoming(process.stdout.fileno())
@@ -309,8 +326,7 @@ class _Keeper:
                 if self._answer and not self._leash_s and not self._is_job:
                     return 0
                 if self._is_leash_out():
-                    with suppress(OSError), process.stdin as lifeline:  # it has just ended
-                        lifeline.write(f"{self._by} was not heard of for {self._leash_s:g} s".encode())
+                    _let_go(process, f"{self._by} was not heard of for {self._leash_s:g} s")
                     process.stdout.close()  # what waits for a slot, or for its session, ends too
                     answer.is_over, self._leash_s = True, float("inf")
         finally:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from csa.errors import BusyError, CsaError
@@ -92,29 +94,29 @@ class Sync:
 
 
 def sync_hosts(syncs: list[Sync], *, watch: bool) -> None:
-    """Run several at once, each in a thread, until all are done, or SIGINT or SIGTERM, after which nothing is left."""
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    threads = [threading.Thread(target=_run, args=(sync,), kwargs={"watch": watch}) for sync in syncs]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        for sync in syncs:
-            sync.end()
-        for thread in threads:
-            if thread.is_alive():
-                thread.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """Run several at once, each in a thread, until all are done.
+
+    KeyboardInterrupt after SIGINT, SIGTERM or SIGHUP: nothing is left then, for no signal breaks into what begins or
+    ends a thread.
+    """
+    told: SimpleQueue[int] = SimpleQueue()  # signals, and 0 from each thread that is done; may be used by a handler
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: told.put(number)) for number in numbers}
+    threads = [Thread(target=_run, args=(sync, told), kwargs={"watch": watch}) for sync in syncs]
+    for thread in threads:
+        thread.start()
+    number = next((number for _ in threads if (number := told.get())), 0)
+    for sync in syncs:
+        sync.end()
+    for thread in threads:
+        thread.join()
+    for each, handler in before.items():
+        signal.signal(each, handler)
+    if number:
+        raise KeyboardInterrupt(number)
 
 
-def _interrupt(number: int, _frame: object) -> None:
-    raise KeyboardInterrupt(number)
-
-
-def _run(sync: Sync, *, watch: bool) -> None:
+def _run(sync: Sync, told: SimpleQueue[int], *, watch: bool) -> None:
     try:
         sync.watch() if watch else sync.once()
     except CsaError as error:
@@ -122,6 +124,8 @@ def _run(sync: Sync, *, watch: bool) -> None:
     except BaseException:  # a fault of csa's: nobody may take it for a success
         sync.failure = CsaError(f"The mirror of {sync.engine.name} was not brought up to date.")
         raise
+    finally:
+        told.put(0)
 
 
 def check_host(engine: Engine) -> Mapping[str, Any]:

@@ -1,19 +1,25 @@
-"""Keeping the mirror of a host up to date for as long as a turn there is watched."""
+"""Keeping mirrors up to date for as long as turns on their hosts are watched."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from csa.errors import CsaError
 from csa.model.config import Engine
 from csa.runner.hosts.syncing import Sync
+from csa.store.liveness import probe
+from csa.store.sessions import Store, Target
+from csa.store.transcript import last_turn_event
 
 _TRIES = 3  # to bring it up to date at the end
+_LOOK_S = 0.5
+_Wanted = tuple[Target, int, Callable[[], None]]
 
 
 class Watching:
-    """Does so in a thread. `root` is the state root here.
+    """Keeps the mirror of one host up to date, in a thread. `root` is the state root here.
 
     Attributes:
         engine: the host; None before `begin`.
@@ -52,3 +58,55 @@ class Watching:
         if self._sync and self._thread:
             self._sync.end()
             self._thread.join()
+
+
+class Keeping:
+    """Keeps the mirrors of hosts up to date while turns there go on; one connection for each host."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._wanted: dict[str, dict[tuple[str, str], _Wanted]] = {}  # by host
+
+    def keep(self, engine: Engine, target: Target, turn: int, then: Callable[[], None] = lambda: None) -> None:
+        """Do so until that turn of a session has ended; call `then`, in a thread, when it was seen to have."""
+        store, session_id = target
+        with self._lock:
+            is_first = engine.name not in self._wanted
+            self._wanted.setdefault(engine.name, {})[store.key(session_id)] = (target, turn, then)
+        if is_first:
+            threading.Thread(target=self._run, args=(engine,), daemon=True).start()
+
+    def _run(self, engine: Engine) -> None:
+        watching = Watching(self._root)
+        watching.begin(engine)
+        try:
+            while self._look(engine.name):
+                time.sleep(_LOOK_S)
+        finally:
+            watching.end()
+
+    def _look(self, host: str) -> bool:
+        """Call what was asked for of turns that have ended; say whether others go on."""
+        known = self._wanted[host]
+        for key, wanted in list(known.items()):
+            target, turn, then = wanted
+            if has_ended(*target, turn):
+                then()
+                with self._lock:
+                    if known.get(key) is wanted:  # and not a later turn
+                        del known[key]
+        with self._lock:
+            if not known:
+                del self._wanted[host]
+            return bool(known)
+
+
+def has_ended(store: Store, session_id: str, turn: int) -> bool:
+    """Say whether a turn on another host was seen to have ended."""
+    paths = store.find(session_id)
+    try:
+        last = last_turn_event(paths.transcript)
+    except CsaError:  # it cannot be read now
+        return False
+    return last is not None and last.turn >= turn and probe(paths).state == "not_alive"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 
 from csa.model.plan import Plan, session_name
 from csa.model.planstates import Known, TaskState, judge
 from csa.model.state import SessionState, parse_time
-from csa.model.worktree import Worktree
+from csa.model.worktree import Refused, Worktree
 from csa.paths import SessionPaths
 from csa.runner.context import Context
 from csa.runner.plans.reading import ReadPlan
 from csa.runner.plans.requests import session_of_plan
 from csa.runner.session import Session
+from csa.store.family import find_placed
 from csa.store.integration import Integration, read_integration
+from csa.store.reception import Reception
 from csa.store.sessions import Record
 from csa.store.shown import Siblings
 from csa.store.status import session_status
@@ -55,11 +57,28 @@ def look_at_plan(context: Context, read: ReadPlan, *, tried: Collection[str] | N
 
 
 def find_records(session: Session, plan: Plan, stem: str) -> dict[str, Record]:
-    """Return the records of a plan's units that have a session, by the names of units, in the order of the plan."""
+    """Return the records of a plan's units that have a session, by the names of units, in the order of the plan.
+
+    One here has the unit's name; of those on other hosts, and that, the newest counts.
+    """
     units = {session_name(stem, unit): unit for task in plan.tasks.values() for unit in task.units}
-    store = session.store
-    children = {record.name: record for record in Siblings(store, store.ids()).children(session.session_id)}
-    return {unit: children[name] for name, unit in units.items() if name in children}
+    store, found = session.store, dict[str, Record]()
+    for record in Siblings(store, store.ids()).children(session.session_id):
+        if unit := units.get(record.name or ""):
+            found[unit] = record
+    for record in _placed_records(session):
+        unit = record.state.task.name if record.state and record.state.task else ""
+        if unit not in found or found[unit].session_id < record.session_id:
+            found[unit] = record
+    return {unit: found[unit] for unit in units.values() if unit in found}
+
+
+def _placed_records(session: Session) -> Iterator[Record]:
+    """Yield the records of a plan's own children on other hosts, as far as mirrors have them."""
+    for store, session_id in find_placed([session.target]):
+        record = store.record(session_id)
+        if record.state and record.state.task and record.state.parent_session_id == session.session_id:
+            yield record
 
 
 def look_at_unit(context: Context, session: Session, records: Mapping[str, Record], unit: str) -> Known:
@@ -76,13 +95,16 @@ class _Look:
         environ = context.environ
         self._states = {unit: state for unit, record in records.items() if (state := record.state)}
         self._paths = {unit: record.paths for unit, record in records.items()}
+        self._hosts = {unit: record.store.host for unit, record in records.items()}
         self._tree = session.load().worktree
         self._git: Integration | None = read_integration(self._tree, environ) if self._tree else None
-        looked_at = [state.worktree for unit, state in self._states.items() if only in {None, unit}]
-        landed = {tree.landed for tree in looked_at if tree and tree.landed}
+        self._receptions: dict[str, Reception | None] = {}
+        looked_at = [self._landed_as(unit) for unit in self._states if only in {None, unit}]
+        landed = {commit for commit in looked_at if commit}
         self._missing = self._git.missing(landed, self._tree.branch) if self._git and self._tree else landed
-        if fault := next((record.fault for record in records.values() if record.fault), None):
-            raise fault
+        asked = (record for unit, record in records.items() if unit == only or not record.store.host)
+        if fault := next((record.fault for record in asked if record.fault), None):
+            raise fault  # but a mirror may not have all yet
 
     def all(self) -> dict[str, Known]:
         return {unit: self.one(unit) for unit in self._states}
@@ -92,9 +114,13 @@ class _Look:
         status, event = session_status(paths, state)
         error = event.data.get("error") if event else None
         error = error if isinstance(error, Mapping) else {}
-        tree = state.worktree
-        is_merged = tree is not None and status == "succeeded" and self._is_merged(tree)
-        refused = None if is_merged or tree is None else tree.refused
+        tree, is_over = state.worktree, status == "succeeded"
+        if self._hosts[unit]:
+            is_merged = is_over and self._is_received(unit)
+            refused = None if is_merged else self._refused_here(unit, is_over=is_over)
+        else:
+            is_merged = tree is not None and is_over and self._is_merged(tree)
+            refused = None if is_merged or tree is None else tree.refused
         return Known(
             session_id=state.session_id,
             digest=state.task.digest if state.task else None,
@@ -105,8 +131,36 @@ class _Look:
             error_kind=str(error["kind"]) if error.get("kind") else None,
             merged=is_merged,
             refused=refused,
-            rivals=tuple(self._rivals(state, tree)) if refused and tree else (),
+            rivals=tuple(self._rivals(state, refused)) if refused else (),
         )
+
+    def _landed_as(self, unit: str) -> str | None:
+        """Return the last commit that a unit's work has become here."""
+        if self._hosts[unit]:
+            return found.landed if (found := self._reception(unit)) else None
+        return tree.landed if (tree := self._states[unit].worktree) else None
+
+    def _reception(self, unit: str) -> Reception | None:
+        """Return what has become here of the work of a session on another host."""
+        if unit not in self._receptions:
+            self._receptions[unit] = self._git.reception(self._states[unit].session_id) if self._git else None
+        return self._receptions[unit]
+
+    def _is_received(self, unit: str) -> bool:
+        """Say whether the work of a session on another host is in the plan's branch, with nothing after it."""
+        found = self._reception(unit)
+        if found is None or found.landed is None or found.turn < self._states[unit].turns:
+            return False
+        return self._went_on_after(found.at) or found.landed not in self._missing
+
+    def _refused_here(self, unit: str, *, is_over: bool) -> Refused | None:
+        """Return why that was refused last; nothing of it if a turn has succeeded since."""
+        found = self._reception(unit)
+        return found.refused if found and (found.turn >= self._states[unit].turns or not is_over) else None
+
+    def _went_on_after(self, landed_at: datetime) -> bool:
+        """Say whether the plan's own work was landed since then, which may have made other commits of it."""
+        return self._tree is not None and self._tree.landed_at is not None and self._tree.landed_at >= landed_at
 
     def _is_merged(self, tree: Worktree) -> bool:
         """Say whether the work of a worktree is in the plan's branch, or there is none."""
@@ -114,22 +168,26 @@ class _Look:
         if tree.landed is None or tree.landed_at is None:
             return tip is not None and tip == tree.base
         has_more = tip not in {None, tree.landed, tree.base}
-        plan = self._tree
-        went_on = plan is not None and plan.landed_at is not None and plan.landed_at >= tree.landed_at
-        return not has_more and (went_on or tree.landed not in self._missing)
+        return not has_more and (self._went_on_after(tree.landed_at) or tree.landed not in self._missing)
 
-    def _rivals(self, state: SessionState, tree: Worktree) -> Iterator[str]:
+    def _rivals(self, state: SessionState, refused: Refused) -> Iterator[str]:
         """Yield the tasks that were merged since a session began and before its work was refused.
 
         In a conflict, only those that have changed the files in it.
         """
-        refused = tree.refused
-        assert refused is not None
         changed = {*self._git.commits_of(refused.onto, refused.files)} if self._git and refused.onto else set()
-        for unit, other in self._states.items():
-            landed_at = other.worktree and other.worktree.landed_at
-            if landed_at and landed_at > state.created_at and landed_commits(self._paths[unit]) & changed:
+        for unit in self._states:
+            landed_at, commits = self._landing_of(unit)
+            if landed_at and landed_at > state.created_at and commits() & changed:
                 yield unit
+
+    def _landing_of(self, unit: str) -> tuple[datetime | None, Callable[[], set[str]]]:
+        """Return when a unit's work was landed last, and what finds its commits."""
+        if self._hosts[unit]:
+            found = self._reception(unit)
+            return (found.at, lambda: {*found.commits}) if found and found.landed else (None, set)
+        tree = self._states[unit].worktree
+        return tree.landed_at if tree else None, lambda: landed_commits(self._paths[unit])
 
 
 def landed_commits(paths: SessionPaths) -> set[str]:

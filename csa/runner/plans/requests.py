@@ -110,10 +110,10 @@ def last_plan_started(session: Session) -> Any:
     """Return the last `run_started` of a plan's session that was a run of the plan; None if there is none."""
     from csa.store.transcript import read_events_backwards  # noqa: PLC0415  # after the common case
 
-    started = last_started(session.files.transcript)
+    started = last_started(session.content.transcript)
     if started is None or started.data.get("tool") == "plan":
         return started
-    runs = read_events_backwards(session.files.transcript)
+    runs = read_events_backwards(session.content.transcript)
     return next((each for each in runs if each.type == "run_started" and each.data.get("tool") == "plan"), None)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
+from contextlib import nullcontext, suppress
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -20,7 +20,7 @@ from csa.errors import CsaError, UsageError
 from csa.model.globs import outside
 from csa.model.plan import PlanTask, plan_session_name, session_name
 from csa.model.planstates import ACTIVE, OVER, Known, TaskState, exit_code, judge, may_start, unit_state
-from csa.runner.attached import Attached, start_attached
+from csa.runner.attached import Attached, Placed, start_attached
 from csa.runner.client import Csa
 from csa.runner.plans.looking import look_at_plan, look_at_unit, parked_until
 from csa.runner.plans.reading import ReadPlan
@@ -30,11 +30,13 @@ from csa.runner.session import Session
 from csa.runner.sessions.editing import rename_session
 from csa.runner.sessions.landing import land_session
 from csa.runner.sessions.landing_outcome import Landed, LandError
+from csa.store.family import find_placed
 from csa.store.gitwork import list_dirty
 from csa.store.results import read_final_text
 from csa.structs import Struct, replace
 
 if TYPE_CHECKING:
+    from csa.runner.plans.elsewhere import Elsewhere
     from csa.store.sessions import Record
 
 _T = TypeVar("_T")
@@ -111,11 +113,13 @@ class Scheduler:
 
     def _begin(self) -> None:
         """Look at what there is by now; what is to begin again is put aside."""
+        if placed := find_placed([self._session.target]):
+            self._elsewhere.hear(placed)
         self._look()
         for name in self._order.fresh:
             for unit in self._plan.tasks[name].units:
-                if known := self._known.pop(unit, None):
-                    self._put_aside(unit, known.session_id)
+                if self._known.pop(unit, None):
+                    self._put_aside(unit)
 
     def _look(self) -> None:
         looked = look_at_plan(self._context, self._read)
@@ -189,11 +193,11 @@ class Scheduler:
         """Run a turn in the session of a unit, or in a new one."""
         try:
             if before and before.merged and before.digest != task.digest:
-                await self._in_thread(partial(self._put_aside, unit, before.session_id))
+                await self._in_thread(partial(self._put_aside, unit))
                 before = None
-            if before is None:
+            if before is None and task.host is None:
                 await self._in_thread(partial(self._free_name, unit))
-            await self._turn(unit, await self._in_thread(lambda: self._request(task, unit, before)))
+            await self._turn(task, unit, await self._in_thread(lambda: self._request(task, unit, before)))
         except CsaError as error:
             self._fail(task, unit, error)
 
@@ -208,23 +212,43 @@ class Scheduler:
         task = self._plan.tasks[name]
         over = [unit for unit in task.units if unit_state(task, self._known[unit]).kind in OVER]
         record = self._records[over[0]]
+        if record.store.host:
+            return self._session_of(over[0]).result().text
         return read_final_text(record.paths, record.state.turns) if record.state else ""
 
-    async def _turn(self, unit: str, request: RunRequest, *, what: str = "") -> None:
-        """Run a turn of a unit to its end; CsaError if it cannot begin."""
+    async def _turn(self, task: PlanTask, unit: str, request: RunRequest, *, what: str = "") -> None:
+        """Run a turn of a unit to its end; CsaError if it cannot begin, or its end was not seen."""
         self._calls[unit] = self._calls.get(unit, 0) + 1
         async with self._room:
-            attached = await self._in_thread(partial(start_attached, self._context, request, wait_s=math.inf))
+            attached = await self._in_thread(partial(self._start, task, unit, request))
             call, name = f"{unit}#{self._calls[unit]}", session_name(self._stem, unit)
-            self._tell({"type": "begin", "id": call, "text": f"csa run {name} {what or f'--tool {attached.tool}'}"})
+            where = f"--on {attached.host} " if isinstance(attached, Placed) else ""
+            words = what or f"--tool {attached.tool}"
+            self._tell({"type": "begin", "id": call, "text": f"csa run {where}{name} {words}"})
             self._tell_progress()
-            self._keep(unit, attached.session_id)
+            self._keep(unit, attached)
             self._known[unit] = replace(self._known[unit], session_id=attached.session_id)
             await self._attend(unit, attached)
         await self._look_again(unit)
+        if isinstance(attached, Placed) and (failure := await self._in_thread(attached.failure)):
+            self._tell({"type": "end", "id": call, "ok": False, "text": self._known[unit].status or ""})
+            raise failure
         known = self._known[unit]
         words = known.error_kind or known.status or ""
         self._tell({"type": "end", "id": call, "ok": known.status == "succeeded", "text": words})
+
+    def _start(self, task: PlanTask, unit: str, request: RunRequest) -> Attached:
+        """Start a turn where the session of a unit is; a new one where the task says."""
+        known = self._records[unit] if request.session else None
+        if (known.store.host if known else task.host) is None:
+            return start_attached(self._context, request, wait_s=math.inf)
+        return self._elsewhere.start(task, unit, request, known)
+
+    @cached_property
+    def _elsewhere(self) -> Elsewhere:
+        from csa.runner.plans.elsewhere import Elsewhere  # noqa: PLC0415  # few plans are on several hosts
+
+        return Elsewhere(self._context, self._plan, self._directory, self._tell)
 
     async def _attend(self, unit: str, attached: Attached) -> None:
         """Wait for the end of a turn; if this run is ended, the turn is, too."""
@@ -269,7 +293,7 @@ class Scheduler:
         before = self._known[unit]
         self._known[unit] = replace(before, status="running", is_repair=True)
         try:
-            await self._turn(unit, self._requests.repair(task, unit, before), what="--repair")
+            await self._turn(task, unit, self._requests.repair(task, unit, before), what="--repair")
         except CsaError as error:
             self._known[unit] = before
             self._tell({"type": "warning", "text": f"{unit} cannot be repaired: {error.message}"})
@@ -278,10 +302,13 @@ class Scheduler:
 
     async def _land(self, task: PlanTask, unit: str) -> bool:
         """Say whether the work of a unit is in the plan's tree now; what keeps it out is recorded there."""
-        session = Session(self._context, self._known[unit].session_id)
+        session = self._session_of(unit)
         async with self._landing:
             try:
-                landed = await land_session(session, into=self._directory, check=task.check)
+                if session.store.host:
+                    landed = await self._elsewhere.land(task, session)
+                else:
+                    landed = await land_session(session, into=self._directory, check=task.check)
             except LandError as error:
                 await self._look_again(unit)
                 self._tell({"type": "warning", "text": f"{unit}: {error.message}"})
@@ -295,6 +322,10 @@ class Scheduler:
             )
             self._tell({"type": "warning", "text": f"{unit} was landed elsewhere, not in the plan: {ways}"})
         return True
+
+    def _session_of(self, unit: str) -> Session:
+        store = self._records[unit].store
+        return Session(self._context.in_store(store), self._known[unit].session_id)
 
     def _tell_landed(self, task: PlanTask, unit: str, landed: Landed) -> None:
         count, files = len(landed.commits), len(landed.files)
@@ -319,23 +350,25 @@ class Scheduler:
 
     async def _await_stranger(self, name: str) -> None:
         """Wait for turns that run without us: an earlier run of the plan has just been killed, or somebody is at it."""
+        units = [unit for unit in self._plan.tasks[name].units if unit in self._known]
         try:
-            while self._runs(name):
-                await anyio.sleep(_STRANGER_S)
-                for unit in self._plan.tasks[name].units:
-                    if unit in self._known:
+            hosts = {host for unit in units if (host := self._records[unit].store.host)}
+            with self._elsewhere.kept_fresh(hosts) if hosts else nullcontext():
+                while self._runs(name):
+                    await anyio.sleep(_STRANGER_S)
+                    for unit in units:
                         await self._look_again(unit)
         finally:
             self._leave(name)
 
     async def _look_again(self, unit: str) -> None:
-        session_id = self._known[unit].session_id
-        self._keep(unit, session_id)
+        self._records[unit] = self._session_of(unit).record
         look = partial(look_at_unit, self._context, self._session, self._records, unit)
         self._known[unit] = await self._in_thread(look)
 
-    def _keep(self, unit: str, session_id: str) -> None:
-        self._records[unit] = self._context.store.record(session_id)
+    def _keep(self, unit: str, attached: Attached) -> None:
+        store = attached.store(self._context) if isinstance(attached, Placed) else self._context.store
+        self._records[unit] = store.record(attached.session_id)
 
     def _free_name(self, unit: str) -> None:
         """Put aside what has the name of a unit: the session of a plan that is gone. UsageError for any other."""
@@ -345,10 +378,19 @@ class Scheduler:
             if state is None or state.task is None:
                 hint = f"csa rename {name} OTHER, or --name NAME for the plan"
                 raise UsageError(f"The session named '{name}' is not of this plan.", hint=hint)
-            self._put_aside(unit, session_id)
+            self._rename_aside(unit, session_id)
 
-    def _put_aside(self, unit: str, session_id: str) -> None:
-        """Give the session of a unit another name, so that it begins again in a new one; the old one keeps its work."""
+    def _put_aside(self, unit: str) -> None:
+        """Have a unit begin again in a new session; the old one keeps its work. On another host it stays as it is."""
+        record = self._records.pop(unit)
+        if record.store.host:
+            earlier = f"{record.store.host}:{record.session_id}"
+            self._tell({"type": "say", "text": f"{unit} begins again; its earlier session is {earlier}"})
+        else:
+            self._rename_aside(unit, record.session_id)
+
+    def _rename_aside(self, unit: str, session_id: str) -> None:
+        """Give the session of a unit another name."""
         store, name = self._context.store, session_name(self._stem, unit)
         aside = aside_name(name, store.names(newest=0))
         rename_session(Session(self._context, session_id), aside)

@@ -14,6 +14,7 @@ from csa.model.genealogy import Rollup
 from csa.model.plan import PlanTask
 from csa.model.planstates import OVER, TaskState, unit_state
 from csa.model.state import format_time
+from csa.model.worktree import Worktree
 from csa.runner.context import Context
 from csa.runner.plans.looking import Looked, look_at_plan
 from csa.runner.plans.reading import ReadPlan
@@ -22,8 +23,10 @@ from csa.runner.sessions.genealogy import arrange_sessions, roll_up
 from csa.runner.sessions.landed import landings_of
 from csa.runner.sessions.listing import infos_of
 from csa.store.commits import count_lines
+from csa.store.family import find_elsewhere
 from csa.store.genealogy import ancestors
 from csa.store.gitplumbing import GitError
+from csa.store.gitwork import find_commit, kept_last, refs_of
 from csa.store.glancing import Glance, glance_at
 from csa.store.sessions import Record, Store
 from csa.store.trees import read_members
@@ -39,6 +42,7 @@ class UnitStatus(Struct, kw_only=True):
     unit: str
     state: TaskState
     session_id: str
+    host: str | None
     tool: str | None
     changed: tuple[int, int] | None
     cost: Rollup
@@ -73,6 +77,7 @@ class TaskStatus(Struct, kw_only=True):
             "files": list(state.files),
             "until": state.until and format_time(state.until),
             "needs": list(self.task.needs),
+            "host": self.task.host,
             "usage": self.cost.usage.to_sum(),
             "time_s": round(self.cost.time_s, 3),
             "attempts": self.cost.sessions,
@@ -142,6 +147,7 @@ def _unit_json(unit: UnitStatus) -> dict[str, Any]:
         "session_id": unit.session_id,
         "state": unit.state.kind,
         "words": unit.words,
+        "mirror": unit.host,
         "tool": unit.tool,
         "added": unit.changed and unit.changed[0],
         "removed": unit.changed and unit.changed[1],
@@ -188,6 +194,7 @@ def _task_status(
             unit=unit,
             state=unit_state(task, known),
             session_id=known.session_id,
+            host=looked.records[unit].store.host,
             tool=_tool_of(looked.records[unit]),
             changed=changed.get(unit),
             cost=costs.get(unit, Rollup()),
@@ -214,6 +221,8 @@ def _costs(session: Session) -> tuple[dict[str, Rollup], Rollup]:
     for member in (each for each in members if not each.host):
         places.setdefault(member.project, []).append(member.session_id)
     infos = [info for place, ids in places.items() for info in infos_of(Store(store.root_pathname, place), ids)]
+    there = (place.record(session_id) for place, session_id in find_elsewhere([session.target]))
+    infos += [record.examine() for record in there if record.state]
     forest = arrange_sessions(sorted(infos, key=lambda info: info.session_id, reverse=True), with_forks=False)
     sums = roll_up(forest, now=time.time())
     costs: dict[str, Rollup] = {}
@@ -256,9 +265,9 @@ class _Work:
             if tree is None:
                 continue
             known = self._looked.known.get(unit)
-            if known and known.merged:
+            if known and known.merged and not record.store.host:
                 self.changed[unit] = _sum_of(count_lines(glance.git, _landed_by(record)).values())
-            elif (tip := glance.tip(tree)) and tree.git_dir:
+            elif (tip := _tip_of(glance, record, tree)) and tree.git_dir:
                 extent = glance.measure(tree.base, tip)
                 self.changed[unit] = extent.added, extent.removed
                 if extent.files and not self._is_over(unit):
@@ -296,6 +305,14 @@ class _Work:
 
     def _is_race(self, one: str, other: str) -> bool:
         return any({one, other} <= {*task.units} for task in self._read.plan.tasks.values())
+
+
+def _tip_of(glance: Glance, record: Record, tree: Worktree) -> str | None:
+    """Return where the work of a session ends; of one on another host, what was fetched of it."""
+    if not record.store.host:
+        return glance.tip(tree)
+    tip = kept_last(refs_of(glance.git, record.session_id))
+    return tip if tip and find_commit(glance.git, tree.base) else None
 
 
 def _landed_by(record: Record) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from csa.errors import NotFoundError, RefusedError
 from csa.model.permission import Permission
 from csa.model.state import SessionState
 from csa.runner.caller import owner_name, refuse_own_lineage
-from csa.runner.context import Context
+from csa.runner.context import Context, seal_after
 from csa.runner.session import Session
 from csa.store.audit import append_audit
 from csa.store.genealogy import ancestors
@@ -21,14 +21,22 @@ from csa.store.taking import RETRY
 
 
 @contextmanager
-def hold_session(session: Session, *, errand: str = CHANGE, advice: str = RETRY) -> Iterator[HeldSession]:
-    """Take the lock of a session; raises as `open_session`."""
+def hold_session(
+    session: Session, *, errand: str = CHANGE, advice: str = RETRY, with_text: bool = False
+) -> Iterator[HeldSession]:
+    """Take the lock of a session; raises as `open_session`. One that is encrypted is opened meanwhile `with_text`."""
+    context = session.context
+    keys = (lambda: context.keys.found) if with_text or errand != CHANGE else None
     try:
-        held = open_session(session.store, session.session_id, session.context.redactor, errand=errand, advice=advice)
+        held = open_session(
+            session.store, session.session_id, context.redactor, errand=errand, advice=advice, keys=keys
+        )
     except FileNotFoundError as error:
         raise NotFoundError(f"Session {session.session_id} has just been deleted.", hint="csa ls") from error
-    with held:
-        yield held
+    with ExitStack() as ending:
+        if keys:
+            ending.callback(seal_after, context, held)
+        yield ending.enter_context(held)
 
 
 def record_act(

@@ -87,7 +87,7 @@ def read_changes(session: Session, *, turn: int | None = None, form: Form = "pat
         NotFoundError: there is no such turn, or its work tree or commits are gone, or git will not read them.
         ToolUnavailableError: git is not installed.
     """
-    everything = list(read_spans(session.files.transcript))
+    everything = list(read_spans(session.content.transcript))
     spans = [span for span in everything if turn in {None, span.turn}]
     if not spans:
         raise NotFoundError(f"Session {session.session_id} has {'not run yet' if turn is None else f'no turn {turn}'}.")
@@ -156,7 +156,7 @@ def _with_ends(spans: Sequence[Span], everything: Sequence[Span]) -> list[Span]:
 def _mentioned(session: Session, turns: set[int]) -> frozenset[str]:
     """Return the words of the titles of edits: among them are the files that the agent has edited."""
     edits = {"edit", "delete", "move"}
-    calls = (e for e in read_events(session.files.transcript) if e.type == "tool_call" and e.turn in turns)
+    calls = (e for e in read_events(session.content.transcript) if e.type == "tool_call" and e.turn in turns)
     titles = (str(call.data.get("title", "")) for call in calls if call.data.get("kind") in edits)
     return frozenset(word for title in titles for word in re.split(r"[\s,]+", title))
 

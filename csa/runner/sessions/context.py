@@ -101,16 +101,16 @@ def describe_context(session: Session, *, tool: str | None = None) -> SentContex
     known = state.tools.get(name, ToolState())
     window = in_force(config, state.window)
     conversation = known.provider_session_id
-    held = read_held(session.files, name, conversation) if conversation else Held(is_estimate=False)
-    why_new = outgrown(held, applied(window, session.files, name, hands_over=config.hands_over))
+    held = read_held(session.content, name, conversation) if conversation else Held(is_estimate=False)
+    why_new = outgrown(held, applied(window, session.content, name, hands_over=config.hands_over))
     handoff = make_handoff(
-        session.files,
+        session.content,
         name,
         digest_limits(config, state.window),
         turn=state.turns + 1,
         conversation=None if why_new else conversation,
         prompt="",
-        histories=[] if conversation and not why_new else find_histories(session.context, state, session.files),
+        histories=[] if conversation and not why_new else find_histories(session.context, state, session.content),
     )
     sent = SentContext(
         session_id=session.session_id,
@@ -135,7 +135,7 @@ def prune_context(session: Session, *, keep_last: int | None = None, extend: int
     """
     if any(count is not None and count < 0 for count in (keep_last, extend)):
         raise UsageError("A number of turns is 0 or more.")
-    with hold_session(session) as held:
+    with hold_session(session, with_text=True) as held:
         since = _since(held.state, keep_last, extend)
         before = held.state
         after = replace(before, window=replace(before.window, since_turn=since), tools=_renewed(held, since))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -103,7 +104,7 @@ def _change_held(session: Session, field: str, value: Any) -> Edit:
     deadline = time.monotonic() + ANSWER_S
     while True:
         try:
-            with hold_session(session) as held:
+            with hold_session(session, with_text=field == "description") as held:
                 return _save(session.context, held, replace(held.state, **{field: value}), field)
         except BusyError:
             if edit := _ask_holder(session, field, value, deadline=deadline):
@@ -145,7 +146,7 @@ def _noted(session: Session, field: str, edit: Edit) -> Edit:
         return edit
     changes = {field: getattr(edit.after, field), "before": getattr(edit.before, field)}
     what = word_for(field, edit.after)
-    loss = record_act(session.context, _COMMANDS[field], session.session_id, what=what, **changes)
+    loss = _record(session.context, session.session_id, field, what, changes)
     return replace(edit, losses=(loss,) if loss else ())
 
 
@@ -166,8 +167,13 @@ def _save(context: Context, held: HeldSession, after: SessionState, field: str) 
     values = {field: getattr(after, field), "before": getattr(edit.before, field)}
     changes = {key: _as_json(value) for key, value in values.items()}
     record_update(context, held, what, changes, after)
-    loss = record_act(context, _COMMANDS[field], after.session_id, what=what, **changes)
+    loss = _record(context, after.session_id, field, what, changes)
     return replace(edit, losses=(loss,) if loss else ())
+
+
+def _record(context: Context, session_id: str, field: str, what: str, changes: Mapping[str, Any]) -> str | None:
+    is_hidden = field == "description" and context.config.encryption.seals  # audit.jsonl is not encrypted
+    return record_act(context, _COMMANDS[field], session_id, what=what, **({} if is_hidden else changes))
 
 
 def _as_json(value: Any) -> Any:

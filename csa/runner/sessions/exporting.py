@@ -135,7 +135,8 @@ def write_archive(
     }
     with ArchiveWriter(stream, manifest, now=time.time(), spool=spool) as archive:
         for info in infos:
-            root = info.record.paths.root
+            content = _content(context, info)
+            root = content.root
             skipped += _unknown_entries(root)
             with ExitStack() as stack:
                 opened = _open_records(root, stack)
@@ -149,7 +150,9 @@ def write_archive(
                     continue
                 for name in names:
                     into = skipped if skip_corrupted else None
-                    if why := _add(archive, info, name, opened, redactor=context.redactor, skipped=into):
+                    if why := _add(
+                        archive, info.session_id, root, name, opened, redactor=context.redactor, skipped=into
+                    ):
                         skipped.append(Skipped(str(root / name), why))
             if not skip_running:
                 _refuse_running(info)
@@ -168,7 +171,8 @@ def _open_records(root: Path, stack: ExitStack) -> _Opened:
 
 def _add(
     archive: ArchiveWriter,
-    info: SessionInfo,
+    session_id: str,
+    root: Path,
     name: str,
     opened: _Opened,
     *,
@@ -176,7 +180,6 @@ def _add(
     skipped: list[Skipped] | None,
 ) -> str | None:
     """Add a file to an archive, or say why it is left out."""
-    root = info.record.paths.root
     if not is_takeable(name):
         return _TOO_DEEP
     file = opened.files.get(name) or open_below(root, name)
@@ -187,14 +190,19 @@ def _add(
         if known.st_size > MAX_FILE_BYTES:  # not even read: no import would accept it
             return _TOO_LARGE
         blocks = _redacted(file, root, name, redactor, skipped, end=opened.end)
-        return None if archive.add(info.session_id, name, blocks, mtime=known.st_mtime) else _TOO_LARGE
+        return None if archive.add(session_id, name, blocks, mtime=known.st_mtime) else _TOO_LARGE
+
+
+def _content(context: Context, info: SessionInfo) -> SessionPaths:
+    """Return the files of a session; of one that is encrypted in memory, as long as this is kept."""
+    return Session(context.in_store(info.store), info.session_id).content
 
 
 def read_messages(context: Context, info: SessionInfo) -> list[Message]:
     """Return a session's conversation, redacted again."""
-    redactor = context.redactor
+    redactor, content = context.redactor, _content(context, info)
     events: Iterable[Event] = (
-        replace(event, data=redactor.redact_data(event.data)) for event in read_events(info.record.paths.transcript)
+        replace(event, data=redactor.redact_data(event.data)) for event in read_events(content.transcript)
     )
     return list(read_conversation(events))
 

@@ -3,6 +3,9 @@
 Each look reads the slots (what runs, or ran since the last look), the time of each `sessions/` (what is new or gone),
 what was added to each `audit.jsonl` (what was renamed, deleted ...), and a small part of all the others, so that each
 is looked at once a minute: for what other programs and machines do. Nothing is written.
+
+Of mirrors, whose only writer notes what it changes, only that is looked at, and what runs there; and of each project
+in one the newest sessions, and those that change.
 """
 
 from __future__ import annotations
@@ -10,12 +13,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from csa.errors import StateError
+from csa.ids import is_session_id
 from csa.model.wording import describe
-from csa.paths import make_path
+from csa.paths import MIRRORS, make_path
 from csa.store.audit import audit_file
+from csa.store.mirrors import Mirror, find_mirrors
 from csa.store.observer import Observer
 from csa.store.sessions import Store
 from csa.store.shown import SessionInfo
@@ -28,17 +33,27 @@ _NEW_S = 2.0
 _LONGEST_PAUSE_S = 1.0  # between two looks that the round of all makes up for
 _MOST_NEW = 200  # sessions that are seen for the first time in one look
 _LEAST = 8  # sessions of the round of all that are looked at each time
-_MOST_AUDIT_BYTES = 1 << 20
+_MOST_ADDED_BYTES = 1 << 20
+_MOST_MIRRORED = 1000  # of a project of another host
+_UNSETTLED = {"away", "unknown"}  # which only news of their host can change
 
-Key = tuple[str, str]  # project and id
+Key = tuple[str, str]  # see `Store.key`
 
 
 class Fleet:
-    """The sessions of the projects that are `served`, of all those with a store in a state root."""
+    """The sessions of the projects that are `served`, of all those with a store in a state root.
 
-    def __init__(self, root: str, served: Callable[[str], bool] = lambda _: True) -> None:
+    With `mirrors` also those of other hosts; `served` is asked for their labels (`n1:/srv/app`).
+    """
+
+    def __init__(self, root: str, served: Callable[[str], bool] = lambda _: True, *, mirrors: bool = False) -> None:
         self._root = make_path(root)
         self._served = served
+        self._finds_mirrors = mirrors
+        self._mirrors: dict[str, _Mirrored] = {}  # by their pathnames
+        self._mirrored: list[Store] = []
+        self._mirrors_at, self._mirrored_at = 0, float("-inf")
+        self._unsettled = set[Key]()
         self._projects: dict[str, _Project] = {}
         self._slots: dict[str, int] = {}
         self._infos: dict[Key, SessionInfo] = {}
@@ -70,15 +85,19 @@ class Fleet:
         return list(self._running)
 
     def is_served(self, project: str) -> bool:
-        """Say whether the sessions of a project may be seen through this."""
+        """Say whether the sessions of a project, by its store's label, may be seen through this."""
         return self._served(project)
 
     def look(self) -> dict[Key, SessionInfo | None]:
         """Look once; return what is different from before: sessions, or None for those that are gone."""
         now = time.monotonic()
         holders = recent_holders(self._root, self._slots)
+        for mirror in self._mirrors.values():
+            mirror.look()
+        self._find_mirrored(now)
         changed = dict.fromkeys(self._find(now, holders))
         wanted = set(self._running)
+        wanted |= {key for key in self._unsettled if self._is_heard(key)}
         for project in self._projects.values():
             touched, gone = project.changes()
             changed |= dict.fromkeys((project.name, session_id) for session_id in gone)
@@ -94,7 +113,14 @@ class Fleet:
             else:
                 self._infos[key] = info
             (self._running.add if info and info.is_running else self._running.discard)(key)
+            is_unsettled = info and info.store.host and info.status in _UNSETTLED
+            (self._unsettled.add if is_unsettled else self._unsettled.discard)(key)
         return changed
+
+    def _is_heard(self, key: Key) -> bool:
+        """Say whether a session's host was heard of since the last look."""
+        project = self._projects.get(key[0])
+        return project is None or project.mirror is None or project.mirror.is_heard
 
     def _has_changed(self, key: Key) -> bool:
         return key[0] not in self._projects or self._projects[key[0]].observer.has_changed(key[1])
@@ -111,36 +137,55 @@ class Fleet:
         if now - self._found_at < _FIND_S and not is_new:
             return []
         self._found_at = now
-        stores = {s.project_pathname: s for s in find_stores(self._root) if self._served(s.project_pathname)}
+        stores = {
+            store.label: store for store in (*find_stores(self._root), *self._mirrored) if self._served(store.label)
+        }
         lost = [key for key in self._infos if key[0] not in stores]
-        self._projects = {name: self._projects.get(name) or _Project(stores[name]) for name in stores}
+        self._projects = {name: self._projects.get(name) or self._project(stores[name]) for name in stores}
         return lost
+
+    def _find_mirrored(self, now: float) -> None:
+        """Look for projects of other hosts if some are new: there may be a million sessions, which costs a second."""
+        if not self._finds_mirrors:
+            return
+        touched = {session_id for mirror in self._mirrors.values() for session_id in mirror.touched}
+        listed = _written(f"{self._root}/{MIRRORS}")
+        there = [project.known for project in self._projects.values() if project.mirror]
+        is_known = all(any(each in known for known in there) for each in touched)
+        if listed == self._mirrors_at and is_known and now - self._mirrored_at < WHOLE_S:
+            return
+        self._mirrors_at, self._mirrored_at, self._found_at = listed, now, float("-inf")
+        found = {mirror.pathname: mirror for mirror in find_mirrors(str(self._root))}
+        self._mirrors = {name: self._mirrors.get(name) or _Mirrored(found[name]) for name in found}
+        self._mirrored = [store for name in found for store in find_stores(make_path(name))]
+
+    def _project(self, store: Store) -> _Project:
+        return _Project(store, self._mirrors.get(store.root_pathname))
 
     def _next_of_round(self, now: float) -> set[Key]:
         """Return as many sessions of the round of all as the time since the last look asks for."""
         share = min(_LONGEST_PAUSE_S, now - self._looked_at) / WHOLE_S
         self._looked_at = now
         found = set[Key]()
-        for _ in range(max(_LEAST, int(share * sum(len(each.known) for each in self._projects.values())))):
+        for _ in range(max(_LEAST, int(share * sum(len(p.known) for p in self._projects.values() if not p.mirror)))):
             each = next(self._round, None)
             if each is None:
-                self._round = iter([(p, session_id) for p in self._projects.values() for session_id in p.known])
+                self._round = iter([(p, each) for p in self._projects.values() if not p.mirror for each in p.known])
                 break
             found.add((each[0].name, each[1]))
         return found
 
 
 class _Project:
-    """The sessions of one project, and what was read of its directory and its audit.jsonl."""
+    """The sessions of one project, and what was read of its directory and its audit.jsonl, or of its mirror."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.name = store.project_pathname
+    def __init__(self, store: Store, mirror: _Mirrored | None) -> None:
+        self.store, self.mirror = store, mirror
+        self.name = store.label
         self.observer = Observer(store, describe)
         self.known = frozenset[str]()
         self._ids: object = None
-        self._audit = str(audit_file(store))
-        self._audited = _size(self._audit)
+        self._audit = None if mirror else _Added(str(audit_file(store)), _session_of)
 
     def changes(self) -> tuple[list[str], set[str]]:
         """Return the sessions that are new or were acted on, and those that are gone."""
@@ -149,24 +194,69 @@ class _Project:
         except StateError:  # it cannot be listed for now
             return [], set()
         touched, gone = list[str](), set[str]()
-        if ids is not self._ids:
-            known = frozenset(ids)
+        acted_on = self._acted_on()
+        if ids is not self._ids or acted_on - self.known:
+            known = self._known(ids, acted_on)
             touched, gone = sorted(known - self.known), set(self.known - known)
             self._ids, self.known = ids, known
-        return [*touched, *(self._acted_on() & self.known)], gone
+        return [*touched, *(acted_on & self.known)], gone
+
+    def _known(self, ids: Sequence[str], acted_on: set[str]) -> frozenset[str]:
+        if self.mirror is None:
+            return frozenset(ids)
+        return frozenset(ids[-_MOST_MIRRORED:]).union(filter(self.store.has, self.known | acted_on))
 
     def _acted_on(self) -> set[str]:
-        size = _size(self._audit)
-        if size == self._audited:
+        if self._audit is not None:
+            return self._audit.sessions()
+        assert self.mirror is not None  # or there would be an audit.jsonl
+        return {session_id for session_id in self.mirror.touched if self.store.has(session_id)}
+
+
+class _Mirrored:
+    """The mirror of a host, and what its intake has changed since the look before."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+        self._added = _Added(mirror.touched_file, lambda line: line.decode("ascii", "replace"))
+        self._heard_at = mirror.heard_at()
+        self.touched = set[str]()
+        self.is_heard = False
+
+    def look(self) -> None:
+        """Look once."""
+        self.touched = {each for each in self._added.sessions() if is_session_id(each)}
+        heard_at = self._mirror.heard_at()
+        self.is_heard, self._heard_at = heard_at != self._heard_at, heard_at
+
+
+class _Added:
+    """The sessions that a file of lines names, as far as it is new."""
+
+    def __init__(self, pathname: str, session_of: Callable[[bytes], str | None]) -> None:
+        self._pathname, self._session_of = pathname, session_of
+        self._end = _size(pathname)
+
+    def sessions(self) -> set[str]:
+        """Return those that were added since the call before."""
+        size = _size(self._pathname)
+        if size == self._end:
             return set()
-        start, self._audited = min(self._audited, size), size
+        start, self._end = self._end if size > self._end else 0, size
         try:
-            with open(self._audit, "rb") as file:
-                file.seek(max(start, size - _MOST_AUDIT_BYTES))
+            with open(self._pathname, "rb") as file:
+                file.seek(max(start, size - _MOST_ADDED_BYTES))
                 lines = file.read(size - file.tell()).splitlines()
         except OSError:
             return set()
-        return {session_id for line in lines if (session_id := _session_of(line))}
+        return {session_id for line in lines if (session_id := self._session_of(line))}
+
+
+def _written(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _size(path: str) -> int:

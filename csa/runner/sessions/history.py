@@ -57,7 +57,7 @@ def session_log(session: Session, *, on_refusal: Callable[[str], None] = lambda 
     if fault := session.record.fault:
         raise fault
     context = session.context
-    moved = (span for span in read_spans(session.files.transcript) if span.after not in {None, span.before})
+    moved = (span for span in read_spans(session.content.transcript) if span.after not in {None, span.before})
     entries = [entry for span in moved for entry in _commits(context, span, on_refusal)]
     for checkpoint in list_checkpoints(session.store, context.environ, session.session_id):
         facts = checkpoint.facts

@@ -12,7 +12,8 @@ from typing import Any
 from csa.errors import StateError
 from csa.model.events import Event
 from csa.runner.sessions.searching import Query, Scan
-from csa.store.searchindex import SearchIndexError, Writer, index_name, stamp_of, writing
+from csa.store.atomic import stamp_of
+from csa.store.searchindex import SearchIndexError, Writer, index_name, writing
 from csa.store.sessions import Store
 from csa.store.transcript import read_events
 from csa.structs import Struct

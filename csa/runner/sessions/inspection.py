@@ -215,6 +215,8 @@ def _model(record: Record, turns: list[TurnRecord]) -> str | None:
 
 
 def _last_messages(record: Record) -> list[Message]:
+    if record.state and record.state.sealed_at is not None:  # which needs no key
+        return []
     events = list(islice(read_events_backwards(record.paths.transcript), _MAX_LOOK_BACK))[::-1]
     said = [m for m in read_conversation(events) if m.role in {"user", "assistant"} and m.content.strip()]
     return said[-LAST_MESSAGES:]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from csa.model.result import UNKNOWN_CONVERSATION
 from csa.process.launch import SpawnError, become_subreaper
 from csa.process.terminal import TerminalEnd, run_in_terminal
 from csa.process.tool import processes_below
+from csa.runner.context import seal_after
 from csa.runner.environment import apply_changes, refuse_in_replay, session_environment
 from csa.runner.namedfiles import read_named_files
 from csa.runner.request import RunRequest
@@ -68,7 +70,7 @@ class Interaction:
                 f"Session {session_id} has no conversation with {name} to open.",
                 hint=f'csa run --session {session_id} --tool {name} "..."',
             )
-        refuse_pruned(self.plan.state, self.plan.tool_state, name, session.paths)
+        refuse_pruned(self.plan.state, self.plan.tool_state, name, session.content)
         self._request = _request(self.plan)
         self.invocation: Invocation = self.plan.adapter.interactive(self._request)
 
@@ -81,8 +83,11 @@ class Interaction:
             OSError: the transcript cannot be written; nothing was started.
         """
         name, session_id = self.plan.adapter.name, self.plan.state.session_id
-        redactor = self._context.redactor
-        with open_session(self._context.store, session_id, redactor, tool=name, errand=INTERFACE) as held:
+        context, keys = self._context, lambda: self._context.keys.found
+        with ExitStack() as ending:
+            held = open_session(context.store, session_id, context.redactor, tool=name, errand=INTERFACE, keys=keys)
+            ending.callback(seal_after, context, held)
+            ending.enter_context(held)
             self.losses = held.losses
             if not self.plan.request.reopen:
                 refuse_closed(held.state)  # somebody has closed it since

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,9 @@ import anyio
 
 from csa.errors import CsaError, RefusedError
 from csa.process.launch import SpawnError
-from csa.process.shell import run_shell
+from csa.process.shell import ShellEnd, run_shell
 from csa.runner.caller import Caller, refuse_check
+from csa.runner.context import Context
 from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, refuse_others_work
 from csa.runner.sessions.landing_outcome import Landed
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 _OUTSIDE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM})  # from somebody, or for memory
-_TRIES = 5  # to follow a checkout that moves meanwhile
+TRIES = 5  # to follow a checkout that moves meanwhile
 
 
 ADVICE = "csa wait, then land it"
@@ -76,24 +77,24 @@ async def land_session(
     with hold_session(session, errand=LANDING, advice=ADVICE) as held:
         work = LandingWork(session, held, str(into), squash=squash)
         if dry_run:
-            return await _in_thread(work.preview)
-        for _ in range(_TRIES):
-            if (found := await _in_thread(work.begin)) is None:
-                return await _in_thread(lambda: work.note_nothing(keep=keep))
+            return await in_thread(work.preview)
+        for _ in range(TRIES):
+            if (found := await in_thread(work.begin)) is None:
+                return await in_thread(lambda: work.note_nothing(keep=keep))
             try:
                 if check is not None:
                     await _check(session, held, work, check, on_output)
-                return await _in_thread(lambda: work.finish(found, keep=keep))
+                return await in_thread(lambda: work.finish(found, keep=keep))
             except MovedError:
                 continue
             except anyio.get_cancelled_exc_class():  # before it has moved anything: git itself is not interrupted
                 with anyio.CancelScope(shield=True):
-                    await _in_thread(work.give_back)
+                    await in_thread(work.give_back)
                 raise
         raise RefusedError(f"{work.target.top} keeps moving.", hint="land again when nobody commits there")
 
 
-async def _in_thread(act: Callable[[], _T]) -> _T:
+async def in_thread(act: Callable[[], _T]) -> _T:
     """Run git without holding up the event loop; when cancelled, after it has ended."""
     return await anyio.to_thread.run_sync(act)
 
@@ -126,29 +127,56 @@ async def _check(
 ) -> None:
     """Prepare the worktree if it was made again, run the check in it, and clean it of what that has left.
 
-    LandError if one of them fails. One that a signal has ended has not judged the work: CsaError.
+    LandError if one of them fails. Raises as `run_check`.
     """
-    environ = without_descriptors(without_repository(session.context.environ))
-    commands = [work.tree.setup] if work.tree.setup and not work.tree.is_ready else []
+    tree = work.tree
+    commands = [tree.setup] if tree.setup and not tree.is_ready else []
     try:
-        for command in (*commands, check):
+        command, end = await run_check(
+            session.context,
+            [*commands, check],
+            tree.path,
+            number=tree.number,
+            shared_fds=held.shared_fds,
+            on_output=on_output,
+        )
+    finally:
+        with anyio.CancelScope(shield=True):
+            await in_thread(work.give_back)
+    if not end.has_succeeded:
+        raise await in_thread(lambda: work.refuse_check(command, end))
+
+
+async def run_check(
+    context: Context,
+    commands: Sequence[str],
+    directory: str,
+    *,
+    number: int = 0,
+    shared_fds: Sequence[int] = (),
+    on_output: Callable[[bytes], None] | None = None,
+) -> tuple[str, ShellEnd]:
+    """Run shell commands, up to the first that fails; return the last one that ran, and how it has ended.
+
+    `number` is that of the worktree. CsaError for what cannot be started; what a signal has ended has not judged the
+    work: CsaError as well.
+    """
+    environ = without_descriptors(without_repository(context.environ))
+    try:
+        for command in commands:
             end = await run_shell(
                 command,
-                cwd=work.tree.path,
-                env={**environ, "CSA_WORKTREE": str(work.tree.number)},
-                shared_fds=held.shared_fds,
-                owns_process=session.context.owns_process,
+                cwd=directory,
+                env={**environ, "CSA_WORKTREE": str(number)},
+                shared_fds=shared_fds,
+                owns_process=context.owns_process,
                 on_output=on_output,
             )
             if not end.has_succeeded:
                 break
     except SpawnError as error:
         raise CsaError(f"The check cannot be started: {error}.") from error
-    finally:
-        with anyio.CancelScope(shield=True):
-            await _in_thread(work.give_back)
-    if (number := end.exit.signal) in _OUTSIDE:
-        name = signal.Signals(number).name
+    if (ended_by := end.exit.signal) in _OUTSIDE:
+        name = signal.Signals(ended_by).name
         raise CsaError(f"The check was ended by {name}; the work is as it was.", hint="land it again")
-    if not end.has_succeeded:
-        raise await _in_thread(lambda: work.refuse_check(command, end))
+    return command, end

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from csa.errors import CsaError
+from csa.model.redaction import Redactor
 from csa.model.text import some_names
 from csa.model.worktree import Refused
 from csa.store.landing import Commit
 from csa.structs import Struct, asdict
+
+_TOLD_LINES = 40  # of the output of a check
 
 
 class LandError(CsaError):
@@ -89,6 +92,11 @@ class Landed(Struct, kw_only=True):
         if self.is_contained:
             return "already"
         return "landed" if self.commits else "nothing"
+
+
+def told(redactor: Redactor, output: str) -> str:
+    """Return the last lines of an output, redacted."""
+    return "\n".join(redactor.redact(output).strip().splitlines()[-_TOLD_LINES:])
 
 
 def outcome_to_json(

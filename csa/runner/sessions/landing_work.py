@@ -13,7 +13,7 @@ from csa.model.worktree import REFS, SESSION_TRAILER, Refused, Worktree
 from csa.process.shell import ShellEnd
 from csa.runner.session import Session
 from csa.runner.sessions.acting import record_act, record_update
-from csa.runner.sessions.landing_outcome import Landed, LandError
+from csa.runner.sessions.landing_outcome import Landed, LandError, told
 from csa.runner.sessions.worktrees import let_go
 from csa.runner.turns.worktree import make_again
 from csa.store import landing as git_landing
@@ -39,7 +39,6 @@ from csa.structs import Struct, replace
 if TYPE_CHECKING:
     from csa.model.state import SessionState
 
-_TOLD_LINES = 40  # of the output of a check
 _SHORT = 7
 _SLACK_S = 86_400  # by which the clocks of those who commit may differ
 
@@ -354,9 +353,7 @@ class LandingWork:
         return LandError(refused, self.session_id, **more)
 
     def _told(self, output: str) -> str:
-        """Return the last lines of an output, redacted."""
-        text = self.session.context.redactor.redact(output).strip()
-        return "\n".join(text.splitlines()[-_TOLD_LINES:])
+        return told(self.session.context.redactor, output)
 
     def _save(self, tree: Worktree) -> None:
         self.held.save(replace(self.held.state, worktree=tree))

@@ -6,11 +6,11 @@ look at the lock and the journal, is only determined on demand.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from csa.paths import RETIRED
+from csa.store.listed import by_use, written_at
 from csa.store.sessions import Record, Store, may_hold, read_state_text
 from csa.structs import Struct
 
@@ -115,17 +115,18 @@ def select_sessions(
     infos: list[SessionInfo] = []
     uses: list[float] = []  # a heap of the last uses of the `limit` used last
     more = 0
-    found = _in_order([entry for store in stores for entry in _entries(store, selection)], limit, by_use=by_use)
+    places = [place for store in stores for place in _places(store, selection)]
     may_fit = selection.sieve()
-    for position, (written, (session_id, directory, siblings)) in enumerate(found):
+    for position, (written, session_id, place) in enumerate(_in_order(places, by_use=by_use and limit is not None)):
         is_full = limit is not None and len(infos) >= limit and (not by_use or uses[0] >= written)
         if is_full and selection.is_everything:
-            more = len(found) - position
+            more = sum(len(each.ids) for each in places) - position
             break
-        content = read_state_text(f"{directory}/{session_id}")
+        content = read_state_text(f"{place.directory}/{session_id}")
         if not may_fit(content):
             continue
-        record = siblings.store.record_in(directory, session_id, content)
+        siblings = place.siblings
+        record = siblings.store.record_in(place.directory, session_id, content)
         siblings.note(record)
         if not selection.accepts(record) or (record.fault and record.is_gone):
             continue
@@ -155,25 +156,36 @@ def unexamined(record: Record, siblings: Siblings) -> SessionInfo:
 
 def last_use(info: SessionInfo) -> float:
     """Return when a session was used last, in Unix seconds; when it was written, if its record cannot be read."""
-    return info.state.last_accessed.timestamp() if info.state else _written(info.record.paths.pathname)
+    return info.state.last_accessed.timestamp() if info.state else written_at(info.record.paths.pathname)
 
 
-def _in_order(entries: Sequence[_Entry], limit: int | None, *, by_use: bool) -> list[tuple[float, _Entry]]:
-    """Return the sessions in the order in which they are looked at, each with the moment before which it was used.
+class _Place(Struct):
+    """A directory with sessions that are asked for."""
+
+    directory: str
+    ids: Sequence[str]  # oldest first
+    siblings: Siblings
+
+    def by_id(self) -> Iterator[_Entry]:
+        return ((0.0, session_id, self) for session_id in reversed(self.ids))
+
+    def by_use(self) -> Iterator[_Entry]:
+        found = by_use(self.ids, lambda session_id: written_at(f"{self.directory}/{session_id}"))
+        return ((written, session_id, self) for written, session_id in found)
+
+
+_Entry = tuple[float, str, _Place]
+
+
+def _in_order(places: Iterable[_Place], *, by_use: bool) -> Iterator[_Entry]:
+    """Yield the sessions in the order in which they are looked at, each with the moment before which it was used.
 
     A record is written when its session is used, or later: those used last are found without reading the others.
     """
-    if not by_use or limit is None:
-        return [(0.0, entry) for entry in sorted(entries, key=_id_of, reverse=True)]
-    found = [(_written(f"{entry[1]}/{entry[0]}"), entry) for entry in entries]
-    return sorted(found, key=lambda each: (each[0], each[1][0]), reverse=True)
+    from heapq import merge  # noqa: PLC0415  # finding a session needs none of it
 
-
-def _written(session: str) -> float:
-    try:
-        return os.stat(f"{session}/state.toml").st_mtime
-    except OSError:
-        return 0.0
+    found = [place.by_use() if by_use else place.by_id() for place in places]
+    return merge(*found, key=lambda entry: entry[:2], reverse=True)
 
 
 def _note_use(uses: list[float], use: float, limit: int) -> None:
@@ -210,18 +222,12 @@ def _turns(info: SessionInfo) -> int:
     return info.state.turns if info.state else -1
 
 
-_Entry = tuple[str, str, "Siblings"]
-
-
-def _id_of(entry: _Entry) -> str:
-    return entry[0]
-
-
-def _entries(store: Store, selection: Selection) -> Iterator[_Entry]:
+def _places(store: Store, selection: Selection) -> Iterator[_Place]:
     from csa.store.shown import Siblings  # noqa: PLC0415  # as above
 
     live = store.ids() if selection.wants_live else []
     retired = store.retired_ids() if selection.wants_retired else []
     siblings = Siblings(store, sorted({*live, *retired}) if retired else live)
-    yield from ((session_id, store.sessions_dir, siblings) for session_id in live)
-    yield from ((session_id, store.retired_dir, siblings) for session_id in set(retired).difference(live))
+    yield _Place(store.sessions_dir, live, siblings)
+    if retired:
+        yield _Place(store.retired_dir, sorted(set(retired).difference(live)), siblings)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from csa.errors import BusyError, NotFoundError, StateError
+from csa.errors import BusyError, NotFoundError, SealedError, StateError
 from csa.ids import is_session_id
 from csa.model.clock import from_timestamp
 from csa.model.events import Event
@@ -86,6 +86,8 @@ def repair_session(session: Session, *, dry_run: bool = False, steal: bool = Fal
     context, session_id, paths = session.context, session.session_id, session.files
     repair = Repair(session_id)
     refuse_busy(paths, steal=steal)
+    if (state := session.record.state) and state.sealed_at is not None:
+        raise SealedError(f"Session {session_id} is encrypted.", hint=f"csa unseal {session_id}")
     try:
         if dry_run:
             _mend(context, SessionWriter(paths, context.redactor), repair, dry_run=True)

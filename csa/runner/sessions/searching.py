@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 
-from csa.errors import StateError
+from csa.errors import CsaError, SealedError, StateError
 from csa.model.events import Event
 from csa.model.state import SessionState, format_time, parse_time
-from csa.store.searchindex import index_name, index_root, open_sieve, stamp_of
+from csa.paths import SEALED_FILE, SessionPaths
+from csa.store.atomic import stamp_of
+from csa.store.searchindex import index_name, index_root, open_sieve
 from csa.store.sessions import Store
 from csa.store.transcript import HEAD_BYTES, parse_line, read_lines
 from csa.structs import Struct
@@ -23,6 +25,8 @@ from csa.structs import Struct
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import Any
+
+    from csa.runner.atrest import Keys
 
 _PLAIN = re.compile(r"[a-z0-9_ .,:;=+*/@()-]+")  # what JSON spells in one way
 _CHUNK = b'"chunk":true'
@@ -93,10 +97,13 @@ def search(
     stores: Iterable[Store],
     query: Query,
     *,
-    on_fault: Callable[[StateError], None] = lambda _: None,
+    keys: Keys | None = None,
+    on_fault: Callable[[CsaError], None] = lambda _: None,
     on_unknown: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Hit]:
     """Yield what fits, of the session written last first, and of each its last hit first.
+
+    `keys` open what is encrypted.
 
     `on_fault` is told of each transcript that cannot be read, `on_unknown` of each session that the search index, where
     there is one, does not have as it is now.
@@ -106,13 +113,17 @@ def search(
     found = sorted(_transcripts(stores, query), key=lambda each: each[:2], reverse=True)
     for _, session_id, store, directory, stamp in found:
         path = f"{directory}/{session_id}/transcript.jsonl"
+        sealed = None
         try:
-            if sieve and stamp and not sieve.may_fit(index_name(store, session_id), stamp):
+            if os.path.exists(f"{directory}/{session_id}/{SEALED_FILE}"):  # of which no index has anything
+                sealed = _opened(f"{directory}/{session_id}", keys)
+                path = f"{sealed.pathname}/transcript.jsonl"
+            elif sieve and stamp and not sieve.may_fit(index_name(store, session_id), stamp):
                 continue
             if not _may_fit(path, query):
                 continue
             hits = deque(Scan(query).hits(_events(path, query)), maxlen=_MOST_HITS)
-        except StateError as fault:
+        except (StateError, SealedError) as fault:
             on_fault(fault)
             continue
         state = store.record(session_id).state if hits else None
@@ -137,6 +148,14 @@ def _transcripts(stores: Iterable[Store], query: Query) -> Iterator[tuple[float,
                     written, stamp = float("inf"), None  # reading it says why
                 if written >= since:
                     yield written, session_id, store, directory, stamp
+
+
+def _opened(pathname: str, keys: Keys | None) -> SessionPaths:
+    from csa.runner.atrest import opened  # noqa: PLC0415  # few sessions are encrypted
+
+    if keys is None:
+        raise SealedError(f"Session {pathname.rpartition('/')[2]} is encrypted.")
+    return opened(SessionPaths(pathname), keys)
 
 
 def _may_fit(path: str, query: Query) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from csa.errors import BusyError, CsaError
+from csa.errors import BusyError, CsaError, SealedError
 from csa.store.checkpoints import Checkpoint, Facts, digest_transcript, make_checkpoint
 from csa.store.held import open_session
 from csa.store.owner import CHANGE
@@ -29,7 +29,8 @@ def checkpoint_session(session: Session, *, label: str | None = None) -> tuple[C
         Others as `make_checkpoint`.
     """
     context, session_id = session.context, session.session_id
-    session.load()
+    if session.load().sealed_at is not None:
+        raise SealedError(f"Session {session_id} is encrypted.", hint=f"csa unseal {session_id}")
     words = "".join(c if c.isprintable() else " " for c in context.redactor.redact(label or "")).split()
     made = _make(context, session_id, label=" ".join(words)[:MAX_LABEL] or None, automatic=False)
     try:

@@ -8,7 +8,7 @@ same; the transcript keeps the attempt.
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from csa.paths import SessionPaths
 from csa.process.launch import SpawnError
 from csa.process.tool import start_tool
 from csa.runner.caller import refuse_own_lineage
+from csa.runner.context import seal_after
 from csa.runner.environment import refuse_in_replay
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
@@ -118,7 +119,7 @@ def plan_compaction(session: Session, *, tool: str | None, timeout_s: float | No
             f"{plan.adapter.name} cannot compact a conversation on request.",
             hint=f'csa run --fork-from {session_id} "..." starts a new session with a summary of this one',
         )
-    refuse_pruned(plan.state, plan.tool_state, plan.adapter.name, session.paths)
+    refuse_pruned(plan.state, plan.tool_state, plan.adapter.name, session.content)
     return replace(plan, compacts=True)
 
 
@@ -139,9 +140,11 @@ class Compaction:
         """Compact; BusyError when the session is locked, CsaError when its files cannot be written."""
         session_id = self._plan.state.session_id
         try:
-            name, store = self._plan.adapter.name, self._context.store
-            with open_session(store, session_id, self._context.redactor, tool=name, errand=COMPACTION) as held:
-                return await self._run_held(held)
+            name, store, keys = self._plan.adapter.name, self._context.store, lambda: self._context.keys.found
+            with ExitStack() as ending:
+                held = open_session(store, session_id, self._context.redactor, tool=name, errand=COMPACTION, keys=keys)
+                ending.callback(seal_after, self._context, held)
+                return await self._run_held(ending.enter_context(held))
         except OSError as error:
             raise CsaError(
                 f"The session cannot be written: {error.strerror}: "

@@ -60,11 +60,11 @@ def plan_fork(plan: TurnPlan, source: Session, state: SessionState) -> TurnPlan:
         and not plan.state.ephemeral  # it has its conversations elsewhere
         and Path(cwd).is_dir()
         and find_work_tree(cwd) == find_work_tree(plan.cwd)
-        and why_outgrown(source.paths, known, plan.adapter.name, _window(plan, state)) is None
+        and why_outgrown(source.content, known, plan.adapter.name, _window(plan, state)) is None
     )
-    origin = Origin(source.paths, state.turns, state.window.since_turn)
+    origin = Origin(source.content, state.turns, state.window.since_turn)
     fork = Fork(
-        source.paths,
+        source.content,
         state.turns,
         known.provider_session_id if is_native else None,
         known.totals if is_native else None,

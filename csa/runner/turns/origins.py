@@ -73,7 +73,7 @@ def _find(context: Context, source: _Source) -> Origin | None:
     if not is_session_id(session_id):  # a record from elsewhere must not say @last
         return None
     try:
-        paths = find_session(context, session_id, retired=True).files
+        paths = find_session(context, session_id, retired=True).content
         os.close(open_regular(paths.transcript))
     except (CsaError, OSError):
         return None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from csa.errors import NotFoundError, RefusedError, RetiredError, UsageError
+from csa.errors import NameTakenError, NotFoundError, RefusedError, RetiredError, UsageError
 from csa.ids import ENTROPY_BYTES, new_session_id
 from csa.model.limits import PLAN, Budget, ContextWindow
 from csa.model.state import SessionState, ToolState
@@ -186,7 +186,7 @@ def _plan_new(
     name = request.name or (request.session_id if request.session_id and not asked_id(request) else None)
     holder = context.store.find_name(request.name) if request.name else None
     if holder:  # one by --session-id is settled when it is published
-        raise UsageError(f"A session named '{name}' exists.", hint=f'csa run --session {holder} "..." continues it')
+        raise NameTakenError(f"A session named '{name}' exists.", hint=f'csa run --session {holder} "..." continues it')
     project = context.store.project
     if not is_unicode(f"{project}{directory}"):
         raise UsageError("The project's path is not valid UTF-8, so csa cannot record it.", hint="rename the directory")
@@ -258,7 +258,7 @@ def plan_resume(session: Session, request: RunRequest, *, now: datetime) -> Turn
     if request.repair:
         from csa.runner.turns.repair import check_repair  # noqa: PLC0415  # few turns are one
 
-        check_repair(state)
+        check_repair(state, request)
     request, replay = as_recorded_there(context, request, turn=state.turns + 1, continues=session.paths)
     choice = choose_for(context, request, previous=state.last_tool, replay=replay)
     known = state.tools.get(choice.adapter.name, ToolState())
@@ -294,7 +294,7 @@ def _refuse_plan(session: Session, state: SessionState, request: RunRequest) -> 
     """Refuse a prompt for the session of a plan, which its scheduler runs; an agent may repair what it has merged."""
     if PLAN not in state.tools or request.plan is not None or request.repair:
         return
-    words = started.data.get("flags") if (started := last_started(session.files.transcript)) else None
+    words = started.data.get("flags") if (started := last_started(session.content.transcript)) else None
     file = words[words.index("--file") + 1] if isinstance(words, list) and "--file" in words[:-1] else "FILE"
     raise RefusedError(
         f"Session {state.session_id} is the run of a plan: its tasks have sessions of their own.",

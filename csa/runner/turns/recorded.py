@@ -23,7 +23,7 @@ from csa.model.text import shortened
 from csa.paths import SessionPaths
 from csa.runner.context import REPLAY, Context
 from csa.runner.request import RunRequest
-from csa.runner.session import find_session
+from csa.runner.session import Session, find_session
 from csa.runner.toolbox import ToolChoice, find_adapter, transport_of
 from csa.store.archive import unpack
 from csa.store.family import family_of
@@ -197,7 +197,11 @@ def _recorded_here(context: Context, selector: str) -> tuple[Recording, str, str
         except CsaError:
             top = session  # the root is gone; what is below this one is what there is
     targets = [session.target, top.target, *family_of([top.target]).look()]
-    return Recording({each: store.find(each) for store, each in targets}), session.session_id, ""
+    return (
+        Recording({each: Session(context.in_store(store), each).content for store, each in targets}),
+        session.session_id,
+        "",
+    )
 
 
 def _refuse_unplayable(turn: RecordedTurn) -> None:

@@ -13,21 +13,23 @@ from csa.errors import RefusedError, UsageError
 from csa.model.state import SessionState
 from csa.model.text import one_line, some_names
 from csa.model.worktree import Refused, Worktree
+from csa.runner.request import RunRequest
 from csa.runner.turns.turnrecorder import TurnRecorder
 from csa.store import conflicts, landing
 from csa.store.conflicts import Before, Conflict
 from csa.store.gitplumbing import Git
 from csa.store.gitwork import is_ancestor, open_repository, open_worktree, target_of
 from csa.store.keeping import keep_work, peek, reclaim
+from csa.store.reception import refused_from_json
 from csa.structs import replace
 
 _MOST_FILES, _MOST_COMMITS, _MOST_CHARS = 50, 10, 6000
 _LEAVE = "Do not commit, and do not run git merge, rebase, reset or checkout: what you leave is committed for you."
 
 
-def check_repair(state: SessionState) -> None:
+def check_repair(state: SessionState, request: RunRequest) -> None:
     """Raise UsageError if nothing of the session was refused."""
-    if state.worktree is None or state.worktree.refused is None:
+    if state.worktree is None or (state.worktree.refused is None and request.refused is None):
         raise UsageError(
             f"Nothing of session {state.session_id} was refused, so there is nothing to repair.",
             hint=f"csa land {state.session_id}" if state.worktree else "csa run --worktree works in a worktree",
@@ -42,12 +44,15 @@ def prepare_repair(recorder: TurnRecorder) -> None:
         RefusedError: the agent has left a rebase or a merge of its own unfinished.
         GitError: git refuses.
     """
-    check_repair(recorder.held.state)
-    tree = recorder.held.state.worktree
+    held, request = recorder.held, recorder.plan.request
+    check_repair(held.state, request)
+    tree = held.state.worktree
     assert tree is not None
+    if request.refused:  # on another host, which has sent what is in the way
+        tree = replace(tree, refused=refused_from_json(request.refused))
+        held.save(replace(held.state, worktree=tree))
     assert tree.refused is not None
     words = _repair_conflict(recorder, tree) if tree.refused.kind == "conflict" else _repair_other(recorder, tree)
-    request = recorder.plan.request
     prompt = f"{words}\n\n{request.prompt}" if request.prompt.strip() else words
     recorder.plan = replace(recorder.plan, request=replace(request, prompt=prompt))
 

@@ -20,6 +20,7 @@ from csa.model.limits import Spent, spent_by_turn
 from csa.model.redaction import Redactor
 from csa.model.result import RunResult, json_text, summarise
 from csa.model.state import SessionState, ToolState, format_time
+from csa.runner.context import seal_after
 from csa.runner.secrets import sources_of
 from csa.runner.session import refuse_closed
 from csa.runner.turns.admission import Warn, holder_of, open_admission
@@ -43,6 +44,7 @@ from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
 from csa.store.turns import NOTHING_USED
 from csa.store.unfinished import Unfinished
+from csa.store.writer import SessionWriter
 from csa.structs import replace
 
 
@@ -280,6 +282,10 @@ class TurnRecorder(Recorder):
             self.held.attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
         if self.held.is_published and self.plan.state.ephemeral:
             self.held.attempt("the deletion of the ephemeral session", self.held.remove)
+        elif self.held.is_published and self.held.is_ours():
+            SessionWriter.close(self.held)
+            with self.held.losing("the session", "encrypted"):  # before anybody who waits for it sees that it is free
+                seal_after(self.plan.context, self.held, is_held=True)
         self.held.close()
 
     def withdraw(self) -> None:
@@ -420,6 +426,7 @@ def _take(plan: TurnPlan) -> tuple[HeldSession, Sequence[Warn]]:
                 detached=context.is_detached,
                 advice=RETRY_OR_WAIT,
                 steal=plan.request.steal,
+                keys=lambda: context.keys.found,
             )
         admission.admit(held)
     return held, admission.warnings

@@ -12,18 +12,18 @@ const isBusy = row => row.status === "running" || row.status === "open" || talk.
 
 export function composer(row) {
   if (!mayAct()) return h("p", { class: "composer reader" }, whyNot());
-  const busy = isBusy(row), isSending = sending.has(talk.id);
+  const busy = isBusy(row), isSending = sending.has(talk.id), isShut = busy && row.mirror; // queues are of this host
   return h("form", { class: "composer", onsubmit: event => (event.preventDefault(), send()), "aria-label": "Prompt" },
     talk.unsent && h("p", { key: "problem", class: "problem", role: "alert" }, talk.unsent),
     h("div", { class: "box" },
       h("textarea", {
         id: "prompt", key: talk.id, rows: "1", dir: "auto", "aria-label": "Prompt", "aria-describedby": "keys", readonly: isSending,
-        placeholder: row.phase === "closed" ? "This session is closed" : busy ? "Queue a prompt for when it has finished" : "Continue this session",
+        placeholder: row.phase === "closed" ? "This session is closed" : isShut ? `It is working on ${row.mirror}` : busy ? "Queue a prompt for when it has finished" : "Continue this session",
         made: element => restore(element, talk.id), oninput: event => typed(event.target), onkeydown: pressed,
       }),
-      h("button", { class: "primary", type: "submit", disabled: isSending }, isSending ? "Sending …" : busy ? "Queue" : "Send")),
+      h("button", { class: "primary", type: "submit", disabled: isSending || Boolean(isShut) }, isSending ? "Sending …" : busy && !isShut ? "Queue" : "Send")),
     h("p", { key: "keys", class: "keys", id: "keys" }, isKept
-      ? busy ? `It is working: your prompt runs ${row.queued ? `after ${row.queued} queued already` : "next"}.` : row.queued ? `${row.queued} queued.` : row.phase === "closed" ? `Nothing runs in it any more. Fork it, or: csa run --session ${row.session_id} --reopen "…"`
+      ? isShut ? "What you type is kept, and can be sent when it has finished." : busy ? `It is working: your prompt runs ${row.queued ? `after ${row.queued} queued already` : "next"}.` : row.queued ? `${row.queued} queued.` : row.phase === "closed" ? `Nothing runs in it any more. Fork it, or: csa run --session ${row.session_id} --reopen "…"`
         : isTouch() ? "" : "Enter sends, Shift+Enter begins a new line"
       : "This browser cannot keep drafts: copy what matters before you leave."));
 }
@@ -54,7 +54,7 @@ function pressed(event) {
 
 async function send() {
   const { id } = talk, row = current(), prompt = field().value;
-  if (!prompt.trim() || sending.has(id) || !row) return;
+  if (!prompt.trim() || sending.has(id) || !row || (row.mirror && isBusy(row))) return;
   const shouldQueue = isBusy(row);
   sending.add(id);
   talk.unsent = null;
@@ -118,6 +118,8 @@ async function explain(error) {
     await refresh();
     talk.isAtEnd = true;
     talk.unsent = "Another prompt was sent to this session meanwhile. Look at it above; your text is still here.";
+  } else if (error.status === 409 && current()?.mirror) {
+    talk.unsent = `Not sent: ${error.words ?? error.message}`;
   } else if (error.status === 409) {
     talk.busyRow = current();
     talk.unsent = `${error.message} You can queue your prompt instead.`;

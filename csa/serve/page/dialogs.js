@@ -42,15 +42,15 @@ export function menu() {
     mayAct() && [
       entry("Rename …", () => openDialog("rename")),
       entry(row.pinned ? "Unpin" : "Pin", () => pin(!row.pinned)),
-      entry("Fork …", () => openDialog("fork")),
-      entry("Compact the conversation", compact),
+      !row.mirror && entry("Fork …", () => openDialog("fork")),
+      !row.mirror && entry("Compact the conversation", compact),
       h("hr"),
       entry("Delete", () => (row.status === "running" || row.pinned ? openDialog("confirm") : remove(false)), "danger"),
     ]);
 }
 
 async function copyCommand() {
-  const command = `csa run --session ${talk.id} ""`;
+  const row = current(), command = `csa run --session ${row?.mirror ? `${row.mirror}:` : ""}${talk.id} ""`;
   try {
     await navigator.clipboard.writeText(command);
     toast("Copied.");
@@ -195,13 +195,15 @@ function parts(lines) {
 
 // A new session
 
-export const begin = { projects: null, tools: null, isSending: false, problem: null, id: null, body: null };
+export const begin = { projects: null, tools: null, hosts: [], isSending: false, problem: null, id: null, body: null };
 
 export async function loadChoices() {
   Object.assign(begin, { problem: null });
-  const [places, tools] = await Promise.all([ask("GET", "/projects").catch(() => null), ask("GET", "/tools").catch(() => null)]);
+  const read = path => ask("GET", path).catch(() => null);
+  const [places, tools, hosts] = await Promise.all(["/projects", "/tools", "/hosts"].map(read));
   begin.projects = places?.map(each => each.project) ?? projects();
   begin.tools = tools;
+  begin.hosts = hosts ?? [];
   changed();
 }
 
@@ -221,6 +223,8 @@ export function beginView() {
         field("Project", places.length || !isKnown
           ? h("select", { name: "directory", required: true }, places.map(place => h("option", { key: place, value: place, selected: place === chosen }, placeOf(place))))
           : h("input", { name: "directory", required: true, placeholder: "/path/of/project" })),
+        begin.hosts.length > 0 && field("Runs on", h("select", { name: "on" }, h("option", { value: "" }, "this host"),
+          begin.hosts.map(({ host, kind }) => h("option", { key: host, value: host }, kind === "ssh" ? host : `${host} (${kind})`)))),
         field("Tool", h("select", { name: "tool" }, h("option", { value: "auto" }, "automatic"),
           (begin.tools ?? []).filter(tool => tool.installed ?? tool.version).map(tool => h("option", { key: nameTool(tool), value: nameTool(tool) }, nameTool(tool))))),
         field("Permission", h("select", { name: "permission" }, h("option", { value: "" }, "as configured"),

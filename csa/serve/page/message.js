@@ -86,7 +86,7 @@ export function subAgent(row) {
     h("a", { class: "card child", href: `#/s/${row.session_id}` },
       h("span", { class: `dot ${look(row)}`, "aria-hidden": "true" }),
       h("span", { class: "name", dir: "auto" }, nameOf(row)),
-      h("span", { class: "facts" }, row.tool ?? "",
+      h("span", { class: "facts" }, row.mirror && `on ${row.mirror} · `, row.tool ?? "",
         isBusy && row.started_at ? [" · ", h("span", { key: "clock", "data-since": row.started_at })] : row.duration_s ? ` · ${elapsed(row.duration_s)}` : "",
         spent(row.usage) && ` · ${spent(row.usage)}`),
       h("span", { class: "doing" }, h("span", { class: `word ${look(row)}` }, row.asking ? "asks" : inWords(row.status)),

@@ -39,7 +39,7 @@ export const mayAct = () => state.access === "act";
 /** Say why nothing can be done here: what the token allows is known only when the server has said it. */
 export const whyNot = () => (state.access === null ? "Asking what this token allows …" : "Only reading is allowed here.");
 
-const keyOf = row => `${row.project}\n${row.session_id}`;
+const keyOf = row => `${row.mirror ?? ""}\n${row.project}\n${row.session_id}`;
 
 export function takeRows(name, data) {
   if (name === "snapshot") state.rows = new Map();
@@ -55,13 +55,16 @@ let cached = null;
 function index() {
   if (cached) return cached;
   const byId = new Map(), children = new Map();
-  for (const row of state.rows.values()) byId.set(row.session_id, row);
+  for (const row of state.rows.values()) {
+    if (!row.mirror || !byId.has(row.session_id)) byId.set(row.session_id, row); // that of this host comes first
+  }
   for (const row of byId.values()) {
     const parent = row.parent_session_id;
     if (parent) children.set(parent, [...(children.get(parent) ?? []), row]);
   }
+  const namesOf = call => [...new Set([...byId.values()].map(call).filter(Boolean))].sort();
   for (const list of children.values()) list.sort((a, b) => (a.session_id < b.session_id ? -1 : 1));
-  return (cached = { byId, children, projects: [...new Set([...byId.values()].map(row => row.project))].sort() });
+  return (cached = { byId, children, projects: namesOf(row => !row.mirror && row.project), hosts: namesOf(row => row.mirror) });
 }
 
 export const rowOf = id => index().byId.get(id);
@@ -85,6 +88,9 @@ export function roots() {
 const max = (a, b) => (a > b ? a : b);
 
 export const projects = () => index().projects;
+/** The other hosts that sessions are on. */
+export const hosts = () => index().hosts;
+const isThere = row => !state.project || (state.project.startsWith("/") ? !row.mirror && row.project === state.project : row.mirror === state.project);
 
 /** Return the shortest end of a project's path that only it has. */
 export function placeOf(project) {
@@ -97,8 +103,8 @@ export function placeOf(project) {
 }
 
 export function matches(row) {
-  const text = `${nameOf(row)} ${row.description ?? ""} ${row.session_id} ${row.tool ?? ""} ${row.status} ${row.doing ?? ""}`.toLowerCase();
-  return (!state.project || row.project === state.project) &&
+  const text = `${nameOf(row)} ${row.description ?? ""} ${row.session_id} ${row.tool ?? ""} ${row.status} ${row.doing ?? ""} ${row.mirror ?? ""}`.toLowerCase();
+  return isThere(row) &&
     state.filter.toLowerCase().split(/\s+/).every(word => text.includes(word));
 }
 

@@ -5,7 +5,7 @@ import { openDialog } from "./dialogs.js";
 import { message, subAgent } from "./message.js";
 import { ask, follow } from "./net.js";
 import { act, changed, childrenOf, mayAct, placeOf, rowOf, say, state, toast } from "./state.js";
-import { inWords, look, madeAt, nameOf, plural, shorten, spent, statusOf } from "./words.js";
+import { inWords, look, madeAt, nameOf, plural, shorten, silence, spent, statusOf } from "./words.js";
 
 const REFRESH_MS = 150;
 const NEAR = 60, EARLY = 800; // pixels from the end, and from the beginning
@@ -175,10 +175,10 @@ export async function stop() {
 }
 
 export async function remove(isForced) {
-  const { id } = talk, name = title();
+  const { id } = talk, name = title(), isFar = Boolean(current()?.mirror);
   const done = await act("DELETE", `/sessions/${enc(id)}${isForced ? "?force=true" : ""}`);
   if (!done) return;
-  toast(`Deleted ${name}.`, { action: { words: "Undo", run: () => restore(id, name) } });
+  toast(`Deleted ${name}.`, isFar ? {} : { action: { words: "Undo", run: () => restore(id, name) } });
   if (talk.id === id) location.hash = "#/";
 }
 
@@ -210,14 +210,14 @@ export function talkView() {
 }
 
 function head(row) {
-  const isBusy = row?.status === "running";
+  const isBusy = row?.status === "running" || row?.status === "away"; // its host knows
   return h("header", { class: "bar" },
     h("a", { class: "button quiet back", href: "#/", "aria-label": "All sessions" }, "‹"),
     h("div", { class: "names" },
       h("h1", { dir: "auto", title: row ? nameOf(row) : null }, row ? nameOf(row) : talk.problem?.status === 404 ? "Not found" : "…"),
       row && h("p", { class: "facts" },
         h("span", { class: `word ${look(row)}` }, row.asking ? "asks" : inWords(statusOf(row))),
-        [` · ${row.tool ?? "no tool yet"}`, row.turn ?? row.turns ? plural(row.turn ?? row.turns, "turn") : "", spent(row.usage), placeOf(row.project ?? "")].filter(Boolean).join(" · "))),
+        [` · ${row.tool ?? "no tool yet"}`, row.turn ?? row.turns ? plural(row.turn ?? row.turns, "turn") : "", spent(row.usage), row.mirror ? `on ${row.mirror}` : placeOf(row.project ?? "")].filter(Boolean).join(" · "))),
     row && isBusy && mayAct() && h("button", { onclick: stop, title: "Stop this turn" }, h("span", { class: "square", "aria-hidden": "true" }), "Stop"),
     row && h("button", { class: "quiet wide", onclick: () => openDialog("diff") }, "Diff"),
     row && h("button", { class: "quiet", popovertarget: "menu", "aria-haspopup": "true", "aria-label": "More", title: "More" }, "⋯"));
@@ -226,10 +226,11 @@ function head(row) {
 function notice() {
   const row = current();
   if (talk.refused) return h("div", { key: "refused", class: "notice", role: "status" }, talk.refused);
-  if (talk.isGone || (talk.isLoaded && state.isComplete && !rowOf(talk.id) && state.link === "live")) {
+  if (talk.isGone || (talk.isLoaded && state.isComplete && !rowOf(talk.id) && !row?.mirror && state.link === "live")) {
     return h("div", { key: "gone", class: "notice", role: "status" }, "This session was deleted.",
-      mayAct() && h("button", { onclick: () => restore(talk.id, title()) }, "Restore"));
+      mayAct() && !row?.mirror && h("button", { onclick: () => restore(talk.id, title()) }, "Restore"));
   }
+  if (row?.status === "away") return h("div", { key: "away", class: "notice", role: "status" }, `${row.mirror}, ${silence(row)}: it was running then, and may be running still.`);
   if (talk.link === "waiting" && talk.isLoaded && row && state.link !== "live") {
     return h("div", { key: "lost", class: "notice", role: "status" }, "Not connected: what you see may be old. What you type is kept.");
   }

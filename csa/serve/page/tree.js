@@ -1,14 +1,14 @@
 // The sessions at the left, as a tree that is kept up to date.
 import { h, isEnter } from "./dom.js";
-import { changed, childrenOf, fold, go, matches, mayAct, placeOf, projects, roots, state } from "./state.js";
-import { age, inWords, look, madeAt, nameOf, shorten, spent, statusOf } from "./words.js";
+import { changed, childrenOf, fold, go, hosts, matches, mayAct, placeOf, projects, roots, state } from "./state.js";
+import { age, inWords, look, madeAt, nameOf, shorten, silence, spent, statusOf } from "./words.js";
 
 const DEEPEST = 8;
 
 export function tree() {
   const wanted = state.filter.trim() || state.project;
   const tops = wanted ? roots().map(kept).filter(Boolean) : roots().map(row => ({ row, kids: null }));
-  const places = projects();
+  const places = [...projects(), ...hosts()];
   const running = [...state.rows.values()].filter(row => row.status === "running").length;
   return h("nav", { class: "side", "aria-label": "Sessions" },
     h("div", { class: "bar" },
@@ -21,9 +21,9 @@ export function tree() {
         spellcheck: "false", value: state.filter, oninput: event => filter(event.target.value),
         onkeydown: event => isEnter(event) && tops[0] && go(`/s/${firstMatch(tops[0]).session_id}`),
       }),
-      places.length > 1 && h("select", { "aria-label": "Project", onchange: event => ((state.project = event.target.value), changed()) },
+      places.length > 1 && h("select", { "aria-label": "Project or host", onchange: event => ((state.project = event.target.value), changed()) },
         h("option", { value: "" }, "All projects"),
-        places.map(place => h("option", { key: place, value: place, selected: place === state.project }, placeOf(place))))),
+        places.map(place => h("option", { key: place, value: place, selected: place === state.project }, place.startsWith("/") ? placeOf(place) : `on ${place}`)))),
     h("div", { class: "list" },
       tops.length > 0 && h("ul", {}, tops.slice(0, state.roots).map(top => node(top, 0))),
       tops.length > state.roots && h("button", { class: "more", onclick: () => ((state.roots += 200), changed()) },
@@ -59,7 +59,7 @@ const firstMatch = ({ row, kids }) => (matches(row) || !kids?.length ? row : fir
 function node({ row, kids }, depth) {
   const children = kids ?? childrenOf(row.session_id).map(child => ({ row: child, kids: null }));
   const id = row.session_id, isFolded = !kids && state.folded.has(id), isOpen = state.route.id === id;
-  return h("li", { key: `${row.project} ${id}` },
+  return h("li", { key: `${row.mirror ?? ""} ${row.project} ${id}` },
     h("div", { class: isOpen ? "row open" : "row" },
       h("a", { href: `#/s/${id}`, "aria-current": isOpen ? "page" : null, title: row.description && row.name ? row.description : null },
         h("span", { class: `dot ${look(row)}`, "aria-hidden": "true" }),
@@ -67,7 +67,7 @@ function node({ row, kids }, depth) {
         when(row),
         h("span", { class: "doing" },
           h("span", { class: `word ${look(row)}` }, row.asking ? "asks" : inWords(statusOf(row))),
-          ` · ${row.tool ?? "no tool"}`, row.queued ? ` · ${row.queued} queued` : "", doing(row)),
+          row.mirror && ` · on ${row.mirror}`, ` · ${row.tool ?? "no tool"}`, row.queued ? ` · ${row.queued} queued` : "", doing(row)),
         h("span", { class: "spent" }, spent(row.usage))),
       children.length > 0 && !kids && h("button", {
         class: "fold", "aria-expanded": String(!isFolded), "aria-label": `Sub-agents of ${nameOf(row)}`, onclick: () => fold(id),
@@ -76,6 +76,8 @@ function node({ row, kids }, depth) {
 }
 
 function doing(row) {
+  if (row.status === "away") return ` · ${silence(row)}`;
+  if (row.mirror && row.status !== "running") return "";
   if (row.status !== "running") return state.project || projects().length < 2 || row.parent_session_id ? "" : ` · ${placeOf(row.project)}`;
   return ` · ${shorten(row.doing || "starting", row.project)}`;
 }

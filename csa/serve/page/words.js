@@ -36,11 +36,14 @@ export function spent(usage) {
 
 const LOOKS = {
   running: "busy", open: "busy", succeeded: "good", failed: "bad", killed: "bad", lost: "bad", damaged: "bad",
-  timed_out: "warn", cancelled: "warn", unknown: "warn",
+  timed_out: "warn", cancelled: "warn", unknown: "warn", away: "warn",
 };
 export const look = row => (row.asking ? "warn" : LOOKS[statusOf(row)] ?? "calm");
 export const statusOf = row => (row.phase === "closed" && row.status !== "running" ? "closed" : row.status);
 export const inWords = status => String(status).replaceAll("_", " ");
+
+/** Say what is known of a session whose host is silent. */
+export const silence = row => (row.heard_at ? `last heard of at ${clock(row.heard_at)}` : "not heard of");
 
 const TURNS = /[\u202a-\u202e\u2066-\u2069]/g; // which would have the words around a name read backwards
 export const nameOf = row => (row.name || row.description || row.prefix || row.session_id).replace(TURNS, "");

@@ -1,0 +1,60 @@
+"""Turns on other hosts, for MCP: the mirrors of those that were begun, or are waited for, are kept up to date."""
+
+from __future__ import annotations
+
+import time
+
+from csa.runner.attached import Placed, start_placed
+from csa.runner.context import Context
+from csa.runner.hosts.placing import Begun
+from csa.runner.hosts.starting import PARTS, budget_of, start_watched
+from csa.runner.hosts.watching import Keeping
+from csa.runner.request import RunRequest
+from csa.runner.session import Session
+from csa.store.mirrors import mirror_for
+from csa.store.sessions import Store
+
+_LOOK_S, _WITHIN_S = 0.05, 5.0
+
+
+class Elsewhere:
+    """What goes on there; turns that are not detached end with this process."""
+
+    def __init__(self, keeping: Keeping) -> None:
+        self._keeping = keeping
+        self._attached: list[Placed] = []
+
+    def start(self, context: Context, request: RunRequest, on: str, *, is_detached: bool) -> str:
+        """Start a turn on a host, or on one that a scheduler finds; return `HOST:ID`, which is in the mirror then.
+
+        Raises as `start_placed`.
+        """
+        self._await_settled(request.session or "")
+        if is_detached:
+            return _when_seen(context, start_watched(context, request, on, self._keeping, parts=PARTS))
+        allowance = budget_of(context, request)
+        queue_s = context.config.engine(on.partition(":")[0]).queue_s
+        placed = start_placed(context, request, host=on, allowance=allowance, parts=PARTS, queue_s=queue_s)
+        self._attached = [*(each for each in self._attached if each.wait(0) is None), placed]
+        return _when_seen(context, placed)
+
+    def _await_settled(self, session: str) -> None:
+        """Have the turn before settled, whose end was seen a moment ago."""
+        for each in self._attached:
+            if session.endswith(each.session_id):
+                each.wait(_WITHIN_S)
+
+    def watch(self, context: Context, session: Session) -> None:
+        """Keep the mirror of a session's host up to date until it has ended; nothing is to be done for one of here."""
+        if (host := session.store.host) and session.liveness().state != "not_alive":
+            self._keeping.keep(context.config.engine(host), session.target, 0)
+
+
+def _when_seen(context: Context, begun: Begun | Placed) -> str:
+    """Return what names a session when it is in the mirror of its host, or after a while."""
+    mirror = mirror_for(context.store.root_pathname, begun.host)
+    transcript = Store(mirror.pathname, begun.project).paths(begun.session_id).transcript
+    deadline = time.monotonic() + _WITHIN_S
+    while not transcript.exists() and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+    return f"{begun.host}:{begun.session_id}"

@@ -1,0 +1,129 @@
+"""Starting turns on other hosts that go on by themselves, for whoever is no command; and watching them from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from csa.errors import CsaError
+from csa.model.config import Engine
+from csa.model.limits import Budget
+from csa.runner.context import Context
+from csa.runner.detach import AppearedError
+from csa.runner.hosts.escrow import Escrow
+from csa.runner.hosts.fetching import fetch_work
+from csa.runner.hosts.placing import Begun, refuse_elsewhere
+from csa.runner.hosts.sending import Where, begin_there, find_where, reserve_for, tether_to
+from csa.runner.hosts.sharing import part_of_budgets
+from csa.runner.hosts.syncing import Sync
+from csa.runner.hosts.watching import Keeping
+from csa.runner.request import RunRequest
+from csa.runner.turns.checks import check_request
+from csa.runner.turns.patience import try_until_free
+from csa.structs import replace
+
+Tell = Callable[[str], None]
+PARTS = 2  # of what the budgets above have: one goes along where nobody says how much, and one stays
+
+
+def start_there(
+    context: Context,
+    request: RunRequest,
+    host: str | None,
+    *,
+    wait_s: float | None = None,
+    allowance: Budget | None = None,
+    parts: int | None = None,
+    tell: Tell = lambda _: None,
+) -> tuple[Begun, Engine]:
+    """Start a turn on another host; return it, and how its host is reached, when it has begun and can be seen here.
+
+    Args:
+        context: where, and by whom, it is asked for.
+        request: what is to be run; its `directory` is of this host.
+        host: the host, or a scheduler; None if the session's name has it, as in `gpu:auth`.
+        wait_s: how long to wait for a busy session or a full limit there; in a scheduler's queue at most as long, or
+            for `queue_s`.
+        allowance: of the budgets above it here: see `reserve`. None is what an agent asks for as its budget.
+        parts: as for `start_placed`; None leaves the allowance as it is.
+        tell: gets what may interest who asked.
+
+    It may be called in any thread. Raises as `find_where`, `reserve_for` and `Tether.begin`, and:
+        UsageError: the request makes no sense elsewhere.
+        WithdrawnError: it has waited in the queue for too long, and will never begin.
+    """
+    refuse_elsewhere(request)
+    check_request(request)
+    if request.images or request.files:
+        from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some
+
+        request = with_contents(request, context.directory_pathname)
+
+    def begin(where: Where) -> tuple[Begun, Engine]:
+        asked = allowance or budget_of(context, request)
+        if parts and where.is_new:
+            asked = part_of_budgets(context, asked, parts)
+        return _begin(context, where, asked, wait_s=wait_s, tell=tell)
+
+    where = find_where(context, request, host, None)
+    try:
+        begun, engine = begin(where)
+    except AppearedError as appeared:  # its name means a session that was not seen here
+        if not where.is_new or where.session_id == appeared.session_id:
+            raise
+        named = replace(request, session=f"{where.engine.name}:{appeared.session_id}", session_id=None)
+        begun, engine = begin(find_where(context, named, None, None))
+    with suppress(CsaError):  # whoever looks for it brings it up to date
+        Sync(context.store.root_pathname, engine).once()
+    return begun, engine
+
+
+def budget_of(context: Context, request: RunRequest) -> Budget:
+    """Return what an agent asks for as the budget of a session, which goes along; nothing if it is no agent's."""
+    if context.caller is None:
+        return Budget()
+    return Budget(tokens=request.budget_tokens or 0, usd=request.budget_usd or 0.0, time_s=request.budget_time_s or 0.0)
+
+
+def _begin(
+    context: Context, where: Where, allowance: Budget, *, wait_s: float | None, tell: Tell
+) -> tuple[Begun, Engine]:
+    def warn(lines: object) -> None:
+        for words in lines if isinstance(lines, list | tuple) else ():
+            tell(words)
+
+    def reserve_now() -> Escrow:
+        return reserve_for(context, where, allowance)
+
+    warn(where.code.warnings if where.code else ())
+    queue_s = wait_s or where.engine.queue_s
+    with try_until_free(reserve_now, limit_s=wait_s, tell=tell) if wait_s else reserve_now() as escrow:
+        tether = tether_to(context, where, escrow, is_detached=True, queue_s=queue_s, noted=(), tell=tell)
+        try:
+            begun = begin_there(context, where, escrow, tether, wait_s=wait_s, noted=None, warn=warn)
+            return begun, tether.engine_now()
+        finally:
+            tether.close()
+
+
+def start_watched(
+    context: Context,
+    request: RunRequest,
+    host: str | None,
+    keeping: Keeping,
+    *,
+    wait_s: float | None = None,
+    parts: int | None = None,
+) -> Begun:
+    """Start a turn on another host that goes on by itself; have its record, and then its commits, here.
+
+    Raises as `start_there`.
+    """
+    begun, engine = start_there(context, request, host, wait_s=wait_s, parts=parts)
+
+    def fetch() -> None:
+        with suppress(CsaError, OSError):  # it has changed no code, or csa fetch brings it later
+            fetch_work(context, engine, begun.session_id, begun.host)
+
+    keeping.keep(engine, begun.target(context.store.root_pathname), begun.turn, fetch)
+    return begun

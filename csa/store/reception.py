@@ -1,0 +1,85 @@
+"""What has become here of the work of a session on another host: whether it was landed, or why not.
+
+The session's own record is on its host, so that it is kept beside the work, in the repository here: by a ref that no
+host can send, and that is not among those of commits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from csa.model.state import format_time, parse_time
+from csa.model.usage import count_of
+from csa.model.worktree import Refused, words_of
+from csa.store.gitplumbing import Git, GitError
+from csa.structs import Struct, asdict
+
+_RECEIVED = "refs/csa-received/"  # and the session's id
+
+
+class Reception(Struct, kw_only=True):
+    """What was done with a session's work as it was after a turn.
+
+    Attributes:
+        turn: the number of the turn.
+        landed: the commit here that has it; None if it has not landed.
+        commits: what it became here, oldest first.
+        at: when.
+        refused: why it could not be landed.
+    """
+
+    turn: int
+    landed: str | None = None
+    commits: tuple[str, ...] = ()
+    at: datetime
+    refused: Refused | None = None
+
+
+def read_reception(git: Git, session_id: str) -> Reception | None:
+    """Return what has become of a session's work in a repository; None if nothing that can be read was noted."""
+    with suppress(GitError, ValueError, RecursionError):
+        found = json.loads(git.run("cat-file", "blob", f"{_RECEIVED}{session_id}"))
+        if isinstance(found, dict):
+            return _from_json(found)
+    return None
+
+
+def _from_json(found: Mapping[str, Any]) -> Reception:
+    landed, refused = found.get("landed"), found.get("refused")
+    return Reception(
+        turn=count_of(found.get("turn")) or 0,
+        landed=landed if isinstance(landed, str) else None,
+        commits=words_of(found, "commits"),
+        at=parse_time(found.get("at")) or datetime.fromtimestamp(0, UTC),
+        refused=refused_from_json(refused) if isinstance(refused, Mapping) else None,
+    )
+
+
+def refused_from_json(found: Mapping[str, Any]) -> Refused:
+    """Return what `asdict` has made of a refusal."""
+    kind, onto, message = (found.get(name) for name in ("kind", "onto", "message"))
+    return Refused(
+        kind=str(kind),
+        files=words_of(found, "files"),
+        onto=onto if isinstance(onto, str) else None,
+        message=message if isinstance(message, str) else "",
+    )
+
+
+def note_reception(
+    git: Git,
+    session_id: str,
+    turn: int,
+    *,
+    landed: str | None = None,
+    commits: tuple[str, ...] = (),
+    refused: Refused | None = None,
+) -> None:
+    """Note what has become of a session's work as it is after a turn; GitError."""
+    said = {"turn": turn, "landed": landed, "commits": commits, "at": format_time(datetime.now(UTC))}
+    text = json.dumps({**said, "refused": asdict(refused) if refused else None})
+    git.run("update-ref", f"{_RECEIVED}{session_id}", git.line("hash-object", "-w", "--stdin", stdin=text.encode()))

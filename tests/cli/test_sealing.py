@@ -1,0 +1,228 @@
+"""Encryption at rest: `[store] encrypt = "finished"`, `csa seal` and `csa unseal`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from csa.store.locks import is_locked
+from tests.cli.hosts import sync
+from tests.support import Place
+
+PLANTED = "planted-text-7712"
+ANSWER = "planted-answer-3391"
+
+
+def left_in_memory() -> list[Path]:
+    """Return the directories in which sessions were opened, and that no process has any more."""
+    return [path for path in Path("/dev/shm").glob("csa-open-*") if not is_locked(path / "lock")]
+
+
+class Sealing:
+    """A place whose sessions are encrypted, and the key that opens them."""
+
+    def __init__(self, place: Place) -> None:
+        self.place, self.key = place, pyrage.x25519.Identity.generate()
+        self.file = place.tmp / "key.txt"
+        self.file.write_text(f"{self.key}\n")
+        self.configure(f'identity = "{self.file}"')
+
+    def configure(self, more: str, *, encrypt: str = "finished") -> None:
+        """Set what opens the sessions."""
+        config = self.place.tmp / "own.toml"
+        self.place.env["CSA_CONFIG"] = str(config)
+        recipients = f'recipients = ["{self.key.to_public()}"]'
+        config.write_text(f'[store]\nencrypt = "{encrypt}"\n{recipients}\n{more}\n')
+
+    def plain(self, *words: str) -> list[Path]:
+        """Return the files of the state root that have one of the words in plain, and of what is in memory."""
+        places = [self.place.state_root, *left_in_memory()]
+        files = [path for place in places for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
+        wanted = [word.encode() for word in words or (PLANTED, ANSWER)]
+        return [path for path in files if any(word in path.read_bytes() for word in wanted)]
+
+
+@pytest.fixture
+def sealing(place: Place) -> Iterator[Sealing]:
+    yield Sealing(place)
+    assert left_in_memory() == []
+
+
+def test_what_has_finished_is_in_no_file_in_plain(sealing: Sealing) -> None:
+    """What was asked, said and left is in no file of the state root; with the key everything reads as before."""
+    place = sealing.place
+    place.play(["run", f"echo {ANSWER} > $CSA_OUTPUT_DIR/left.txt"], ["usage", 20, 10], ["say", f"so: {ANSWER}"])
+    done = place.codex(PLANTED, "--name", "kept")
+    assert (done.code, ANSWER in done.out, done.err.count("warning")) == (0, True, 0), done.err
+    assert sealing.plain() == []
+    row = place.run("ls", "--json").json[0]
+    assert (row["status"], row["description"], row["usage"]["output_tokens"]) == ("succeeded", "(encrypted)", 10)
+    assert PLANTED in place.run("show", "kept").out
+    assert place.run("result", "kept").out == f"so: {ANSWER}\n"
+    assert PLANTED in place.run("logs", "kept", "--events").out
+    assert place.run("artifacts", "kept").out.count("left.txt") == 1
+    assert len(place.run("search", "planted", "--json").json) == 3  # the prompt, the call, and the answer
+    assert sealing.plain() == []
+    sealing.file.unlink()
+    for words in (["ls"], ["status", "kept"], ["wait", "kept"], ["ls", "--tree"], ["stats"], ["budget", "kept"]):
+        done = place.run(*words)
+        assert (done.code, PLANTED in done.out) == (0, False), done
+    for words in (["show", "kept"], ["result", "kept"], ["logs", "kept"], ["run", "-s", "kept", "on"]):
+        done = place.run(*words)
+        assert (done.code, "hint: " in done.err) == (7, True), done
+    sealing.file.write_text(str(sealing.key))
+    assert place.run("run", "-s", "kept", "and more").code == 0
+    assert sealing.plain() == []
+    assert [turn["turn"] for turn in place.run("show", "kept", "--json").json][-1] == 2
+
+
+@pytest.mark.thorough
+def test_the_key_may_come_from_a_command(sealing: Sealing) -> None:
+    """A command that fails, prints nothing or another key is an error with the next step; lists do not ask it."""
+    place = sealing.place
+    place.codex(PLANTED, "--name", "kept")
+    log = place.tmp / "asked"
+    script = place.tmp / "print-key"
+    script.write_text(f"#!/bin/sh\necho asked >> {log}\ncat {sealing.file}\n")
+    script.chmod(0o755)
+    sealing.configure(f'identity_command = ["{script}"]')
+    assert place.run("ls").code == 0
+    assert not log.exists()
+    assert PLANTED in place.run("show", "kept").out
+    assert log.read_text() == "asked\n"
+    for words, error in (
+        ('["false"]', "has failed (exit code 1)"),
+        ('["true"]', "There is no secret key in what true prints"),
+        ('["/nowhere/to-be-found"]', "cannot be read"),
+        (f'["echo", "{pyrage.x25519.Identity.generate()}"]', "None of your keys opens"),
+    ):
+        sealing.configure(f"identity_command = {words}")
+        done = place.run("show", "kept")
+        assert (done.code, error in done.err, "hint: " in done.err) == (7, True, True), done
+    done = place.run("search", "planted")
+    assert (done.code, "1 encrypted session" in done.err) == (1, True), done
+    checks = place.run("doctor", "--json").json["checks"]
+    assert [(each["level"], "does not open" in each["detail"]) for each in checks if each["name"] == "encryption"] == [
+        ("fail", True)
+    ]
+    sealing.configure("")
+    assert place.run("show", "kept").code == 7
+    assert sealing.plain() == []
+
+
+@pytest.mark.thorough
+def test_a_tree_is_encrypted_when_it_rests(sealing: Sealing) -> None:
+    """While something of the tree runs, its members are plain: agents read what their sub-agents have answered."""
+    place = sealing.place
+    nested = f"csa run --tool codex --name child '{PLANTED} below' && csa result child > $CSA_OUTPUT_DIR/seen"
+    place.script(
+        {"match": "below", "do": [["say", ANSWER]]},
+        {"match": "", "do": [["run", nested], ["say", "done"]]},
+    )
+    done = place.codex(PLANTED, "--name", "top", "--permission", "full")
+    assert done.code == 0, done.err
+    assert sealing.plain() == []
+    assert ANSWER in place.run("artifacts", "top", "--json").out or place.run("show", "top").out.count("done")
+    assert place.run("result", "child").out == f"{ANSWER}\n"
+    assert place.run("ls", "--tree").out.count("succeeded") == 2
+    assert place.run("run", "--fork-from", "child", "--tool", "codex", "go on").code == 0
+    assert PLANTED in place.run("export", "top", "--tree", "--format", "md").out
+    archive = place.tmp / "all.tar.gz"
+    assert place.run("export", "top", "--tree", "-o", str(archive)).code == 0
+    assert sealing.plain() == []
+
+
+@pytest.mark.thorough
+def test_by_hand_and_by_gc(sealing: Sealing) -> None:
+    """csa seal, csa unseal and csa gc; what was there before, deleted sessions, names and descriptions."""
+    place = sealing.place
+    sealing.configure(f'identity = "{sealing.file}"', encrypt="off")
+    first = place.codex(PLANTED, "--name", "kept").session_id
+    second = place.codex(PLANTED, "--name", "other").session_id
+    assert len(sealing.plain()) > 2
+    assert place.run("index", "build").code == 0
+    assert place.run("seal", "kept").out == f"{first} is encrypted\n"
+    assert {hit["session_id"] for hit in place.run("search", "planted", "--json").json} == {first, second}
+    assert place.run("validate").code == 0
+    assert place.run("rename", "kept", "called").code == 0
+    assert place.run("pin", "called").code == 0
+    assert place.run("repair", "called").code == 7
+    assert place.run("unseal", "called").out == f"{first} is open\n"
+    assert PLANTED in place.run("ls", "--json").out
+    events = [event["type"] for event in place.run("logs", "called", "--events").events]
+    assert events[-2:] == ["session_updated", "session_updated"]
+    assert place.run("validate").code == 0
+    assert place.run("rm", "other").code == 0
+    sealing.configure(f'identity = "{sealing.file}"')
+    assert place.run("gc", "--days", "30", "--dry-run").out == "csa gc: would encrypt 2 sessions\n"
+    assert place.run("gc", "--days", "30").out == "csa gc: encrypted 2 sessions\n"
+    assert place.run("gc", "--days", "30").out == ""
+    assert place.run("describe", "called", f"about {PLANTED}").code == 0
+    assert sealing.plain() == []
+    assert place.run("restore", second).code == 0
+    assert PLANTED in place.run("show", "other").out
+    assert sealing.plain() == []
+
+
+@pytest.mark.thorough
+def test_it_is_the_users_to_decide(sealing: Sealing) -> None:
+    """A project cannot set it, and without anybody to encrypt for it is refused before anything runs."""
+    place = sealing.place
+    own = place.project / ".csa" / "config.toml"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text('[store]\nencrypt = "off"\n')
+    assert place.run("run", "--tool", "codex", "hello").code == 6
+    own.unlink()
+    (place.tmp / "own.toml").write_text('[store]\nencrypt = "finished"\n')
+    done = place.run("run", "--tool", "codex", "hello")
+    assert (done.code, "age-keygen" in done.err, place.ids()) == (6, True, [])
+
+
+@pytest.mark.thorough
+def test_a_mirror_keeps_what_its_host_has_encrypted_in_plain_no_longer(place: Place, remote: Place) -> None:
+    """What was seen here is deleted; it is read there."""
+    place.env["CSA_CONFIG"] = str(place.tmp / "none.toml")
+    (place.tmp / "none.toml").write_text("")
+    remote.codex(PLANTED, "--name", "kept")
+    sync(place)
+    assert PLANTED in place.run("show", "n1:kept").out
+    key = pyrage.x25519.Identity.generate()
+    config = remote.tmp / "own.toml"
+    config.write_text(f'[store]\nrecipients = ["{key.to_public()}"]\n')
+    remote.env["CSA_CONFIG"] = str(config)
+    assert remote.run("seal", "kept").code == 0
+    sync(place)
+    files = [path for path in place.state_root.rglob("*") if path.is_file()]
+    assert [path for path in files if PLANTED.encode() in path.read_bytes()] == []
+    done = place.run("show", "n1:kept")
+    assert (done.code, "ssh n1 csa show" in done.err) == (7, True)
+    assert place.run("ls", "--host", "n1", "--json").json[0]["status"] == "succeeded"
+
+
+@pytest.mark.thorough
+def test_a_turn_for_another_host_is_encrypted_once_that_has_seen_it(place: Place, remote: Place) -> None:
+    """The host leaves it to csa gc there: who placed the turn gets its answer, and may go on."""
+    key = pyrage.x25519.Identity.generate()
+    (remote.tmp / "key").write_text(str(key))
+    config = remote.tmp / "config" / "csa" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        f'[store]\nencrypt = "finished"\nrecipients = ["{key.to_public()}"]\nidentity = "{remote.tmp / "key"}"\n'
+    )
+    place.env["XDG_CONFIG_HOME"] = remote.env["XDG_CONFIG_HOME"] = str(config.parent.parent)
+    place.play(["say", ANSWER])
+    remote.env["FAKE_TOOL_SCRIPT"] = place.env["FAKE_TOOL_SCRIPT"]
+    words = ("run", "--on", "n1", "--tool", "codex", "--cd", str(remote.project))
+    done = place.run(*words, "--name", "kept", PLANTED)
+    assert (done.code, done.out) == (0, f"{ANSWER}\n"), done.err
+    assert not list(remote.state_root.rglob("sealed.age"))
+    done = remote.run("gc", "--days", "30", "--all-projects")
+    assert (done.code, done.out) == (0, "csa gc: encrypted 1 session\n"), done.err
+    sync(place)
+    files = [path for path in (*place.state_root.rglob("*"), *remote.state_root.rglob("*")) if path.is_file()]
+    assert [path for path in files if ANSWER.encode() in path.read_bytes()] == []
+    done = place.run("run", "-s", "n1:kept", "go on")
+    assert (done.code, done.out) == (0, f"{ANSWER}\n"), done.err

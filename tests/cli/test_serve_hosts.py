@@ -1,0 +1,153 @@
+"""`csa serve` and other hosts: their sessions are listed, opened, streamed from their mirrors, and acted on there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from csa.store.mirrors import Mirror
+from tests.cli.hosts import make_old, sync
+from tests.serving import Server, serving
+from tests.support import Place, wait_for
+
+
+@pytest.fixture(autouse=True)
+def _no_code(place: Place) -> None:
+    config = place.tmp / "own.toml"
+    config.write_text("".join(f'[engines.{name}]\ncode = "none"\n' for name in ("n1", "nowhere")))
+    place.env["CSA_CONFIG"] = str(config)
+
+
+@pytest.fixture
+def server(place: Place) -> Iterator[Server]:
+    with serving(place) as found:
+        yield found
+
+
+def row_of(server: Server, session_id: str) -> dict[str, object] | None:
+    rows = server.get("/events")["sessions"]
+    return next((row for row in rows if row["session_id"] == session_id), None)
+
+
+def has_status(server: Server, session_id: str, status: str) -> bool:
+    row = row_of(server, session_id)
+    return row is not None and row["status"] == status
+
+
+@pytest.mark.usefixtures("remote")
+def test_a_turn_is_begun_on_a_host_and_seen_here(place: Place, server: Server) -> None:
+    """It is listed with its host, and streamed from its mirror, which the server keeps up to date; asked for once."""
+    body = {"prompt": "hello", "tool": "codex", "directory": str(place.project), "session_id": "far", "on": "n1"}
+    begun = server.post("/sessions", body)
+    session_id = begun["session_id"]
+    assert begun["mirror"] == "n1"
+    assert server.post("/sessions", body, status=200) == {"session_id": session_id, "created": False}
+    wait_for(lambda: has_status(server, session_id, "succeeded"), "its end is here")
+    row = row_of(server, session_id)
+    assert row
+    assert (row["mirror"], row["name"]) == ("n1", "far")
+    with server.stream(f"/sessions/{session_id}/events") as events:
+        assert [next(events).name for _ in range(2)] == ["run_started", "session_bound"]
+    (host,) = [each for each in server.get("/hosts") if each["heard_at"]]
+    assert (host["host"], host["kind"]) == ("n1", "ssh")
+
+
+@pytest.mark.thorough
+def test_who_acts_on_a_session_there_does_so_there(place: Place, remote: Place, server: Server) -> None:
+    """It goes on there, and its record is changed there; what needs files or tools of this host is refused."""
+    remote.codex("stays", "--name", "other")
+    session_id = remote.codex("hello").session_id
+    name = f"n1:{session_id}"
+    sync(place)
+    wait_for(lambda: row_of(server, session_id) is not None, "it is in the list")
+    again = server.post(f"/sessions/{name}/turns", {"prompt": "go on"}, status=202)
+    assert (again["turn"], again["mirror"]) == (2, "n1")
+    wait_for(lambda: server.get(f"/sessions/{session_id}/result")["turn"] == 2, "its second answer is here")
+    assert server.ask("POST", f"/sessions/{name}/turns", {"prompt": "x", "after_turn": 1}).status == 412
+    assert server.ask("PATCH", f"/sessions/{name}", {"name": "near", "pinned": True}).json["name"] == "near"
+    assert {each["name"] for each in remote.run("ls", "--json").json} == {"near", "other"}
+    for path, given in (("checkpoint", {}), ("queue", {"prompt": "x"}), ("fork", {"prompt": "x"})):
+        refused = server.ask("POST", f"/sessions/{session_id}/{path}", given)
+        assert (refused.status, refused.kind) == (403, "refused")
+        assert "ssh n1 csa" in refused.json["error"]["hint"]
+    assert server.ask("DELETE", f"/sessions/{name}?force=true").json["done"] == "removed"
+    wait_for(lambda: row_of(server, session_id) is None, "it is gone from the list")
+    assert [each["name"] for each in remote.run("ls", "--json").json] == ["other"]
+
+
+@pytest.mark.thorough
+def test_what_runs_there_is_streamed_away_and_killed_there(place: Place, remote: Place, mirror: Mirror) -> None:
+    """Its events come as they are recorded; if its host is silent it is `away`, since when; it is ended by its csa."""
+    remote.play(*remote.hold(), ["say", "done"])
+    place.env["FAKE_TOOL_SCRIPT"] = remote.env["FAKE_TOOL_SCRIPT"]
+    with serving(place) as server:
+        session_id = server.start(on="n1")
+        wait_for(lambda: has_status(server, session_id, "running"), "it is seen to run")
+        with server.stream(f"/sessions/{session_id}/events") as events:
+            ended = server.ask("POST", f"/sessions/{session_id}/cancel", {}).json
+            assert (ended["outcome"], ended["mirror"]) == ("killed", "n1")
+            assert next(event for event in events if event.name == "run_finished").data["data"]["status"] == "cancelled"
+        wait_for(lambda: has_status(server, session_id, "cancelled"), "the list shows it")
+        remote.play(*remote.hold(), ["say", "done"])
+        there = remote.start("run", "--tool", "codex", "long")
+        remote.wait_ready()
+        wait_for(lambda: place.run("sync", "n1").code == 0, "the server has left the mirror")
+        other = next(each for each in remote.ids() if each != session_id)
+        wait_for(lambda: has_status(server, other, "running"), "it is seen to run")
+        make_old(mirror)
+        wait_for(lambda: has_status(server, other, "away"), "nothing is heard of it")
+        row = row_of(server, other)
+        assert row
+        assert row["heard_at"] is not None
+        remote.release()
+        there.wait()
+        sync(place)
+        wait_for(lambda: has_status(server, other, "succeeded"), "its host is heard of again")
+
+
+@pytest.mark.thorough
+def test_lists_and_searches_look_where_they_are_told(place: Place, remote: Place, server: Server) -> None:
+    """Without host and all_hosts answers are about this host alone; with --project no other host is served."""
+    here, there = place.codex("hello parser").session_id, remote.codex("fix the parser", "--name", "auth").session_id
+    sync(place)
+
+    def ids(path: str) -> set[str]:
+        return {each["session_id"] for each in server.get(path)}
+
+    for path in ("/sessions?", "/search?q=parser&"):
+        assert ids(path) == {here}
+        assert ids(f"{path}host=n1") == {there}
+        assert ids(f"{path}all_hosts=true") == {here, there}
+    assert server.get("/stats?host=n1")["total"]["turns"] == 1
+    assert server.ask("GET", "/sessions?host=n2").status == 404
+    for name in ("n1:auth", there, there[:12].lower()):
+        assert server.get(f"/sessions/{name}/result")["session_id"] == there
+    assert server.get("/sessions/n1:auth")["mirror"] == "n1"
+    assert server.ask("GET", "/sessions/auth").status == 404
+    server.stop()
+    with serving(place, "--project", str(place.project)) as narrow:
+        assert narrow.ask("GET", f"/sessions/{there}").kind == "not_served"
+        assert narrow.get("/hosts") == []
+        body = {"prompt": "x", "tool": "codex", "directory": str(place.project), "on": "n1"}
+        assert narrow.ask("POST", "/sessions", body).kind == "not_served"
+        assert {row["session_id"] for row in narrow.get("/events")["sessions"]} == {here}
+
+
+@pytest.mark.thorough
+def test_a_host_that_cannot_be_reached(place: Place, remote: Place, server: Server) -> None:
+    """What is asked of it fails, with the next step; nothing is left that is booked."""
+    body = {"prompt": "x", "tool": "codex", "directory": str(place.project), "on": "nowhere"}
+    refused = server.ask("POST", "/sessions", body)
+    assert (refused.status, refused.kind) == (424, "host")
+    assert "~/.ssh/config" in refused.json["error"]["hint"]
+    assert place.run("hosts", "--placed", "--json").json == []
+    there = remote.codex("hello", "--name", "auth").session_id
+    sync(place)
+    wait_for(lambda: row_of(server, there) is not None, "it is in the list")
+    described = server.ask("PATCH", "/sessions/n1:auth", {"description": "two words", "name": "other"})
+    assert (described.status, described.kind) == (403, "refused")
+    assert "ssh n1 csa describe" in described.json["error"]["hint"]
+    shutil.rmtree(remote.state_root)
+    assert server.ask("PATCH", "/sessions/n1:auth", {"name": "other"}).status == 404

@@ -1,0 +1,137 @@
+"""Sessions that are encrypted: killed at any step, nothing is lost, and the next attempt finishes."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from csa.errors import SealedError, StateError
+from csa.paths import SessionPaths
+from csa.store.sealed import is_bared, read_sealed, seal_session, unseal_session
+from csa.store.sessions import Store
+from csa.store.statefile import load_state
+from tests.store.support import IDS, finished_session
+
+EXHAUSTIVE = "CSA_TEST_KILLS" in os.environ  # at each step
+PLANTED = b"planted-text-7712"
+KEY = pyrage.x25519.Identity.generate()
+FOR = [str(KEY.to_public())]
+_STEPS = {
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.mkdir",
+    "os.chmod",
+    "os.utime",
+    "os.truncate",
+    "shutil.rmtree",
+}
+
+
+def make(store: Store, number: int) -> tuple[SessionPaths, dict[str, bytes]]:
+    """Make a session with files of all kinds; return them."""
+    finished_session(store, IDS[number])
+    paths = store.paths(IDS[number])
+    files = {
+        "output/turn-0001/final.md": PLANTED,
+        "output/turn-0001/deep/er/a\nname": PLANTED * 1000,
+        "backup/then/state.toml": PLANTED,
+    }
+    for name, content in files.items():
+        path = paths.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (paths.output / "link").symlink_to("/etc/passwd")
+    (paths.output / "turn-0001" / "empty").mkdir()
+    files["transcript.jsonl"] = paths.transcript.read_bytes()
+    return paths, files
+
+
+def assert_has(paths: SessionPaths, files: dict[str, bytes]) -> None:
+    assert {name: (paths.root / name).read_bytes() for name in files} == files
+    assert os.readlink(paths.output / "link") == "/etc/passwd"
+    assert (paths.output / "turn-0001" / "empty").is_dir()
+
+
+def dies_at(step: int, work: Callable[[], object]) -> bool:
+    """Do it in a process that dies at that step, before it is taken; say whether it came that far."""
+    pid = os.fork()
+    if not pid:
+        left = [step]
+
+        def count(event: str, _arguments: object) -> None:
+            if event in _STEPS:
+                left[0] -= 1
+                if not left[0]:
+                    os._exit(7)
+
+        sys.addaudithook(count)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(600)
+def test_killed_at_any_step_nothing_is_lost(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever sealing or unsealing dies, what was said can be read; the next time it is sealed, and opened, whole."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # a kernel that goes on needs none
+    paths, files = make(store, 0)
+    for way in (lambda: seal_session(paths, FOR), lambda: unseal_session(paths, load_state(paths.state), [KEY])):
+        step = 1
+        while dies_at(step, way):
+            state = load_state(paths.state)
+            if state.sealed_at is None:
+                assert_has(paths, files)
+            else:
+                into = tmp_path / f"{len(os.listdir(tmp_path))}"
+                into.mkdir()
+                assert_has(read_sealed(paths, state, [KEY], into), files)
+            seal_session(paths, FOR)
+            assert is_bared(paths)
+            assert [path for path in paths.root.rglob("*") if path.is_file() and PLANTED in path.read_bytes()] == []
+            if state.sealed_at is None:
+                assert load_state(unsealed(paths).state).sealed_at is None
+                assert_has(paths, files)
+            step += 1 if EXHAUSTIVE else 7
+        assert step > 10
+        if load_state(paths.state).sealed_at is None:
+            seal_session(paths, FOR)
+    assert_has(unsealed(paths), files)
+
+
+def unsealed(paths: SessionPaths) -> SessionPaths:
+    unseal_session(paths, load_state(paths.state), [KEY])
+    return paths
+
+
+def test_another_key_and_damage_change_nothing(store: Store) -> None:
+    """A wrong key and a damaged file are errors of their kinds; everything is as it was."""
+    paths, files = make(store, 0)
+    state = seal_session(paths, FOR)
+    sealed = paths.root / "sealed.age"
+    whole, names = sealed.read_bytes(), sorted(os.listdir(paths.root))
+    with pytest.raises(SealedError, match="None of your keys"):
+        unseal_session(paths, state, [pyrage.x25519.Identity.generate()])
+    for damaged in (whole[:-1], whole[:200], b"", whole[:300] + bytes([whole[300] ^ 1]) + whole[301:]):
+        sealed.write_bytes(damaged)
+        with pytest.raises(StateError, match="is damaged"):
+            unseal_session(paths, state, [KEY])
+        assert sorted(os.listdir(paths.root)) == names
+    sealed.unlink()
+    with pytest.raises(StateError, match="is missing"):
+        unseal_session(paths, state, [KEY])
+    sealed.write_bytes(whole)
+    later = paths.output / "turn-0001"
+    later.mkdir(parents=True)
+    (later / "final.md").write_bytes(b"from a process that was left")
+    seal_session(paths, FOR)
+    assert (later / "final.md").exists()  # what is not encrypted is not deleted
+    assert_has(unsealed(paths), files)
+    assert (later / "final.md.later").read_bytes() == b"from a process that was left"
