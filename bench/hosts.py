@@ -1,7 +1,8 @@
 """What mirrors cost: python bench/hosts.py [EVENTS]; by default 200,000, of about 250 bytes.
 
 With --on [HOST], what a turn on another host costs: one that does nothing, by a fake codex, after the same turn here;
-over a stand-in for ssh, and over ssh HOST, if that is given and has csa and a codex.
+over a stand-in for ssh, and over ssh HOST, if that is given and has csa and a codex. With --sshd (as root), over a
+real ssh between two hosts of the tests' kind, with what `ssh HOST true` takes in the same rounds.
 
 Prints how many events a second go through an outlet and an intake, beside `cat` of the same transcript into a file in
 the same round, and how long it takes until an event of a running turn can be read in the mirror.
@@ -21,7 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from csa.model.redaction import Redactor
 from csa.model.state import SessionState
@@ -88,6 +91,44 @@ def _place(hosts: list[str]) -> None:
             here_s, there_s = (statistics.median(each) for each in zip(*rounds, strict=True))
             ratio = statistics.median(there / here for here, there in rounds)
             print(f"a turn: here {here_s * 1e3:.0f} ms, on {host} {there_s * 1e3:.0f} ms, {ratio:.1f}x")
+
+
+def _place_over_sshd() -> None:
+    """Print how long a turn takes on a host behind a real sshd, as a ratio to one here, and what of it is ssh's own."""
+    from tests.realhosts import Hosts, make_openssh, why_not  # noqa: PLC0415  # only this needs it
+
+    if why := why_not():
+        sys.exit(f"no hosts of their own: {why}")
+    fakes = Path(__file__).parents[1] / "adapters" / "csa_fakes" / "bin"
+    os.environ["PATH"] = os.pathsep.join([str(fakes), str(Path(CSA).parent), os.environ["PATH"]])
+    with tempfile.TemporaryDirectory() as base:
+        for name in ("keys", "hosts"):
+            Path(base, name).mkdir()
+        hosts = Hosts(Path(base, "hosts"), make_openssh(Path(base, "keys")))
+        home, _ = hosts.up("a", "n1")
+        config = home.tmp / "own.toml"
+        config.write_text('[engines.n1]\ncode = "none"\n')
+        home.env["CSA_CONFIG"] = str(config)
+        turn = ("run", "-q", "--tool", "codex", "hello")
+        ways = {
+            "a turn here": lambda: home.run(*turn),
+            "a turn on n1": lambda: home.run(*turn, "--on", "n1"),
+            "ssh n1 true": lambda: home.shell(["ssh", "n1", "true"]),
+        }
+        rounds = [[_timed(way) for way in ways.values()] for _ in range(TURNS + 1)][1:]
+        for what, seconds in zip(ways, zip(*rounds, strict=True), strict=True):
+            print(f"{what}: {statistics.median(seconds) * 1e3:.0f} ms")
+        ratios = [(there / here, (there - ssh) / here) for here, there, ssh in rounds]
+        whole, rest = (statistics.median(each) for each in zip(*ratios, strict=True))
+        print(f"on n1 {whole:.1f}x of here; without one ssh {rest:.1f}x")
+        hosts.close()
+
+
+def _timed(way: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    done = way()
+    assert done.code == 0, done
+    return time.perf_counter() - began
 
 
 def _turn(environ: dict[str, str], place: Path, *words: str) -> float:
@@ -222,6 +263,9 @@ def _many_states(root: Path, hosts: int, count: int) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--many"]:
         _many(int(sys.argv[2]), int((sys.argv[3:] or ["10"])[0]))
+    elif sys.argv[1:] == ["--on", "--sshd"]:
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        _place_over_sshd()
     elif sys.argv[1:2] == ["--on"]:
         _place(sys.argv[2:])
     elif sys.argv[1:2] == ["--intake"]:

@@ -31,11 +31,19 @@ def make_directory(path: Path | str) -> None:
     except FileExistsError:
         if os.path.isdir(path):
             return
-        if os.path.lexists(path):
+        if not _may_be_made(path):
             raise
-        make_directory(path)  # another process has just removed it
+        make_directory(path)  # another process has just removed it, or that and made it again
     else:
         give_to_owner(path)
+
+
+def _may_be_made(path: Path | str) -> bool:
+    """Say whether nothing but a directory is there."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def give_to_owner(path: Path | str) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -62,6 +63,23 @@ def redis_server() -> Iterator[str]:
     begin = partial(_end_with, os.getpid(), signal.SIGTERM)
     url = f"redis://:hidden-word@127.0.0.1:{port}"
     yield from _serving(start, {**_VARIABLES, **environ}, place, port, url, begin=begin)
+
+
+@contextmanager
+def pooling(url: str, mode: str) -> Iterator[str]:
+    """Run a PgBouncer before a PostgreSQL in a block; return the URL of the same database through it."""
+    place, port = _make_directory("pgbouncer"), _free_port()
+    program, environ = _find_pgbouncer(place)
+    server = urlsplit(url)
+    (place / "ini").write_text(
+        f"[databases]\n* = host={server.hostname} port={server.port} user=csa\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+        f"auth_file = {place}/users\npool_mode = {mode}\nignore_startup_parameters = extra_float_digits\n"
+    )
+    (place / "users").write_text('"csa" ""\n')
+    begin = partial(_as_nobody, ends_with=os.getpid(), by=signal.SIGTERM)
+    pooled = f"postgresql://csa@127.0.0.1:{port}{server.path}"
+    yield from _serving([program, str(place / "ini")], {**_VARIABLES, **environ}, place, port, pooled, begin=begin)
 
 
 def _serving(
@@ -132,11 +150,16 @@ def _find_postgres(place: Path) -> tuple[Path, dict[str, str]]:
         return found, {}
     if not (found := _newest(FETCHED)):
         raise _skip("PostgreSQL")
-    if os.geteuid() == 0:  # whose home `nobody` cannot enter
-        shutil.copytree(FETCHED / "usr", place / "usr", symlinks=True)
-        found = place / found.relative_to(FETCHED)
-        return found, _libraries(place)
-    return found, _libraries(FETCHED)
+    root = _reachable(place)
+    return root / found.relative_to(FETCHED), _libraries(root)
+
+
+def _reachable(place: Path) -> Path:
+    """Return where what was fetched is for `nobody`, who cannot enter root's home."""
+    if os.geteuid():
+        return FETCHED
+    shutil.copytree(FETCHED / "usr", place / "usr", symlinks=True)
+    return place
 
 
 def _newest(root: Path) -> Path | None:
@@ -150,6 +173,15 @@ def _find_redis() -> tuple[str, dict[str, str]]:
     if (fetched := FETCHED / "usr/bin/redis-server").exists():
         return str(fetched), _libraries(FETCHED)
     raise _skip("Redis")
+
+
+def _find_pgbouncer(place: Path) -> tuple[str, dict[str, str]]:
+    if found := shutil.which("pgbouncer", path="/usr/sbin:/usr/bin"):
+        return found, {}
+    if (FETCHED / "usr/sbin/pgbouncer").exists():
+        root = _reachable(place)
+        return str(root / "usr/sbin/pgbouncer"), _libraries(root)
+    raise _skip("PgBouncer")
 
 
 def _libraries(root: Path) -> dict[str, str]:

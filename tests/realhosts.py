@@ -307,11 +307,15 @@ class Hosts:
 @pytest.fixture(scope="session")
 def openssh(tmp_path_factory: pytest.TempPathFactory) -> OpenSsh:
     """The programs, and keys; skips where there are none, or where hosts cannot be made."""
-    if why := _why_not():
+    if why := why_not():
         pytest.skip(f"no hosts of their own: {why}")
+    return make_openssh(tmp_path_factory.mktemp("keys"))
+
+
+def make_openssh(keys: Path) -> OpenSsh:
+    """Return the programs, with new keys in a directory."""
     fetched = (FETCHED / "usr/sbin/sshd").exists()
     libraries = os.pathsep.join(str(path) for path in FETCHED.glob("**/*-linux-gnu")) if fetched else ""
-    keys = tmp_path_factory.mktemp("keys")
     environ = {**os.environ, "LD_LIBRARY_PATH": libraries}
     for name in (*NAMES, "user"):
         make = [_program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(keys / name)]
@@ -330,7 +334,7 @@ def hosts(tmp_path: Path, openssh: OpenSsh) -> Iterator[Hosts]:
 
 
 @cache
-def _why_not() -> str:
+def why_not() -> str:
     """Say why this machine cannot have such hosts; empty if it can."""
     if os.geteuid() != 0:
         return "only root can make them"

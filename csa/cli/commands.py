@@ -232,7 +232,7 @@ def dispatch(words: list[str]) -> int:
         return explain(words)
     arguments = command.parser().parse_args(ahead + rest)
     Style.when = arguments.color
-    if arguments.cd is not None:
+    if arguments.cd is not None and not _is_elsewhere(arguments):
         _change_directory(arguments.cd)
     return command.execute(arguments)
 
@@ -246,6 +246,12 @@ def _split_ahead(words: list[str]) -> tuple[list[str], list[str]]:
             break  # its value is missing
         count += length
     return words[:count], words[count:]
+
+
+def _is_elsewhere(arguments: argparse.Namespace) -> bool:
+    """Say whether `--cd` can only mean a directory of the host that `--on` names."""
+    is_whole = arguments.cd.startswith(("/", "~"))
+    return getattr(arguments, "on", None) not in {None, "here"} and is_whole and not os.path.isdir(arguments.cd)
 
 
 def _change_directory(directory: str) -> None:

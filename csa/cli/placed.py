@@ -17,8 +17,8 @@ from csa.model.events import Event
 from csa.process.wakeup import heeded_signals
 from csa.runner.client import Csa
 from csa.runner.context import Context
-from csa.runner.hosts.code import bring_back
 from csa.runner.hosts.escrow import Escrow
+from csa.runner.hosts.fetching import fetch_work
 from csa.runner.hosts.placing import Begun, Tether
 from csa.runner.hosts.sending import Where, has_code, recording, unseen
 from csa.runner.hosts.watching import Watching
@@ -114,7 +114,9 @@ class Watch:
         if not has_code(self._where, state):
             return
         try:
-            brought = bring_back(self._client.context, self._tether.engine_now(), self._begun.session_id)
+            brought = fetch_work(
+                self._client.context, self._tether.engine_now(), self._begun.session_id, self._begun.host
+            )
         except (CsaError, OSError) as error:
             if self._where.code is not None:
                 warn([f"the commits on {self._begun.host} are not here yet: {error}"])

@@ -13,7 +13,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -178,26 +178,28 @@ def _sweep() -> None:
                         shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def seal_tree(store: Store, state: SessionState, encryption: Encryption) -> None:
+def seal_tree(store: Store, state: SessionState, encryption: Encryption, *, is_held: bool = False) -> None:
     """Encrypt what has finished of the tree of a session, unless something of it runs; OSError or CsaError.
 
     A tree whose root is on another host is left to `csa gc`: that host may still want to read it. Where the
-    configuration does not ask for it, this is the session alone.
+    configuration does not ask for it, this is the session alone. `is_held`: the caller has its lock.
     """
     if not encryption.seals:
-        seal_finished(store, state.session_id, encryption.recipients)
+        seal_finished(store, state.session_id, encryption.recipients, is_held=is_held)
         return
     root, top = store.root, [state, *ancestors(store.root, state)][-1]
     if top.parent_session_id:
         return
     members = [member for member in read_members(root, top)[0] if not member.host]
-    if not any(member.is_running(root) for member in members):
+    own = {state.session_id} if is_held else set()
+    if not any(member.session_id not in own and member.is_running(root) for member in members):
         for member in members:
             if member.paths(root):
-                seal_finished(member.store(root), member.session_id, encryption.recipients)
+                is_own = member.session_id in own
+                seal_finished(member.store(root), member.session_id, encryption.recipients, is_held=is_own)
 
 
-def seal_finished(store: Store, session_id: str, recipients: Iterable[str]) -> bool:
+def seal_finished(store: Store, session_id: str, recipients: Iterable[str], *, is_held: bool = False) -> bool:
     """Encrypt a session that has finished, and what a crash has left of one in plain; say whether anything was done.
 
     Raises:
@@ -209,7 +211,7 @@ def seal_finished(store: Store, session_id: str, recipients: Iterable[str]) -> b
     if not is_to_seal(paths):
         return False
     try:
-        with hold(paths):
+        with nullcontext() if is_held else hold(paths):
             if not is_to_seal(paths):
                 return False
             seal_session(paths, list(recipients))

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 REPLAY, REPLAY_SPEED = "CSA_REPLAY", "CSA_REPLAY_SPEED"  # what stands in for tools, and how fast
 
 
-def seal_after(context: Context, held: HeldSession) -> None:
-    """Encrypt what is to be, now that a session that was held is free: as `csa.runner.atrest.seal_tree`."""
+def seal_after(context: Context, held: HeldSession, *, is_held: bool = False) -> None:
+    """Encrypt what is to be, now that a session is free, or `is_held` to the end: as `csa.runner.atrest.seal_tree`."""
     encryption = context.config.encryption
     if context.is_placed:  # the other host has yet to see how it has ended
         return
     if encryption.seals or (held.was_sealed and encryption.recipients):
         from csa.runner.atrest import seal_tree  # noqa: PLC0415  # few sessions are
 
-        seal_tree(held.store, held.state, encryption)
+        seal_tree(held.store, held.state, encryption, is_held=is_held)
 
 
 class Context:

@@ -21,8 +21,8 @@ from csa.model.limits import Budget
 from csa.process.wakeup import noted_signals
 from csa.runner.context import Context
 from csa.runner.detach import error_to_json, request_from_json
-from csa.runner.hosts.code import bring_back
 from csa.runner.hosts.escrow import Escrow, settle_heard
+from csa.runner.hosts.fetching import fetch_work
 from csa.runner.hosts.placing import Begun, StoppedError, Tether
 from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.sending import (
@@ -151,7 +151,7 @@ class _Placing:
         if not _has_finished(record, turn):
             raise unseen(begun, tether, self._sync)
         if has_code(self._where, record.state):
-            bring_back(self._context, tether.engine_now(), begun.session_id)
+            fetch_work(self._context, tether.engine_now(), begun.session_id, begun.host)
             with recording(begun.host, _warn):
                 escrow.fetched()
         return int(ended.get("ended") or 0)

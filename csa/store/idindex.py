@@ -44,6 +44,8 @@ WORTH = 100  # sessions: of fewer there is no index
 _MOST_NOTED = 64  # sessions; of more the ids are written again
 _VERSION = 1
 _ABANDONED_S = 3600
+_SMALL_BYTES = 1 << 16
+_MOST_OPEN = 64
 _BLOCK = 256  # ids, or times, that are read at once
 _LONG_AGO_NS = 10_000_000_000
 _TIME, _NUMBER = array("d").itemsize, array("I").itemsize
@@ -62,24 +64,39 @@ class Place(Struct, frozen=False):
 
 
 class _Ids:
-    """The open file of ids, which has this stamp as long as it is as it was written."""
+    """The file of ids, with its stamp. A small one is read at once; so is a large one if many are open."""
+
+    open = 0
 
     def __init__(self, fd: int, stamp: str) -> None:
         self._fd, self.stamp = fd, stamp
+        self._content: bytes | None = None
+        _Ids.open += 1
+        if not self.is_as_written:
+            return
+        size = os.fstat(fd).st_size
+        if size <= _SMALL_BYTES or _Ids.open > _MOST_OPEN:
+            self._content = os.pread(fd, size, 0)
+            self._close()
 
     @property
     def is_as_written(self) -> bool:
-        return stamp_of(os.fstat(self._fd)) == self.stamp
+        return self._content is not None or stamp_of(os.fstat(self._fd)) == self.stamp
 
     def read(self, size: int, at: int) -> bytes:
         """Return so many bytes from the byte `at`."""
-        found = os.pread(self._fd, size, at)
+        found = os.pread(self._fd, size, at) if self._content is None else self._content[at : at + size]
         if len(found) != size:  # a moment ago it was longer
             raise StateError(IDS_FILE, "was truncated while it was read", hint="try again")
         return found
 
-    def __del__(self) -> None:
-        os.close(self._fd)
+    def _close(self, close: Callable[[int], None] = os.close) -> None:  # also when the interpreter ends
+        if self._fd >= 0:
+            close(self._fd)
+            self._fd = -1
+            type(self).open -= 1
+
+    __del__ = _close
 
 
 class IndexedIds(Sequence[str]):

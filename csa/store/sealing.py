@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import tempfile
 import threading
 from base64 import b64encode
@@ -136,14 +137,47 @@ def opened_with(keys: Sequence[Any], stream: IO[bytes]) -> Iterator[IO[bytes]]:
 def _opened(pyrage: Any, known: list[Any], stream: IO[bytes]) -> Iterator[IO[bytes]]:
     out, into = os.pipe()
     with open(out, "rb") as plain, open(into, "wb") as file:
-        thread = _Work(lambda: pyrage.decrypt_io(stream, file, known), file)
+        source = _Source(stream)
+        thread = _Work(lambda: pyrage.decrypt_io(source, file, known), file)
         thread.start()
         reader = _Reader(plain, thread)
         try:
             yield reader  # type: ignore[misc]  # all that is used of it
         finally:
             plain.close()
+            source.end()
             thread.join()
+            source.close()
+
+
+class _Source:
+    """A buffered stream whose reader, in another thread, does not wait for a pipe after `end`."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._is_file = stream.seekable()
+        self._head = b"" if self._is_file else stream.read1(len(stream.peek()))  # type: ignore[attr-defined]
+        self._ended, self._end = os.pipe()
+
+    def read(self, size: int = -1) -> bytes:
+        if self._is_file or size < 0:
+            return self._stream.read(size)
+        if found := self._head[:size]:
+            self._head = self._head[size:]
+            return found
+        waiting = select.poll()
+        for fd in (self._stream.fileno(), self._ended):
+            waiting.register(fd, select.POLLIN)
+        if any(fd == self._ended for fd, _ in waiting.poll()):
+            return b""
+        return os.read(self._stream.fileno(), size)
+
+    def end(self) -> None:
+        os.write(self._end, b".")
+
+    def close(self) -> None:
+        os.close(self._ended)
+        os.close(self._end)
 
 
 class WrongKeyError(ArchiveError):

@@ -20,6 +20,7 @@ from csa.runner.copies.target import Address, open_target
 from csa.store.held import open_session
 from csa.store.sessions import Store
 from tests.cli.test_copies import PASSWORD, assert_equal, assert_equal_in_redis, mirror, redis_url, rows, url
+from tests.databases import pooling
 from tests.store.support import IDS, PLAIN, begin, finish, finished_session, publish
 from tests.support import Place, wait_for
 
@@ -108,6 +109,24 @@ def test_what_is_refused_of_one_session_stops_no_other(place: Place, url: str) -
     administer(url, "ALTER TABLE csa.message DROP CONSTRAINT no_poison")
     assert "1 session" in mirror(place)
     assert_equal(url, place.state_root)
+
+
+def test_what_another_implementation_may_write(place: Place, either: str) -> None:
+    """Half characters, NUL and numbers that only Python reads, as values, keys and statuses: everything is copied."""
+    store = say(place, IDS[0], "one")
+    odd = {"a\0\ud800": [float("nan"), {"\ud800": float("-inf")}, 10**4000, "\\N\t\0"]}
+    data = {"id": "c", "title": "\0\ud800", "content": "\\.", "status": odd, "kind": odd, "exit_code": odd, "text": odd}
+    with store.paths(IDS[0]).transcript.open("a") as file:
+        for seq, kind in enumerate(
+            ("run_started", "tool_call", "tool_call_update", "agent_message", "run_finished"), 100
+        ):
+            known = {"status": "\ud800 of \0"} if kind == "run_finished" else data
+            event = {"v": 1, "seq": seq, "ts": "0001-01-01T00:00:00+14:00", "type": kind, "turn": 1, "data": known}
+            file.write(json.dumps(event) + "\n")
+    assert "1 session" in mirror(place)
+    assert "nothing new" in mirror(place)
+    if either.startswith("postgres"):
+        assert rows(either, "SELECT FROM csa.message WHERE seq = 101 AND position('nan' IN content ->> 'status') > 0")
 
 
 def test_what_is_in_the_way_in_redis_stops_no_other(place: Place, redis_url: str) -> None:
@@ -203,6 +222,20 @@ def test_what_a_postgres_does_not_allow_is_explained(place: Place, url: str, pos
     )
     place.env["COPY"] = f"{url}l"
     assert "its encoding is LATIN1" in failing(place)
+
+
+def test_a_pooler_between(place: Place, url: str) -> None:
+    """One that pools sessions will do; one that pools transactions is refused, and others do not get our settings."""
+    say(place, IDS[0], "one")
+    with pooling(url, "session") as place.env["COPY"]:
+        mirror(place)
+    assert_equal(url, place.state_root)
+    with pooling(url, "transaction") as pooled:
+        place.env["COPY"] = pooled
+        assert "a pooler gives each transaction another connection" in failing(place)
+        assert rows(pooled, "SHOW search_path") == [('"$user", public',)]
+    place.env["COPY"] = url
+    assert "nothing new" in mirror(place)
 
 
 def test_what_a_redis_does_not_allow_is_explained(place: Place, redis_url: str) -> None:

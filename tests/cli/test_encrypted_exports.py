@@ -122,6 +122,19 @@ def test_an_encrypted_export_is_whole_or_refused(place: Place, key: pyrage.x2551
 
 
 @pytest.mark.thorough
+def test_what_is_no_archive_is_refused_while_more_may_come(place: Place, key: pyrage.x25519.Identity) -> None:
+    """Whoever feeds it need not end before csa does."""
+    running = place.start("import", "-", "-i", str(place.tmp / "key.txt"), stdin=subprocess.PIPE)
+    stdin = running.process.stdin
+    assert stdin
+    with stdin:
+        stdin.write(pyrage.encrypt(b"x" * 300_000, [key.to_public()])[:80_000])
+        stdin.flush()
+        done = running.wait()
+    assert (done.code, "Traceback" in done.err) == (6, False), done
+
+
+@pytest.mark.thorough
 def test_a_key_of_ssh_will_do(place: Place) -> None:
     """A public key of SSH is one to encrypt for, and its secret key opens that."""
     secret = place.tmp / "id_ed25519"

@@ -209,3 +209,15 @@ def test_what_runs_is_sent_before_what_is_old(tmp_path: Path, monkeypatch: pytes
     for running in held:
         running.close()
     assert order == [*reversed(ids[-4:-1]), ids[-1], *reversed(ids[:-4])]
+
+
+@pytest.mark.thorough
+def test_a_directory_that_is_only_there(place: Place, remote: Place) -> None:
+    """`--cd` names it on the host; without `--on`, or as a relative path, it has to be here."""
+    there = Path(remote.env["HOME"], "there")
+    there.mkdir()
+    done = place.run("run", "--on", "n1", "--tool", "codex", "--cd", "~/there", "--json", "hello")
+    assert done.code == 0, done.err
+    assert remote.state(done.json["session_id"], there)["project_path"] == str(there)
+    for words in (["--cd", "~/there"], ["--on", "n1", "--cd", "there"], ["--on", "here", "--cd", "/nowhere"]):
+        assert place.run("run", "--tool", "codex", *words, "hello").code == 2

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.plans import agents_do, files_on, prompts, run_plan, states, states_now, until, write_plan
 from tests.cli.worktrees import make_repository, sh
+from tests.realhosts import Hosts
 from tests.support import Place, wait_for
 
 pytestmark = pytest.mark.timeout(180)
@@ -200,3 +201,32 @@ def test_the_budget_of_a_plan_is_shared_out(repository: Place) -> None:
     (place.tmp / "go").touch()
     assert running.wait().code == 0
     assert place.run("hosts", "--placed", "--json").json == []
+
+
+@pytest.mark.thorough
+def test_a_plan_over_real_hosts_is_killed_and_goes_on(hosts: Hosts) -> None:
+    """SIGKILL of a plan while a host is cut off: its agent there ends with its leash; then the plan goes on there."""
+    a, n1, n2 = hosts.up("a", "n1", "n2")
+    make_repository(a)
+    config = a.home / ".config" / "csa" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("".join(f"[engines.{name}]\nleash_s = {LEASH_S}\n" for name in ("n1", "n2")))
+    write_plan(a, {"x": [], "y": [], "z": ["x", "y"]}, x=ON_N1, y="host = 'n2'")
+    begun = n2.tmp / "begun"
+    first = {"match": "do y!", "do": [["run", f"echo > x-y; touch {begun}; sleep 100"]], "times": 1}
+    agents_do(n1, {"x": "echo > x-x"})
+    agents_do(n2, {"y": "test -e x-y"}, first)
+    agents_do(a, {"z": "test -e x-x; test -e x-y; echo > x-z"})
+    running = a.start("plan", "run", "plan.toml")
+    wait_for(lambda: begun.exists() and states_now(a)["x"] == "merged", "one works, the other is merged", within_s=60)
+    n2.cut()
+    running.kill()
+    wait_for(lambda: n2.run("ps", "--json").json == [], "its turn has ended", within_s=8 * LEASH_S)
+    done = run_plan(a, code=1)
+    assert (states(done)["x"], states(done)["z"]) == ("merged", "blocked by y")
+    assert "n2 cannot be reached" in done.err
+    n2.heal()
+    assert states(run_plan(a)) == dict.fromkeys("xyz", "merged")
+    assert files_on(a) == ["x-x", "x-y", "x-z"]
+    assert [each["turn"] for each in a.run("ls", "--host", "n2", "--json").json] == [2]
+    assert a.run("hosts", "--placed", "--json").json == []

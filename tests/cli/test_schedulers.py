@@ -23,6 +23,7 @@ from csa.store.placements import list_placements
 from tests.cluster import Cluster
 from tests.support import CSA, Done, Json, Place, Running, wait_for
 
+pytestmark = pytest.mark.thorough
 REAL_HQ = os.environ.get("CSA_REAL_HQ")
 REPOSITORY = Path(__file__).parents[2]
 
@@ -127,7 +128,6 @@ def test_hyperqueue_finds_a_host(queue: Queue) -> None:
     assert list_placements(place.state_root) == []
 
 
-@pytest.mark.thorough
 def test_what_waits_for_a_worker_is_taken_back(queue: Queue) -> None:
     """TERM cancels a job that waits; what was killed meanwhile does not begin, also with --detach."""
     remote = queue.remote
@@ -148,7 +148,6 @@ def test_what_waits_for_a_worker_is_taken_back(queue: Queue) -> None:
     assert remote.ids(remote.tmp / "home") == []
 
 
-@pytest.mark.thorough
 def test_an_agent_does_not_wait_for_long(queue: Queue) -> None:
     """What an agent places, and no worker takes, runs where the agent is; the job is cancelled, and never began."""
     queue.configure("queue_s = 0.5")
@@ -165,7 +164,6 @@ def test_an_agent_does_not_wait_for_long(queue: Queue) -> None:
     assert queue.remote.ids(queue.remote.tmp / "home") == []
 
 
-@pytest.mark.thorough
 def test_a_server_that_is_not_there(queue: Queue) -> None:
     """Nothing has begun, and nothing is held; `csa hosts --check` says so, too."""
     place = queue.place
@@ -227,7 +225,6 @@ def pods(place: Place, remote: Place) -> Iterator[Pods]:
     pods.cluster.stop()
 
 
-@pytest.mark.thorough
 def test_a_turn_in_a_pod_is_left_here(pods: Pods) -> None:
     """It is begun once, whatever the template says; with its pod gone, its transcript and its commits are here."""
     place = pods.place
@@ -254,7 +251,6 @@ def test_a_turn_in_a_pod_is_left_here(pods: Pods) -> None:
     assert (gone.code, "a pod is gone with its turn" in gone.err) == (7, True), gone.err
 
 
-@pytest.mark.thorough
 def test_a_pod_that_waits_is_taken_back(pods: Pods) -> None:
     """TERM deletes the job; one that nobody waits for does not begin, also with --detach."""
     pods.configure('code = "none"', "leash_s = 5")
@@ -276,7 +272,6 @@ def test_a_pod_that_waits_is_taken_back(pods: Pods) -> None:
     assert pods.remote.ids(pods.remote.tmp / "home") == []
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("by", ["csa", "kubernetes"])
 def test_a_turn_in_a_pod_is_cancelled(pods: Pods, by: str) -> None:
     """By TERM here, or by Kubernetes, which ends the pod: what came of it is here, and no pod runs."""
@@ -293,7 +288,6 @@ def test_a_turn_in_a_pod_is_cancelled(pods: Pods, by: str) -> None:
     assert list_placements(place.state_root) == []
 
 
-@pytest.mark.thorough
 def test_a_pod_that_is_killed(pods: Pods) -> None:
     """What became of its turn is not known, and csa does not wait for it: what was seen is here, and it is away."""
     place = pods.place
@@ -311,7 +305,6 @@ def test_a_pod_that_is_killed(pods: Pods) -> None:
     assert place.run("hosts", "--release", done.session_id, "--force").code == 0
 
 
-@pytest.mark.thorough
 def test_a_turn_that_nobody_waits_for_stays_for_a_while(pods: Pods) -> None:
     """A pod is there after its turn for `linger_s`, or until it was brought by somebody who held it."""
     place = pods.place
@@ -329,7 +322,6 @@ def test_a_turn_that_nobody_waits_for_stays_for_a_while(pods: Pods) -> None:
     wait_for(lambda: "terminated" in [*pods.cluster.pods.values()][1].state(), "its pod has ended")
 
 
-@pytest.mark.thorough
 def test_a_volume_is_a_host(pods: Pods) -> None:
     """Sessions on a volume go on in another pod, by the name of the volume; a pod is no host then."""
     place = pods.place
@@ -341,7 +333,6 @@ def test_a_volume_is_a_host(pods: Pods) -> None:
     assert place.run("run", "--on", "k8s:n2", "--tool", "codex", "x").code == 2
 
 
-@pytest.mark.thorough
 def test_a_job_is_cancelled_by_its_name(queue: Queue) -> None:
     """As when the scheduler's answer was lost; other jobs go on, and one that is not there is no failure."""
     queue.fill()

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -170,6 +171,7 @@ def test_whatever_happens_to_an_index_or_a_mirror_the_answers_are_those_of_a_lis
         patch.setattr(idindex, "WORTH", 4)
         patch.setattr(idindex, "_MOST_NOTED", 5)
         patch.setattr(idindex, "_BLOCK", 3)
+        patch.setattr(idindex, "_SMALL_BYTES", 0)
         mirror = mirror_for(place, "n1")
         take(mirror, list(range(12)), at=1e9)
         for moment, (deed, number) in enumerate(deeds):
@@ -180,12 +182,17 @@ def test_whatever_happens_to_an_index_or_a_mirror_the_answers_are_those_of_a_lis
 def test_what_an_intake_has_written_is_found_without_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what it has added since, and which sessions were used last."""
     mirror = mirror_for(str(tmp_path), "n1")
+    began = time.time()
     take(mirror, list(range(150)), at=1e9)
     take(mirror, [151], at=1e9 + 1)
     take(mirror, [3], at=1e9 + 2)
+    assert os.stat(Store(mirror.pathname, PROJECTS[0]).sessions_dir).st_mtime < began  # a change makes it another
     expected = listing(mirror)
     monkeypatch.setattr(idindex, "list_directory", pytest.fail)
     assert answers(mirror) == expected
+    index = open_index(mirror.pathname)
+    assert index
+    assert index.has_times
     found = select_sessions(list(mirror.stores()), limit=3, by_use=True)
     assert [info.session_id for info in found.infos] == [session_id(each) for each in (3, 151, 149)]
     assert found.more == 148
@@ -227,3 +234,17 @@ def test_ids_stay_as_they_were_found_when_the_index_changes(tmp_path: Path) -> N
     assert ids[::-50] == [session_id(297), session_id(147)]
     with pytest.raises(IndexError):
         ids[len(ids)]
+
+
+def test_a_flipped_bit_anywhere_in_what_is_said_of_directories_is_seen(tmp_path: Path) -> None:
+    """Also where it would only be another id, or another number."""
+    mirror = mirror_for(str(tmp_path), "n1")
+    take(mirror, list(range(100)), at=1e9)
+    take(mirror, [7, 100], at=1e9)
+    places = Path(mirror.pathname, PLACES_FILE)
+    content = places.read_bytes()
+    for at in range(0, len(content), 7):
+        places.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        assert open_index(mirror.pathname) is None
+    places.write_bytes(content)
+    assert open_index(mirror.pathname)

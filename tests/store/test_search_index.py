@@ -73,10 +73,10 @@ def _found(store: Store, *words: str, **more: Any) -> list[Any]:
     return [hit.to_json() for hit in search([store], Query(words=words, **more))]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A few sessions of which one has a rare word."""
-    made = Store(tmp_path / "state", tmp_path / "project")
+@pytest.fixture(params=["state", pytest.param("state/.mirrors/n1", marks=pytest.mark.thorough)])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
+    """A few sessions, here or in a mirror, of which one has a rare word."""
+    made = Store(tmp_path / request.param, tmp_path / "project")
     for number in range(5):
         rare = "the rarest quokka" if number == 3 else "nothing"
         write_session(made, number, events=(("agent_message", {"text": f"{rare} of {number}"}),))
@@ -105,15 +105,15 @@ def test_answers_are_the_same_with_and_without(
 
 def test_what_the_index_rules_out_is_not_read(store: Store) -> None:
     """Only sessions that may have the words are left; what has changed since, or is new, is read."""
-    update_index(store.root, [store])
+    update_index(store.home, [store])
     unknown: list[str] = []
-    place = store.root / INDEX
+    place = store.home / INDEX
     assert [stat.S_IMODE(os.stat(each).st_mode) for each in (place, place / "search.db")] == [0o700, 0o600]
     assert [hit.session_id for hit in search([store], Query(words=("quokka",)), on_unknown=unknown.append)] == [
         session_id(3)
     ]
     assert unknown == []
-    sieve = open_sieve(store.root, ["quokka"])
+    sieve = open_sieve(store.home, ["quokka"])
     assert sieve
     assert [n for n in range(5) if sieve.may_fit(*_stamped(store, n))] == [3]
     with store.paths(session_id(1)).transcript.open("a") as file:
@@ -124,7 +124,7 @@ def test_what_the_index_rules_out_is_not_read(store: Store) -> None:
     hits = list(search([store], Query(words=("quokka",)), on_unknown=unknown.append))
     assert {hit.session_id for hit in hits} == {session_id(n) for n in (1, 3, 7)}
     assert {*unknown} == {index_name(store, session_id(n)) for n in (1, 7)}
-    keep_up(store.root, [store], unknown)
+    keep_up(store.home, [store], unknown)
     assert list(search([store], Query(words=("quokka",)), on_unknown=pytest.fail)) == hits
 
 
@@ -191,44 +191,44 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_damage_changes_no_answer(store: Store, damage: str) -> None:
     """Nor does it stop the next one from being built."""
     expected = _found(store, "quokka")
-    update_index(store.root, [store])
-    file = store.root / INDEX / "search.db"
+    update_index(store.home, [store])
+    file = store.home / INDEX / "search.db"
     DAMAGES[damage](file)
-    assert open_sieve(store.root, ["quokka"]) is None
+    assert open_sieve(store.home, ["quokka"]) is None
     assert _found(store, "quokka") == expected
-    assert damage in {"deleted", "no seal"} or [check.name for check in check_index(store.root)] == ["search index"]
-    keep_up(store.root, [store], [index_name(store, session_id(3))])
+    assert damage in {"deleted", "no seal"} or [check.name for check in check_index(store.home)] == ["search index"]
+    keep_up(store.home, [store], [index_name(store, session_id(3))])
     assert _found(store, "quokka") == expected
     if file.is_dir():
         file.rmdir()
-    update_index(store.root, [store])
-    assert open_sieve(store.root, ["quokka"])
+    update_index(store.home, [store])
+    assert open_sieve(store.home, ["quokka"])
     assert _found(store, "quokka") == expected
 
 
 @pytest.mark.thorough
 def test_while_it_is_written(store: Store) -> None:
     """Searches read everything, and a second writer does not wait."""
-    update_index(store.root, [store])
-    with writing(store.root):
-        assert open_sieve(store.root, ["quokka"]) is None
+    update_index(store.home, [store])
+    with writing(store.home):
+        assert open_sieve(store.home, ["quokka"]) is None
         assert len(_found(store, "quokka")) == 1
         with pytest.raises(BlockingIOError):
-            update_index(store.root, [store])
-        tidy_up(store.root, [store])
+            update_index(store.home, [store])
+        tidy_up(store.home, [store])
         with pytest.raises(BlockingIOError):
-            remove_index(store.root)
-    assert open_sieve(store.root, ["quokka"])
+            remove_index(store.home)
+    assert open_sieve(store.home, ["quokka"])
     with pytest.raises(ZeroDivisionError):
         _fail_in_the_middle(store)
-    assert open_sieve(store.root, ["quokka"])  # nothing of that was saved
-    assert remove_index(store.root)
-    assert not (store.root / INDEX).exists()
-    assert not remove_index(store.root)
+    assert open_sieve(store.home, ["quokka"])  # nothing of that was saved
+    assert remove_index(store.home)
+    assert not (store.home / INDEX).exists()
+    assert not remove_index(store.home)
 
 
 def _fail_in_the_middle(store: Store) -> None:
-    with writing(store.root) as writer:
+    with writing(store.home) as writer:
         writer.remove(list(writer.stamps))
         raise ZeroDivisionError
 
@@ -249,46 +249,46 @@ with writing(Path(sys.argv[1])) as writer:
 def test_a_writer_that_is_killed(store: Store) -> None:
     """What it has left is not believed, and goes with the next change; it is used again when it was built anew."""
     expected = _found(store, "quokka")
-    update_index(store.root, [store])
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(store.root)], stdout=subprocess.PIPE) as child:
+    update_index(store.home, [store])
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(store.home)], stdout=subprocess.PIPE) as child:
         assert child.stdout
         assert child.stdout.readline() == b"ready\n"
         assert _found(store, "quokka") == expected
         child.send_signal(signal.SIGKILL)
     wait_for(lambda: _found(store, "quokka") == expected, "the answer is the same")
-    assert open_sieve(store.root, ["quokka"]) is None
-    forget(store.root, ["anything"])
-    assert not (store.root / INDEX / "search.db").exists()
-    assert "could not be believed" in check_index(store.root)[0].detail
-    update_index(store.root, [store])
-    assert open_sieve(store.root, ["quokka"])
-    assert check_index(store.root) == []
+    assert open_sieve(store.home, ["quokka"]) is None
+    forget(store.home, ["anything"])
+    assert not (store.home / INDEX / "search.db").exists()
+    assert "could not be believed" in check_index(store.home)[0].detail
+    update_index(store.home, [store])
+    assert open_sieve(store.home, ["quokka"])
+    assert check_index(store.home) == []
     assert _found(store, "quokka") == expected
 
 
 @pytest.mark.thorough
 def test_without_sqlite(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python without the module searches by reading, and says so where an index is wanted."""
-    update_index(store.root, [store])
+    update_index(store.home, [store])
     monkeypatch.setitem(sys.modules, "sqlite3", None)
     assert len(_found(store, "quokka")) == 1
-    assert "SQLite" in check_index(store.root)[0].detail
+    assert "SQLite" in check_index(store.home)[0].detail
     with pytest.raises(SearchIndexError):
-        update_index(store.root, [store])
+        update_index(store.home, [store])
 
 
 @pytest.mark.thorough
 def test_what_is_gone_is_not_in_it(store: Store) -> None:
     """What was purged leaves no trace; what was moved to the trash is found there only."""
-    update_index(store.root, [store])
-    file = store.root / INDEX / "search.db"
+    update_index(store.home, [store])
+    file = store.home / INDEX / "search.db"
     assert b"rarest quokka" in file.read_bytes()
 
     shutil.rmtree(store.paths(session_id(3)).root)
     assert _found(store, "quokka") == []
-    tidy_up(store.root, [store])
+    tidy_up(store.home, [store])
     assert b"quokka" not in file.read_bytes()
-    assert has_index(store.root)
+    assert has_index(store.home)
 
 
 @pytest.mark.thorough

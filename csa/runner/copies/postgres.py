@@ -49,6 +49,7 @@ _SETTINGS = {
 }
 _SET = "SELECT set_config(name, %s, false) FROM pg_catalog.pg_settings WHERE name = %s"  # if this version has it
 _REFUSED = {"22", "23", "54"}  # classes of errors of what is to be put: data, constraints, limits
+_NOT_A_CHARACTER = "22021"
 _HINTS: dict[type[Exception], str] = {
     psycopg.errors.InsufficientPrivilege: "does its role have CREATE on the database? docs/copies.md",
     psycopg.errors.ReadOnlySqlTransaction: "name the primary: this one is a replica, or set to be read only",
@@ -227,7 +228,7 @@ def _options(url: str) -> dict[str, Any]:
 
 
 def _code_of(error: Exception) -> str:
-    return (error.sqlstate or "") if isinstance(error, psycopg.Error) else ""
+    return (error.sqlstate or "") if isinstance(error, psycopg.Error) else _NOT_A_CHARACTER
 
 
 def _copied(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import IO
 from csa.errors import StateError
 from csa.model.redaction import Redactor
 from csa.paths import RETIRED
-from csa.runner.copies.rows import MessageRow, Messages, fits, session_row
+from csa.runner.copies.rows import MessageRow, Messages, clean, fits, session_row
 from csa.runner.copies.target import Change, Key, Standing
 from csa.runner.hosts.frames import digest_of
 from csa.store.atomic import require_regular, stamp_of
@@ -54,9 +54,9 @@ class Reader:
         if stamp == copied and self.status not in _UNSETTLED:
             return
         info = self._store.record(self._session_id).examine()  # first: what had ended by now is in what is read
-        if f"{stamp} {info.status}" == self._standing.stamp:
+        self.status = clean(info.status)  # another implementation may write any
+        if f"{stamp} {self.status}" == self._standing.stamp:
             return
-        self.status = info.status
         row = session_row(
             info.state,
             redactor.redact,
@@ -64,7 +64,7 @@ class Reader:
             project=self.key[1],
             id=self._session_id,
             tool=info.tool or (info.state and info.state.last_tool) or None,
-            status=info.status,
+            status=self.status,
             is_deleted=info.record.is_retired,
         )
         if info.state and info.state.sealed_at is not None:  # of what was said, the copy keeps what it has
@@ -75,7 +75,7 @@ class Reader:
         with _opened(f"{paths.pathname}/transcript.jsonl") as file:
             anew = self._find_place(file) or not self._is_known
             for piece in self._pieces(file, redactor, takes):
-                done = replace(piece.standing, stamp=f"{stamp} {info.status}" if piece.is_last else "")
+                done = replace(piece.standing, stamp=f"{stamp} {self.status}" if piece.is_last else "")
                 yield Change(self.key, row, done, anew, piece.messages, piece.events)
                 self._standing, self._is_known, anew = done, True, False
 
@@ -117,12 +117,12 @@ class Reader:
                 last = line.rstrip(b"\n") or last
                 turn_at = standing.turn_at
                 if read := _read(line, redactor):
-                    event, clean = read
+                    event, plain = read
                     turn_at = at if event.type == "run_started" else turn_at
                     if takes == "messages":
                         messages.add(event)
                     else:
-                        events.append((event.seq, clean))
+                        events.append((event.seq, plain))
                 standing = Standing(standing.inode, max(standing.read_bytes, at + len(line)), standing.digest, turn_at)
                 size += len(line)
                 if size > _MOST_BYTES or len(messages) + len(events) >= MOST:
@@ -164,8 +164,8 @@ def _read(line: bytes, redactor: Redactor) -> tuple[Event, bytes] | None:
     if not redactor.may_hold_secret(line.decode("utf-8", "replace")):
         return event, line.rstrip(b"\n")
     event = replace(event, data=redactor.redact_data(event.data))
-    clean = json.dumps(event.to_dict(), ensure_ascii=False, separators=(",", ":"))
-    return event, clean.encode("utf-8", "backslashreplace")
+    plain = json.dumps(event.to_dict(), ensure_ascii=False, separators=(",", ":"))
+    return event, plain.encode("utf-8", "backslashreplace")
 
 
 def _ends_with(fd: int, size: int, standing: Standing) -> bool:

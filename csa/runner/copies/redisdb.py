@@ -22,7 +22,7 @@ from csa.errors import BusyError
 from csa.model.state import format_time
 from csa.runner.copies.rows import SessionRow, clean
 from csa.runner.copies.target import CONNECT_S, Address, Change, ContentRefusedError, DatabaseError, Key, Standing
-from csa.structs import asdict, fields
+from csa.structs import asdict, fields, replace
 
 SESSIONS, CHANGES = "csa:sessions", "csa:changes"
 _SESSION, _EVENTS, _STANDING = "csa:session:", "csa:events:", "csa:standing:"
@@ -61,7 +61,7 @@ class Redis:
             content: Mapping[Any, Any] = self._client.hgetall(self._standing)
             found = {_key_of(name): _standing_of(said) for name, said in content.items()}
             if found and self._may_evict():
-                found |= dict.fromkeys(self._evicted(list(found)), Standing())
+                found |= {key: replace(found[key], inode="", stamp="") for key in self._evicted(list(found))}
             return found
 
     def _may_evict(self) -> bool:

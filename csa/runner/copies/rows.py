@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from math import isfinite
 from typing import Any
 
 from csa.model.conversation import Conversation, Message, ToolCall
@@ -189,10 +190,13 @@ def clean(text: str) -> str:
 
 
 def _cleaned(value: Any) -> Any:
+    """Return a value of JSON as databases take it; Python also reads numbers that JSON does not have."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Mapping):
-        return {key: _cleaned(each) for key, each in value.items()}
+        return {clean(key): _cleaned(each) for key, each in value.items()}
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
     return [_cleaned(each) for each in value] if isinstance(value, list) else value
 
 

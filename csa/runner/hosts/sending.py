@@ -7,6 +7,7 @@ raise StoppedError.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -69,7 +70,8 @@ def find_where(context: Context, request: RunRequest, host: str | None, director
     if not typed:
         session_id = asked_id(request) or new_id_now()
         there = directory_there(context, engine, directory)
-        code = outgoing(context, engine)
+        is_here = directory is None or os.path.isdir(directory)
+        code = outgoing(context, engine) if is_here else None  # that of another directory is not meant
         return Where(engine, request, session_id, there, is_new=True, code=code, node=node)
     session = _find_there(context, node or engine, typed)
     request = replace(request, session=session.session_id)

@@ -44,6 +44,7 @@ from csa.store.transcript import last_turn_event
 from csa.store.trees import leave_tree
 from csa.store.turns import NOTHING_USED
 from csa.store.unfinished import Unfinished
+from csa.store.writer import SessionWriter
 from csa.structs import replace
 
 
@@ -281,10 +282,11 @@ class TurnRecorder(Recorder):
             self.held.attempt("the tree's list", lambda: leave_tree(self.held.store.root, self.held.state))
         if self.held.is_published and self.plan.state.ephemeral:
             self.held.attempt("the deletion of the ephemeral session", self.held.remove)
+        elif self.held.is_published and self.held.is_ours():
+            SessionWriter.close(self.held)
+            with self.held.losing("the session", "encrypted"):  # before anybody who waits for it sees that it is free
+                seal_after(self.plan.context, self.held, is_held=True)
         self.held.close()
-        if not self.plan.state.ephemeral:
-            with self.held.losing("the session", "encrypted"):
-                seal_after(self.plan.context, self.held)
 
     def withdraw(self) -> None:
         """Leave nothing of a turn that could not begin; the lock is still held."""
