@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -19,6 +19,7 @@ from csa.runner.hosts.outlet import write_having
 from csa.store.mirrors import mirror_for
 
 CHECK_S = 20.0
+_HEED_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 
 
@@ -105,7 +106,7 @@ def sync_hosts(syncs: list[Sync], *, watch: bool) -> None:
     threads = [Thread(target=_run, args=(sync, told), kwargs={"watch": watch}) for sync in syncs]
     for thread in threads:
         thread.start()
-    number = next((number for _ in threads if (number := told.get())), 0)
+    number = next((number for _ in threads if (number := _next(told))), 0)
     for sync in syncs:
         sync.end()
     for thread in threads:
@@ -114,6 +115,12 @@ def sync_hosts(syncs: list[Sync], *, watch: bool) -> None:
         signal.signal(each, handler)
     if number:
         raise KeyboardInterrupt(number)
+
+
+def _next(told: SimpleQueue[int]) -> int:
+    while True:  # handlers are called between two waits only, and not if the signal comes as one begins
+        with suppress(Empty):
+            return told.get(timeout=_HEED_S)
 
 
 def _run(sync: Sync, told: SimpleQueue[int], *, watch: bool) -> None:
