@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Protocol, cast
 
 from csa.errors import ConfigError
-from csa.model.config import SSH, Engine
+from csa.model.config import Engine
+from csa.model.configkeys import SSH
 from csa.runner.entrypoints import entry_points
 from csa.structs import Struct
 
