@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from csa.model.config import HYPERQUEUE, Engine
+from csa.model.config import Engine
+from csa.model.configkeys import HYPERQUEUE
 from csa.runner.hosts import hyperqueue
 from csa.store.mirrors import mirror_for
 from csa.store.placements import list_placements

@@ -12,7 +12,8 @@ from functools import cache
 from typing import Protocol, cast
 
 from csa.errors import ConfigError
-from csa.model.config import SSH, Engine
+from csa.model.config import Engine
+from csa.model.configkeys import SSH
 from csa.runner.entrypoints import entry_points
 from csa.structs import Struct
 

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from csa.errors import BusyError, CsaError, NameTakenError, RefusedError, StateError, UsageError
-from csa.model.config import NONE, SHARED, Engine
+from csa.model.config import Engine
+from csa.model.configkeys import NONE, SHARED
 from csa.model.limits import Budget
 from csa.model.plan import NAME_LENGTH, Plan, PlanTask
 from csa.runner.attached import Attached, Placed, start_attached, start_placed
