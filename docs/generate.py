@@ -15,7 +15,7 @@ from typing import Any
 from csa.cli.commands import COMMANDS
 from csa.cli.config import render_value
 from csa.cli.helping import overview
-from csa.model.config import _NOT_FOR_PROJECTS, COPY_KEYS, ENGINE_KEYS, KEYS, STORE_KEYS, TOOL_KEYS, Key
+from csa.model.configkeys import COPY_KEYS, ENGINE_KEYS, KEYS, NOT_FOR_PROJECTS, STORE_KEYS, TOOL_KEYS, Key
 from csa.model.plan import KEYS as PLAN_KEYS
 from csa.model.schemas.plans import STATES
 
@@ -128,7 +128,7 @@ def _table(keys: Mapping[str, Key], *, names: bool) -> Iterator[str]:
 
 def _in_projects(name: str, key: Key) -> str:
     is_of_users = any(key is keys.get(name) for keys in (ENGINE_KEYS, COPY_KEYS, STORE_KEYS))
-    if is_of_users or (name in _NOT_FOR_PROJECTS and key is TOOL_KEYS.get(name)):
+    if is_of_users or (name in NOT_FOR_PROJECTS and key is TOOL_KEYS.get(name)):
         return "no"
     return "tightens" if key.limits else "sets"
 

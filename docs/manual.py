@@ -10,7 +10,7 @@ from csa import __version__
 from csa.cli.commands import ABOUT, ALIASES, COMMANDS, PURPOSES, Command, command_names
 from csa.cli.config import render_value
 from csa.cli.helping import overview
-from csa.model.config import ENGINE_KEYS, KEYS, STORE_KEYS, TOOL_KEYS, Key
+from csa.model.configkeys import ENGINE_KEYS, KEYS, STORE_KEYS, TOOL_KEYS, Key
 
 EXITS = (
     ("0", "It succeeded."),

@@ -8,7 +8,7 @@ import os
 from csa.cli.ourselves import own_command
 from csa.cli.run_options import add_budget_options, add_kept_options, add_template_options
 from csa.errors import UsageError
-from csa.model.config import TRANSPORTS
+from csa.model.configkeys import TRANSPORTS
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:

@@ -89,7 +89,7 @@ def _id_candidate(session_id: str, typed: str, ids: Sequence[str]) -> str:
 
 def _tool_candidates(typed: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the tools, and `auto`."""
-    from csa.model.config import AUTO  # noqa: PLC0415  # sessions need none of it
+    from csa.model.configkeys import AUTO  # noqa: PLC0415  # sessions need none of it
 
     yield from ((name, "") for name in (*_known_tools(before), AUTO) if name.startswith(typed))
 

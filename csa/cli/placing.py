@@ -12,7 +12,7 @@ from csa.cli.run import carry_out, follow_up, refuse_output
 from csa.cli.run_request import unread_stdin_told
 from csa.cli.views.signs import Signs, about_sessions, signs_of_life
 from csa.errors import BusyError, CsaError, UsageError
-from csa.model.config import SHARED
+from csa.model.configkeys import SHARED
 from csa.model.limits import Budget
 from csa.process.wakeup import noted_signals
 from csa.runner.client import Csa

@@ -12,7 +12,7 @@ from csa.cli.ourselves import own_command
 from csa.cli.output import print_json, tell, warn
 from csa.cli.run_options import add_budget_options, add_outcome_options, defaults_of_run
 from csa.errors import CsaError, NotFoundError, UsageError
-from csa.model.config import AUTO
+from csa.model.configkeys import AUTO
 from csa.model.permission import Permission
 from csa.paths import NEW_PREFIX
 

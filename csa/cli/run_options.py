@@ -6,7 +6,7 @@ import argparse
 import math
 
 from csa.cli.parsing import Parser
-from csa.model.config import AUTO, TRANSPORTS
+from csa.model.configkeys import AUTO, TRANSPORTS
 from csa.model.permission import Permission
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from csa.errors import ConfigError, UsageError
-from csa.model.config import Key, checked, unknown_key
+from csa.model.configkeys import Key, checked, unknown_key
 from csa.model.duration import DEFAULT_PARK, parse_duration, parse_on_quota
 from csa.model.structured import NotJsonError, parse_json
 from csa.structs import Struct, field

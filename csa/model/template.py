@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from csa.errors import ConfigError, UsageError
-from csa.model.config import AUTO, Key, checked, unknown_key
+from csa.model.configkeys import AUTO, Key, checked, unknown_key
 from csa.model.structured import NotJsonError, parse_json
 from csa.structs import Struct
 

@@ -27,7 +27,6 @@ from csa.runner.session import Session
 from csa.runner.sessions.auditing import note_read
 from csa.runner.sessions.listing import PHASES, STATUSES, Selection, select_sessions
 from csa.runner.sessions.waiting import WaitResult, await_endings
-from csa.store.mirrors import find_mirror
 from csa.store.observer import Observer
 from csa.store.transcript import started_after
 from csa.structs import Struct, replace
@@ -114,11 +113,13 @@ class Tools:
     def land(self, arguments: Mapping[str, Any], _: Watch) -> Json:
         import anyio  # noqa: PLC0415  # only this needs an event loop
 
+        from csa.runner.sessions.landing import refuse_to_land  # noqa: PLC0415  # as above
         from csa.runner.sessions.landing_outcome import outcome_to_json  # noqa: PLC0415  # as above
 
         client = self._client_for(arguments.get("directory"))
         session = client.session(arguments["session"], mirrored=True)
         if session.store.host:
+            refuse_to_land(session, client.context.directory)
             with suppress(CsaError, OSError):  # what is here already is landed
                 client.fetch(arguments["session"])
         options = {name: arguments[name] for name in ("squash", "dry_run") if name in arguments}
@@ -194,8 +195,7 @@ def list_sessions(
         raise UsageError(f"There is no status '{status}'.", hint=", ".join((*STATUSES, *PHASES)))
     selection = Selection(statuses=frozenset({status} if status else ()))
     above = client.resolve(parent) if parent else None
-    stores = list(find_mirror(client.store.root_pathname, host).stores()) if host else [client.store]
-    listing = select_sessions(stores, selection, limit=None if above else limit, by_use=True)
+    listing = select_sessions(client.stores(host), selection, limit=None if above else limit, by_use=True)
     infos = [info for info in listing.infos if above in {None, info.parent}]
     shown, more = infos[:limit], listing.more + len(infos[limit:])
     rows: list[Json] = []

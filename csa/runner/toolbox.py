@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from csa.errors import ConfigError, StateError, ToolUnavailableError, UsageError
 from csa.model.adapter import Adapter, Login, LoginJudge, LoginRequest
-from csa.model.config import AUTO, NATIVE, Config
+from csa.model.config import Config
+from csa.model.configkeys import AUTO, NATIVE
 from csa.model.limits import PLAN
 from csa.ownership import explain_denial, owner_above, quoted
 from csa.runner.entrypoints import EntryPoint, entry_points

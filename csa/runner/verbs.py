@@ -88,7 +88,7 @@ class SessionVerbs:
         With `host`, those of all projects of that host, as they were when it was heard of last; NotFoundError if it
         never was: see `sync`.
         """
-        return select_sessions(self._stores(host), limit=limit).infos
+        return select_sessions(self.stores(host), limit=limit).infos
 
     def hosts(self) -> list[Mirror]:
         """Return the mirrors of other hosts: `.host` is its name, `.heard_s()` how long ago it was heard of."""
@@ -126,7 +126,8 @@ class SessionVerbs:
             raise UsageError(f"Session {session.session_id} is on this host: its commits are in its repository.")
         return fetch_work(self.context, self.context.config.engine(host), session.session_id, host)
 
-    def _stores(self, host: str | None) -> list[Store]:
+    def stores(self, host: str | None = None) -> list[Store]:
+        """Return the project's store; with `host`, those in the mirror of that host. NotFoundError if there is none."""
         if host is None:
             return [self.store]
         from csa.store.mirrors import find_mirror  # noqa: PLC0415  # as above
@@ -225,7 +226,7 @@ class SessionVerbs:
         if not wanted:
             raise UsageError("Name a word to look for.")
         query = Query(words=wanted, tools=frozenset(tools), since=since, with_deleted=with_deleted)
-        return search(self._stores(host), query, keys=self.context.keys)
+        return search(self.stores(host), query, keys=self.context.keys)
 
     def budget(
         self, selector: str, *, tokens: int | None = None, usd: float | None = None, time_s: float | None = None

@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 from csa.errors import BusyError, NotFoundError, RetiredError, StateError, UsageError
-from csa.model.config import AUTO
+from csa.model.configkeys import AUTO
 from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.schemas.chat_api import NEW_CHAT, SESSION

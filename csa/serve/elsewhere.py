@@ -42,7 +42,9 @@ def start_elsewhere(
 ) -> dict[str, Any]:
     """Start a turn on another host, which is watched from here until its end."""
     served.refuse_others(ELSEWHERE)
-    return start_watched(client.context, request, on, served.keeping, wait_s=wait_s, parts=PARTS).to_json()
+    goes_on = request.session is not None  # else a request that comes again would be a turn more
+    begun = start_watched(client.context, request, on, served.keeping, wait_s=wait_s, parts=PARTS, goes_on=goes_on)
+    return begun.to_json()
 
 
 def edit_there(served: Served, session: Session, body: Mapping[str, Any]) -> None:

@@ -240,12 +240,14 @@ def answer(served: Served, asked: Asked) -> Any:
 def land(served: Served, asked: Asked) -> Any:
     import anyio  # noqa: PLC0415  # only this and compacting need an event loop of their own
 
+    from csa.runner.sessions.landing import refuse_to_land  # noqa: PLC0415  # as above
     from csa.runner.sessions.landing_outcome import LandError, outcome_to_json  # noqa: PLC0415  # as above
 
     session, into = served.find(asked, acts=True, mirrored=True), asked.body["into"]
     served.require(into)
     client = client_of(session)
     if session.store.host:
+        refuse_to_land(session, into)
         fetch_before_landing(served, asked, session, into)
     options = {name: asked.body[name] for name in ("squash", "check", "dry_run", "keep") if name in asked.body}
     try:

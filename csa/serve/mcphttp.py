@@ -30,10 +30,12 @@ from csa.rpc.mcp_elsewhere import Elsewhere
 from csa.rpc.mcp_resources import list_resources, read_resource
 from csa.rpc.mcp_tools import Tools, Watch
 from csa.runner.client import Csa
+from csa.runner.context import Context as RunContext
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
 from csa.serve.requests import MAX_BODY_BYTES, Asked
-from csa.serve.served import Served
+from csa.serve.served import ELSEWHERE, Served
+from csa.store.sessions import Store
 
 _T = TypeVar("_T")
 _MOST_CALLS = 64  # at a time: they mostly wait
@@ -56,7 +58,7 @@ async def serving_mcp(served: Served) -> AsyncIterator[Callable[..., Any]]:
 class _Server:
     def __init__(self, served: Served) -> None:
         self._served = served
-        self._elsewhere = Elsewhere(served.keeping)
+        self._elsewhere = _ServedElsewhere(served)
         self._limiter = anyio.CapacityLimiter(_MOST_CALLS)
 
     def make(self) -> Server[Any]:
@@ -159,7 +161,25 @@ class _ServedCsa(Csa):
         self.refuse_others(found.store.label)
         return found
 
+    def stores(self, host: str | None = None) -> list[Store]:
+        found = super().stores(host)
+        for store in found:
+            self.refuse_others(store.label)
+        return found
+
     def start(self, prompt: str | RunRequest, **options: Any) -> Any:
         if isinstance(prompt, RunRequest) and prompt.session is not None:
             self.session(prompt.session)
         return super().start(prompt, **options)
+
+
+class _ServedElsewhere(Elsewhere):
+    """Starts turns on other hosts, if these are served."""
+
+    def __init__(self, served: Served) -> None:
+        super().__init__(served.keeping)
+        self._served = served
+
+    def start(self, context: RunContext, request: RunRequest, on: str, *, is_detached: bool) -> str:
+        self._served.refuse_others(ELSEWHERE)
+        return super().start(context, request, on, is_detached=is_detached)

@@ -260,10 +260,10 @@ def find_commit(git: Git, name: str) -> str | None:
     return None
 
 
-def branch_of(git: Git) -> str | None:
+def branch_of(git: Git, head: str = "HEAD") -> str | None:
     """Return the branch that is checked out, also where a tag has its name; None if the head is detached."""
     with suppress(GitError):
-        return git.line("symbolic-ref", "--quiet", "HEAD").removeprefix("refs/heads/")
+        return git.line("symbolic-ref", "--quiet", head).removeprefix("refs/heads/")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Which project a directory belongs to, and its git branch and commit (read from .git, without running git).
+"""Which project a directory belongs to, and its git branch and commit (read from .git, mostly without running git).
 
 A linked git worktree belongs to the project of its main worktree, so that its sessions outlive it. For a bare
 repository it is its directory, or the one above whose `.git` names it. A submodule is a project of its own, and so is a
@@ -13,11 +13,16 @@ from csa.paths import make_path
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from csa.store.gitplumbing import Git
 
 _HEX = frozenset("0123456789abcdef")
 _COMMIT_LENGTHS = (40, 64)
 _MAX_SYMBOLIC = 5
+_BRANCH = "ref: refs/heads/"
+_UNREAD = f"{_BRANCH}.invalid"  # what HEAD says where refs are not kept in files (reftable): git itself is asked
 
 
 def find_project(start: Path | str) -> str:
@@ -114,19 +119,36 @@ def git_branch(start: Path) -> str | None:
         head = _read_git_file(_git_directory(make_path(top)) / "HEAD").strip() if top else ""
     except (OSError, ValueError):
         return None
-    _, found, branch = head.partition("ref: refs/heads/")
+    if top and head == _UNREAD:
+        from csa.store.gitwork import branch_of  # noqa: PLC0415  # as `_read_git_file`
+
+        return _asked(top, branch_of)
+    _, found, branch = head.partition(_BRANCH)
     return branch if found else None
 
 
 def git_head(start: Path) -> str | None:
-    """Return the commit checked out in the work tree around `start`; None if there is no work tree, or no commit.
-
-    Refs that are not kept in files (reftable) are not read.
-    """
+    """Return the commit checked out in the work tree around `start`; None if there is no work tree, or no commit."""
     top = git_top(str(start))
     try:
-        return _resolve_head(_git_directory(make_path(top))) if top else None
+        directory = _git_directory(make_path(top)) if top else None
+        if top and directory and _read_git_file(directory / "HEAD").strip() == _UNREAD:
+            from csa.store.gitwork import find_commit  # noqa: PLC0415  # as `_read_git_file`
+
+            return _asked(top, lambda git: find_commit(git, "HEAD"))
+        return _resolve_head(directory) if directory else None
     except (OSError, ValueError):
+        return None
+
+
+def _asked(top: str, question: Callable[[Git], str | None]) -> str | None:
+    """Return what git says of a work tree; None if there is no git."""
+    from csa.errors import ToolUnavailableError  # noqa: PLC0415  # as above
+    from csa.store.gitplumbing import open_work_tree  # noqa: PLC0415  # as above
+
+    try:
+        return question(open_work_tree(top, os.environ))
+    except ToolUnavailableError:
         return None
 
 

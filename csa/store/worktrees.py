@@ -18,6 +18,7 @@ from csa.store.atomic import read_regular
 from csa.store.gitplumbing import ABSENT, Git, GitError, open_project
 from csa.store.gitwork import (
     WorktreeError,
+    branch_of,
     find_commit,
     is_ancestor,
     is_checked_out,
@@ -71,9 +72,10 @@ def rediscover(path: str, environ: Mapping[str, str]) -> Worktree | None:
     try:
         said = git.run("worktree", "list", "--porcelain").decode("utf-8", "surrogateescape").splitlines()
         own = read_regular(f"{path}/.git").decode().removeprefix("gitdir:").strip()
-        head, here = find_commit(git, f"worktrees/{os.path.basename(own)}/HEAD"), find_commit(git, "HEAD")
+        its_head = f"worktrees/{os.path.basename(own)}/HEAD"
+        head, here = find_commit(git, its_head), find_commit(git, "HEAD")
         base = git.line("merge-base", str(head), str(here))
-        branch = read_regular(f"{own}/HEAD").decode().removeprefix("ref: refs/heads/").strip()
+        branch = branch_of(git, its_head) or str(head)
         target = git.line("rev-parse", "--abbrev-ref", "HEAD")
     except (GitError, OSError, ValueError):
         return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.gits import needs_git
 from tests.support import Json, Place, snapshot
 
 NAMES = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@b"}
@@ -40,6 +42,23 @@ def work(place: Place, script: str, *words: str) -> str:
 def diff_of(place: Place, *words: str) -> Json:
     found: Json = place.run("diff", *words, "--json").json
     return found
+
+
+@needs_git(2, 45)
+def test_where_refs_are_not_in_files(place: Place) -> None:
+    """With reftable, HEAD says `.invalid`: the branch and the commits are what git says, in a worktree too."""
+    shutil.rmtree(place.project / ".git")
+    place.env.update(NAMES)
+    sh(place, "git init -q -b trunk --ref-format=reftable && echo one > a && git add . && git commit -qm first")
+    session_id = work(place, "echo two >> a; git commit -qam second; echo new > b")
+    assert statuses(diff_of(place, session_id)) == {"a": "modified", "b": "added"}
+    (listed,) = place.run("ls", "--json").json
+    assert listed["branch"] == "trunk"
+    own = work(place, "echo three >> a; git commit -qam third", "--worktree")
+    assert statuses(diff_of(place, own)) == {"a": "modified"}
+    sh(place, "git add . && git commit -qm mine")
+    assert place.run("land", own).code == 0
+    assert sh(place, "cat a") == "one\ntwo\nthree\n"
 
 
 def statuses(found: Json) -> dict[str, Any]:

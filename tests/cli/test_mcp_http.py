@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from csa.model.schemas.mcp import TOOLS
+from tests.cli.hosts import sync
 from tests.serving import Server, serving
 from tests.support import Json, Place
 
@@ -111,6 +112,24 @@ def test_who_may_use_it(place: Place) -> None:
         assert refused.is_error
         assert "not served" in refused.content[0].text
     assert place.published() == []
+
+
+@pytest.mark.usefixtures("remote")
+def test_other_hosts_are_served_with_all_projects_only(place: Place, remote: Place) -> None:
+    """With --project nothing is begun on another host, nor listed of it."""
+    remote.codex("theirs")
+    sync(place)
+
+    async def go(server: Server) -> list[Any]:
+        async with _connected(server) as session:
+            run = {"prompt": "x", "tool": "codex", "on": "n1"}
+            return [await session.call_tool("run", run), await session.call_tool("list", {"host": "n1"})]
+
+    with serving(place, "--project", str(place.project)) as server:
+        for refused in anyio.run(go, server):
+            assert refused.is_error, refused
+            assert "no other hosts are served" in refused.content[0].text
+    assert len(remote.ids()) == 1
 
 
 AGENT = """

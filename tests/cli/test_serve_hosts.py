@@ -136,6 +136,19 @@ def test_lists_and_searches_look_where_they_are_told(place: Place, remote: Place
 
 
 @pytest.mark.thorough
+def test_making_one_that_is_there_already_begins_no_turn(place: Place, remote: Place, server: Server) -> None:
+    """Its name is taken on the host, which was not heard of since: that is told, whatever was to be said in it."""
+    config = place.tmp / "own.toml"
+    config.write_text(f'[engines.n1]\ncode = "none"\ndirectory = "{remote.project}"\n')
+    there = remote.codex("hello", "--name", "far").session_id
+    body = {"prompt": "again", "tool": "codex", "directory": str(place.project), "session_id": "far", "on": "n1"}
+    for _ in range(2):
+        assert server.post("/sessions", body, status=200) == {"session_id": there, "created": False}
+    assert remote.run("status", there, "--json").json["turns"] == 1
+    assert place.run("hosts", "--placed", "--json").json == []
+
+
+@pytest.mark.thorough
 def test_a_host_that_cannot_be_reached(place: Place, remote: Place, server: Server) -> None:
     """What is asked of it fails, with the next step; nothing is left that is booked."""
     body = {"prompt": "x", "tool": "codex", "directory": str(place.project), "on": "nowhere"}

@@ -7,7 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from csa.cli.config import render_settings
-from csa.model.config import KEYS, TOOL_KEYS, Key, Layer, combine_layers
+from csa.model.config import Layer, combine_layers
+from csa.model.configkeys import KEYS, TOOL_KEYS, Key
 from csa.model.permission import Permission
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

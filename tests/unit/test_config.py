@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from csa.errors import ConfigError
-from csa.model.config import KEYS, Layer, combine_layers, from_environment
+from csa.model.config import Layer, combine_layers, from_environment
+from csa.model.configkeys import KEYS
 from csa.model.permission import Permission
 from csa.store.configfile import config_layers, load_config
 

@@ -19,7 +19,8 @@ import pytest
 from csa_adapters.acp_agents import AGENTS
 
 from csa.cli.commands import COMMANDS, HIDDEN, command_names, find_command
-from csa.model.config import COPY_KEYS, ENGINE_KEYS, KEYS, STORE_KEYS, TOOL_KEYS, Layer, combine_layers
+from csa.model.config import Layer, combine_layers
+from csa.model.configkeys import COPY_KEYS, ENGINE_KEYS, KEYS, STORE_KEYS, TOOL_KEYS
 from csa.model.plan import parse_plan
 from csa.model.schemas.table import OUTPUTS
 from tests.schemas import check_events, check_output

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from csa.errors import ConfigError, UsageError
-from csa.model.config import ENGINE_KEYS, HYPERQUEUE, KUBERNETES, SLURM, Engine, Layer, combine_layers
+from csa.model.config import Engine, Layer, combine_layers
+from csa.model.configkeys import ENGINE_KEYS, HYPERQUEUE, KUBERNETES, SLURM
 from csa.runner.hosts import hyperqueue, kubernetes, slurm
 from csa.runner.hosts.engines import reach_of
 from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look, is_scheduler

@@ -14,7 +14,7 @@ from typing import Any
 
 from csa import __version__
 from csa.errors import BusyError, CsaError, NotFoundError, UsageError
-from csa.model.config import AUTO
+from csa.model.configkeys import AUTO
 from csa.model.state import format_time
 from csa.rpc.acp.options import MODE, MODEL, Options
 from csa.rpc.acp.prompts import read_prompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from csa.errors import CsaError, UsageError
-from csa.model.config import AUTO
+from csa.model.configkeys import AUTO
 from csa.model.permission import Permission
 from csa.rpc.jsonrpc import INVALID_PARAMS, Json, RpcError
 from csa.runner.client import Csa

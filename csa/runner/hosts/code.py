@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import IO, Any
 
 from csa.errors import RefusedError
-from csa.model.config import BUNDLE, Engine
+from csa.model.config import Engine
+from csa.model.configkeys import BUNDLE
 from csa.paths import CODE
 from csa.runner.context import Context
 from csa.runner.hosts.answers import error_in

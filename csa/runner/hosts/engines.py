@@ -15,7 +15,8 @@ from random import random
 from typing import IO, Any
 
 from csa.errors import CsaError
-from csa.model.config import SSH, Engine
+from csa.model.config import Engine
+from csa.model.configkeys import SSH
 from csa.runner.hosts.frames import ProtocolError, read_greeting
 from csa.runner.hosts.schedulers import adapter_of
 

@@ -17,7 +17,8 @@ from typing import IO, Any
 
 from csa import __version__
 from csa.errors import CsaError, UsageError
-from csa.model.config import SHARED, Engine
+from csa.model.config import Engine
+from csa.model.configkeys import SHARED
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.caller import owner_name
 from csa.runner.context import Context

@@ -34,6 +34,7 @@ def start_there(
     wait_s: float | None = None,
     allowance: Budget | None = None,
     parts: int | None = None,
+    goes_on: bool = True,
     tell: Tell = lambda _: None,
 ) -> tuple[Begun, Engine]:
     """Start a turn on another host; return it, and how its host is reached, when it has begun and can be seen here.
@@ -46,10 +47,12 @@ def start_there(
             for `queue_s`.
         allowance: of the budgets above it here: see `reserve`. None is what an agent asks for as its budget.
         parts: as for `start_placed`; None leaves the allowance as it is.
+        goes_on: continue the session that has the name there already, though it was not seen here.
         tell: gets what may interest who asked.
 
     It may be called in any thread. Raises as `find_where`, `reserve_for` and `Tether.begin`, and:
         UsageError: the request makes no sense elsewhere.
+        AppearedError: there is a session with its id, or without `goes_on` its name.
         WithdrawnError: it has waited in the queue for too long, and will never begin.
     """
     refuse_elsewhere(request)
@@ -69,7 +72,7 @@ def start_there(
     try:
         begun, engine = begin(where)
     except AppearedError as appeared:  # its name means a session that was not seen here
-        if not where.is_new or where.session_id == appeared.session_id:
+        if not (goes_on and where.is_new) or where.session_id == appeared.session_id:
             raise
         named = replace(request, session=f"{where.engine.name}:{appeared.session_id}", session_id=None)
         begun, engine = begin(find_where(context, named, None, None))
@@ -114,12 +117,13 @@ def start_watched(
     *,
     wait_s: float | None = None,
     parts: int | None = None,
+    goes_on: bool = True,
 ) -> Begun:
     """Start a turn on another host that goes on by itself; have its record, and then its commits, here.
 
     Raises as `start_there`.
     """
-    begun, engine = start_there(context, request, host, wait_s=wait_s, parts=parts)
+    begun, engine = start_there(context, request, host, wait_s=wait_s, parts=parts, goes_on=goes_on)
 
     def fetch() -> None:
         with suppress(CsaError, OSError):  # it has changed no code, or csa fetch brings it later

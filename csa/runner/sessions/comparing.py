@@ -263,7 +263,7 @@ def _heads_of(submodule: Path) -> list[Path]:
     own = submodule / ".git"
     if own.is_file():
         own = submodule / own.read_text(errors="replace").partition("gitdir:")[2].strip()
-    return [path for path in (own / "HEAD", own / "logs" / "HEAD") if path.exists()]
+    return [path for path in (own / "HEAD", own / "logs" / "HEAD", own / "reftable" / "tables.list") if path.exists()]
 
 
 def _names(content: bytes) -> list[str]:

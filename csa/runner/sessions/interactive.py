@@ -15,7 +15,7 @@ from typing import Any
 
 from csa.errors import BusyError, CsaError, NotFoundError, ToolUnavailableError
 from csa.model.adapter import InteractiveTool, Invocation, TurnRequest
-from csa.model.config import NATIVE
+from csa.model.configkeys import NATIVE
 from csa.model.permission import Permission
 from csa.model.result import UNKNOWN_CONVERSATION
 from csa.process.launch import SpawnError, become_subreaper

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from csa.errors import RefusedError, UsageError
 from csa.model.adapter import Adapter
-from csa.model.config import NATIVE
+from csa.model.configkeys import NATIVE
 from csa.runner.context import Context
 from csa.runner.request import RunRequest
 from csa.runner.toolbox import ToolChoice, loadable_adapters

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from csa.errors import ConfigError, ToolUnavailableError, UsageError
-from csa.model.config import AUTO, Config
+from csa.model.config import Config
+from csa.model.configkeys import AUTO
 from csa.runner.context import Context
 from csa.runner.request import RunRequest
 from csa.runner.toolbox import ToolChoice, choose_tool, find_adapter

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from csa.errors import NotFoundError, RefusedError, UsageError
-from csa.model.config import NATIVE
+from csa.model.configkeys import NATIVE
 from csa.model.permission import Permission
 from csa.runner.caller import Caller
 from csa.runner.context import Context

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from csa.errors import AmbiguousError, ConfigError, CsaError, NotFoundError, RefusedError, UsageError
-from csa.model.config import AUTO, Config
+from csa.model.config import Config
+from csa.model.configkeys import AUTO
 from csa.model.permission import Permission
 from csa.model.redaction import MARK
 from csa.model.text import shortened
