@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 from csa.errors import RefusedError
 from csa.paths import make_path
@@ -34,6 +34,9 @@ def seal_after(context: Context, held: HeldSession, *, is_held: bool = False) ->
     if encryption.seals or (held.was_sealed and encryption.recipients):
         from csa.runner.atrest import seal_tree  # noqa: PLC0415  # few sessions are
 
+        if context.postponed is not None:
+            context.postponed.append(partial(seal_tree, held.store, held.state, encryption))
+            return
         seal_tree(held.store, held.state, encryption, is_held=is_held)
 
 
@@ -60,6 +63,7 @@ class Context:
         self.owns_process = owns_process  # this process is csa's alone (see `start_tool`)
         self.is_detached = is_detached  # it outlives whoever started it (see `start_detached`)
         self.is_placed = False  # on behalf of another host
+        self.postponed: list[Callable[[], None]] | None = None  # encryption, until the command of --on-finish has ended
         self.secrets = secrets or {}  # for the environment of tools, and hidden in all that is written
         self._load_config = config
         self._find_caller = caller
@@ -130,7 +134,7 @@ class Context:
             "secrets": self.secrets,
         }
         changed = Context(**{**same, **changes})
-        changed.is_placed = self.is_placed
+        changed.is_placed, changed.postponed = self.is_placed, self.postponed
         return changed
 
     @property

@@ -85,7 +85,10 @@ def main() -> int:
         _say({})
         return 0
     if last.order.get("on_finish"):
-        _finish(last.order, last.turn)
+        try:
+            _finish(last.order, last.turn)
+        finally:
+            _seal(last.turn)
     return last.turn.result.exit_code
 
 
@@ -107,6 +110,15 @@ def _finish(order: dict[str, Any], turn: Turn) -> None:
         _log(redactor.redact(f"warning: {problem}"))
 
 
+def _seal(turn: Turn) -> None:
+    """Encrypt what waited for the command, which may have read it, and has written into supervisor.log."""
+    for seal in turn.plan.context.postponed or ():
+        try:
+            seal()
+        except (CsaError, OSError) as error:
+            _log(f"warning: the session could not be encrypted: {error}")
+
+
 def _copy_redacted(source: int, redactor: Redactor) -> None:
     stream = StreamRedactor(redactor)
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
@@ -124,6 +136,8 @@ class _Ordered:
         self.order = order
         self.lifeline = lifeline  # readable, at its end, once the caller of an attached turn has ended
         client = client_for(order, os.environ, is_detached=lifeline is None)
+        if order.get("on_finish"):
+            plan.context.postponed = client.context.postponed = []
         self.turn = client.turn_of(plan, started)
         if lifeline is None:
             self.turn.on_parked = partial(_keep_order, client, order)

@@ -11,7 +11,7 @@ import pytest
 from csa.store.locks import is_locked
 from tests.cli.hosts import sync
 from tests.cli.worktrees import make_repository
-from tests.support import Place
+from tests.support import CSA, Place
 
 PLANTED = "planted-text-7712"
 ANSWER = "planted-answer-3391"
@@ -152,6 +152,23 @@ def test_a_plan_that_goes_on_reads_what_is_encrypted(sealing: Sealing) -> None:
     assert done.code == 0, done.err
     assert ANSWER in place.run("show", "plan.two", "--json").json[0]["content"]
     assert sealing.plain() == []
+
+
+@pytest.mark.thorough
+def test_the_command_of_a_detached_turn_comes_first(sealing: Sealing) -> None:
+    """It reads the answer without a key, and what it prints is in the log of the session, encrypted as all else."""
+    place = sealing.place
+    place.play(["say", ANSWER])
+    key = sealing.file.read_text()
+    sealing.file.unlink()
+    command = f"{CSA} result $CSA_FINISHED_SESSION > {place.tmp}/seen 2>&1; echo {PLANTED} of it"
+    done = place.codex("hello", "--name", "detached", "--detach", "--on-finish", command)
+    assert done.code == 0, done.err
+    place.wait_until_empty(within_s=20)
+    assert (place.tmp / "seen").read_text() == f"{ANSWER}\n"
+    assert sealing.plain() == []
+    sealing.file.write_text(key)
+    assert f"{PLANTED} of it" in place.run("logs", "detached", "--system").out
 
 
 @pytest.mark.thorough
