@@ -10,7 +10,7 @@ from typing import Any
 
 from csa.cli.output import Style, count_of, print_json, print_problem, tell, terminal_width
 from csa.cli.selecting import open_client
-from csa.errors import CsaError, UsageError
+from csa.errors import ConfigError, CsaError, UsageError
 from csa.store.mirrors import Mirror, find_mirrors, is_host_name, mirror_for
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -43,10 +43,10 @@ def execute_sync(arguments: argparse.Namespace) -> int:
     from csa.runner.hosts.syncing import Sync, sync_hosts  # noqa: PLC0415  # `csa completion` loads every command
 
     client = open_client()
-    engines = _hosts(_engines(client, arguments.hosts), arguments.hosts)
+    engines, failures = _hosts(_engines(client, arguments.hosts), arguments.hosts)
     if not arguments.hosts:
         engines = _not_over(client, engines)
-    if not engines:
+    if not engines and not failures:
         raise UsageError("Name a host.", hint="csa sync HOST, as in ssh HOST")
     telling = _teller if arguments.watch else lambda _: lambda _: None
     syncs = [Sync(client.store.root_pathname, engine, telling(engine.name)) for engine in engines]
@@ -54,7 +54,7 @@ def execute_sync(arguments: argparse.Namespace) -> int:
     for sync in syncs:
         if sync.failure is None:
             print(f"{sync.engine.name}: {_in_words(sync)}")
-    failures = [sync.failure for sync in syncs if sync.failure]
+    failures += [sync.failure for sync in syncs if sync.failure]
     for failure in failures:
         print_problem(failure.message, hint=failure.hint)
     return max((failure.exit_code for failure in failures), default=0)
@@ -86,14 +86,23 @@ def _engines(client: Csa, names: list[str]) -> list[Engine]:
     return [config.engine(name) for name in dict.fromkeys(names or known) if is_host_name(name)]
 
 
-def _hosts(engines: list[Engine], named: list[str]) -> list[Engine]:
-    """Leave out what finds hosts and is none; UsageError for one that is named."""
+def _hosts(engines: list[Engine], named: list[str]) -> tuple[list[Engine], list[CsaError]]:
+    """Leave out what finds hosts and is none, and what is not known, and say why; UsageError for one that is named."""
     from csa.runner.hosts.schedulers import is_scheduler  # noqa: PLC0415  # `csa completion` loads every command
 
+    hosts: list[Engine] = []
+    failures: list[CsaError] = []
     for engine in engines:
-        if is_scheduler(engine) and engine.name in named:
+        try:
+            is_host = not is_scheduler(engine)
+        except CsaError as error:
+            failures.append(error)
+            continue
+        if is_host:
+            hosts.append(engine)
+        elif engine.name in named:
             raise UsageError(f"{engine.name} is no host, but finds one.", hint="name its nodes; csa hosts lists them")
-    return [engine for engine in engines if not is_scheduler(engine)]
+    return hosts, failures
 
 
 def _not_over(client: Csa, engines: list[Engine]) -> list[Engine]:
@@ -135,6 +144,7 @@ def execute_list(arguments: argparse.Namespace) -> int:
     engines = _engines(client, arguments.hosts)
     failures: dict[str, CsaError] = {}
     asked = _ask(engines if arguments.hosts else _not_over(client, engines), failures) if arguments.check else {}
+    code = max((failure.exit_code for failure in failures.values()), default=0)
     rows = [_row(client, engine, asked.get(engine.name), failures) for engine in engines]
     if arguments.json:
         print_json(rows)
@@ -145,7 +155,7 @@ def execute_list(arguments: argparse.Namespace) -> int:
         _print(rows)
         for failure in failures.values():
             print_problem(failure.message, hint=failure.hint)
-    return max((failure.exit_code for failure in failures.values()), default=0)
+    return code
 
 
 def _ask(engines: list[Engine], failures: dict[str, CsaError]) -> dict[str, Mapping[str, Any]]:
@@ -156,9 +166,12 @@ def _ask(engines: list[Engine], failures: dict[str, CsaError]) -> dict[str, Mapp
     from csa.runner.hosts.schedulers import is_scheduler  # noqa: PLC0415  # as above
     from csa.runner.hosts.syncing import check_host  # noqa: PLC0415  # as above
 
+    def ask(engine: Engine) -> Mapping[str, Any]:
+        return check(engine) if is_scheduler(engine) else check_host(engine)
+
     found: dict[str, Mapping[str, Any]] = {}
     with ThreadPoolExecutor(max(1, len(engines))) as pool:
-        asked = {engine.name: pool.submit(check if is_scheduler(engine) else check_host, engine) for engine in engines}
+        asked = {engine.name: pool.submit(ask, engine) for engine in engines}
         for name, answer in asked.items():
             try:
                 found[name] = answer.result()
@@ -167,20 +180,28 @@ def _ask(engines: list[Engine], failures: dict[str, CsaError]) -> dict[str, Mapp
     return found
 
 
-def _row(client: Csa, engine: Engine, asked: Mapping[str, Any] | None, failures: Mapping[str, CsaError]) -> _Row:
-    """Return the object that `csa hosts --json` prints of a host."""
+def _row(client: Csa, engine: Engine, asked: Mapping[str, Any] | None, failures: dict[str, CsaError]) -> _Row:
+    """Return the object that `csa hosts --json` prints of a host; one that is not set up right is a failure."""
     from csa.model.clock import from_timestamp  # noqa: PLC0415  # `csa completion` loads every command
     from csa.model.state import format_time  # noqa: PLC0415  # as above
     from csa.runner.hosts.jobs import words_of  # noqa: PLC0415  # as above
 
+    reached = None if asked is None and engine.name not in failures else asked is not None
+    words: list[str] = []
+    try:
+        words = words_of(engine)
+    except CsaError as error:
+        failures.setdefault(engine.name, error)
+    except Exception as error:  # noqa: BLE001  # the adapter of another package may fail in any way
+        failures.setdefault(engine.name, ConfigError(f"[engines.{engine.name}]: {type(error).__name__}: {error}."))
     mirror = mirror_for(client.store.root_pathname, engine.name)
     about, heard = asked or mirror.about(), mirror.heard_at()
     failure = failures.get(engine.name)
     return {
         "host": engine.name,
         "kind": engine.kind,
-        "reach": words_of(engine),
-        "reached": None if asked is None and failure is None else asked is not None,
+        "reach": words,
+        "reached": reached,
         "version": about.get("version"),
         "tools": about.get("tools") or [],
         "running": about.get("running") if asked else _running(mirror),

@@ -17,6 +17,8 @@ from csa.model.wording import elapsed, money, tokens
 from csa.runner.client import Csa
 from csa.runner.hosts.escrow import release
 from csa.runner.hosts.fencing import is_fenced
+from csa.runner.hosts.jobs import cancel_order, name_of
+from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.syncing import Sync
 from csa.store.liveness import HEARTBEAT_FRESH_S
 from csa.store.mirrors import mirror_for
@@ -44,6 +46,11 @@ def release_placed(client: Csa, selector: str, *, force: bool, json: bool) -> in
     def ask(placement: Placement) -> bool:
         tell("csa", f"asking {placement.host}")
         engine = client.context.config.engine(placement.host)
+        if is_scheduler(engine):
+            if cancel_order(engine, name_of(placement.id)):
+                return True
+            words = f"The job of session {placement.session_id} was cancelled, and nobody knows whether it had begun."
+            raise BusyError(words, hint=f"csa hosts --release {placement.id} --force")
         refused = is_fenced(engine, placement.id)
         try:
             Sync(client.store.root_pathname, engine).once()

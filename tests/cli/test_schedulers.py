@@ -180,6 +180,30 @@ def test_a_server_that_is_not_there(queue: Queue) -> None:
     assert "the kinds are ssh, hyperqueue, kubernetes, slurm" in unknown.err
 
 
+def test_a_worker_that_is_called_as_no_host_can_be(queue: Queue) -> None:
+    """Its name would be part of a path here: nothing begins there, and nothing is written or held."""
+    (queue.directory / "hostname").write_text("../../evil")
+    place, remote = queue.place, queue.remote
+    done = queue.start("--detach", "hello").wait()
+    assert (done.code, "cannot name a host here" in done.err) == (7, True), done.err
+    assert queue.states() == ["canceled"]
+    assert (remote.ids(remote.tmp / "home"), list_placements(place.state_root)) == ([], [])
+    assert not [*place.tmp.rglob("evil")]
+
+
+def test_what_was_killed_in_a_queue_is_given_back(queue: Queue) -> None:
+    """`csa hosts --release` asks the scheduler for it: its job is cancelled, and never began."""
+    queue.fill()
+    running = queue.start("hello")
+    wait_for(partial(waits, running), "it waits")
+    running.kill()
+    (placement,) = list_placements(queue.place.state_root)
+    done = queue.place.run("hosts", "--release", placement.id)
+    assert done.code == 0, done.err
+    assert queue.states() == ["canceled"]
+    assert list_placements(queue.place.state_root) == []
+
+
 class Pods:
     """A Kubernetes that has one node; its pods have the home and the state root of n1."""
 

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from csa.errors import RefusedError
@@ -29,6 +30,8 @@ NOT_OF_CSA = {126, 127, 255}  # exit codes of what reaches the host
 _BLOCK = 1 << 16
 _MOST_OUT, _MOST_ERR = 1 << 25, 1 << 18  # 10,000 sessions are 3 MB
 _DECODER = json.JSONDecoder()
+_BEGINS = re.compile(r"^[\[{]", re.MULTILINE)
+_MOST_BEGINS = 1000  # a host that says nonsense shall not keep us busy
 
 
 class Answer(Struct):
@@ -41,14 +44,12 @@ class Answer(Struct):
     @property
     def json(self) -> Any:
         """The JSON value at the end of what it has printed, behind what a login shell did; None if there is none."""
-        at = 0
-        while at < len(self.out):
-            if self.out[at] in "[{":
-                with suppress(ValueError, RecursionError):
-                    value, end = _DECODER.raw_decode(self.out, at)
-                    if not self.out[end:].strip():
-                        return value
-            at = self.out.find("\n", at) + 1 or len(self.out)
+        out = self.out.rstrip()
+        for begin in islice(_BEGINS.finditer(out), _MOST_BEGINS):
+            with suppress(ValueError, RecursionError):
+                value, end = _DECODER.raw_decode(out, begin.start())
+                if end == len(out):
+                    return value
         return None
 
 

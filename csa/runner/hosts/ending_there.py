@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
+from threading import Thread
 from typing import Any
 
 from csa.errors import CsaError, NotFoundError
@@ -47,38 +48,51 @@ class _Asked:
 
     def __init__(self, engine: Any, targets: Sequence[Target], words: Sequence[str], limit_s: float) -> None:
         self._engine, self._targets, self._words, self._limit_s = engine, targets, words, limit_s
-        self._uncertain: dict[str, HostError] = {}
-        for store, session_id in targets:
-            try:
-                call_off(store.home, engine, session_id)
-            except HostError as error:
-                self._uncertain[session_id] = error
-        self._call = None if is_scheduler(engine) else self._ask(targets)
+        self._uncertain: dict[str, CsaError] = {}
+        self._call: Call | CsaError | None = None
+        self._thread = Thread(target=self._begin, daemon=True)  # one that says nothing holds up no other
+        self._thread.start()
 
-    def _ask(self, targets: Sequence[Target]) -> Call | HostError:
+    def _begin(self) -> None:
+        try:
+            is_queue = is_scheduler(self._engine)
+            for store, session_id in self._targets:
+                try:
+                    call_off(store.home, self._engine, session_id)
+                except CsaError as error:
+                    self._uncertain[session_id] = error
+            self._call = None if is_queue else self._ask(self._targets)
+        except CsaError as error:
+            self._call = error
+        except BaseException:  # a fault of csa's: nobody may take it for an end
+            self._call = HostError(f"{self._engine.name} was not asked to end anything.")
+            raise
+
+    def _ask(self, targets: Sequence[Target]) -> Call | CsaError:
         try:
             return Call(self._engine, [*self._words, *(each for _, each in targets)], limit_s=self._limit_s)
-        except HostError as error:
+        except CsaError as error:
             return error
 
     def results(self) -> Iterator[KillResult]:
         """Yield what has become of each session."""
+        self._thread.join()
         for each in self._outcomes(self._call, self._targets):
             doubt = self._uncertain.get(each.session_id)
             yield replace(each, outcome="failed", error=each.error or doubt) if doubt else each
 
-    def _outcomes(self, call: Call | HostError | None, targets: Sequence[Target]) -> Iterator[KillResult]:
+    def _outcomes(self, call: Call | CsaError | None, targets: Sequence[Target]) -> Iterator[KillResult]:
         if call is None:  # it waited in the queue of a scheduler, or its job has ended
             yield from (_without_turn(each, outcome="killed", status="unknown") for each in targets)
             return
         try:
-            if isinstance(call, HostError):
+            if isinstance(call, CsaError):
                 raise call
             answer = call.answer()
             is_unknown = answer.code == NotFoundError.exit_code and isinstance(answer.json, dict)
             if not is_unknown:
                 yield from _read(call, answer, targets)
-        except HostError as error:
+        except CsaError as error:
             yield from (_unheard(each, error) for each in targets)
             return
         if is_unknown and len(targets) > 1:  # one of them, so that nothing was done: each by itself
@@ -90,6 +104,7 @@ class _Asked:
 
     def close(self) -> None:
         """See to it that nothing of it is left here."""
+        self._thread.join()
         if isinstance(self._call, Call):
             self._call.close()
 
@@ -146,7 +161,7 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _unheard(target: Target, error: HostError) -> KillResult:
+def _unheard(target: Target, error: CsaError) -> KillResult:
     """Return what is known of a session whose host cannot be reached: if it had ended, it has; else nobody knows."""
     store, session_id = target
     record = store.record(session_id)
@@ -156,7 +171,7 @@ def _unheard(target: Target, error: HostError) -> KillResult:
     return replace(_without_turn(target, outcome="not_running", status=record.status), heard=heard)
 
 
-def _failed(target: Target, error: HostError) -> KillResult:
+def _failed(target: Target, error: CsaError) -> KillResult:
     store, session_id = target
     record = store.record(session_id)
     status = record.status if record.state else "unknown"

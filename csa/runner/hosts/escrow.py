@@ -275,10 +275,14 @@ def release(root: Path, selector: str, ask: Callable[[Placement], bool], *, forc
         return _close(root, placement, total(accounts) if accounts else None)
 
 
-def give_back(root: Path, placement_id: str) -> None:
-    """Give back what a placement holds whose order never begins; BusyError if whoever has placed it is to do that."""
-    with suppress(NotFoundError), _holding(root, placement_id) as found:
-        _close(root, replace(found, awaits_code=False), None)
+def give_back(root: Path, placement: Placement) -> None:
+    """Give back what a placement holds whose order never begins; BusyError if whoever has placed it is to do that.
+
+    One that has got to another host meanwhile is left as it is.
+    """
+    with suppress(NotFoundError), _holding(root, placement.id) as found:
+        if found.host == placement.host:
+            _close(root, replace(found, awaits_code=False), None)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from csa.errors import BusyError, StateError
 from csa.model.config import Engine
 from csa.model.placement import RESERVED, SENT
-from csa.runner.hosts.answers import error_in
+from csa.runner.hosts.answers import error_in, nonsense
 from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.escrow import give_back
 from csa.runner.hosts.frames import ProtocolError, read_line, write_line
@@ -35,7 +35,10 @@ def is_fenced(engine: Engine, order_id: str, *, cancel: bool = False) -> bool:
             with suppress(OSError):  # it has ended, and says why
                 write_line(link.stdin, {"cancel": "SIGTERM"})
                 link.stdin.flush()
-        said = read_line(link.stdout)
+        try:
+            said = read_line(link.stdout)
+        except ProtocolError as broken:
+            raise nonsense(engine.name, "an answer") from broken
         if said is None and is_late():
             words = f"{engine.name} has the order for a turn, which has not begun there yet."
             raise BusyError(words, hint=f"csa kill --tree ends it; or wait: csa sync {engine.name}")
@@ -61,13 +64,14 @@ def call_off(root: Path, engine: Engine, session_id: str) -> None:
     for each in placed:
         if (each.session_id, each.host) != (session_id, engine.name) or each.state not in {RESERVED, SENT}:
             continue
-        if is_scheduler(engine):
-            cancel_order(engine, name_of(each.id))
-            continue
         try:
-            is_off = is_fenced(engine, each.id, cancel=True)
+            is_off = (
+                cancel_order(engine, name_of(each.id))
+                if is_scheduler(engine)
+                else is_fenced(engine, each.id, cancel=True)
+            )
         except BusyError as error:
             raise HostError(error.message, hint=error.hint) from error
         if is_off:
             with suppress(BusyError, StateError, OSError):  # whoever has placed it is told so too; or it stays held
-                give_back(root, each.id)
+                give_back(root, each)

@@ -7,6 +7,7 @@ evidence that nothing has begun: that is so only if the job was held, and was st
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from csa.errors import CsaError, UsageError
 from csa.model.config import Config, Engine
 from csa.runner.hosts.engines import HostError, reach_of
-from csa.runner.hosts.schedulers import GONE, PENDING, Look, adapter_of, is_scheduler
+from csa.runner.hosts.schedulers import GONE, PENDING, Look, Scheduler, adapter_of, is_scheduler
 from csa.structs import Struct, replace
 
 _COMMAND_S = 60.0
@@ -31,6 +32,10 @@ class WithdrawnError(CsaError):
     exit_code = 7
 
 
+class UnclearError(HostError):
+    """A scheduler may have an order, and could not be told to forget it."""
+
+
 class Job(Struct):
     """An order that the scheduler of an engine has."""
 
@@ -41,13 +46,12 @@ class Job(Struct):
     def in_words(self) -> str:
         return f"job {self.handle} of {self.engine.name}"
 
-    def look(self) -> Look:
+    def look(self, *, tries: int = _TRIES) -> Look:
         """Return how it is; HostError if the scheduler does not say."""
         adapter = adapter_of(self.engine)
-        for number in range(_TRIES):
+        for number in range(tries):
             done = _call(self.engine, adapter.look(self.engine, self.handle))
-            found = adapter.read_look(done.returncode, done.stdout.decode(), done.stderr.decode())
-            if found is not None:
+            if (found := _read_look(adapter, done)) is not None:
                 return replace(found, host=self.engine.host) if found.host and self.engine.host else found
             time.sleep(number)
         raise _failed(self.engine, done, "does not answer")
@@ -73,7 +77,7 @@ class Job(Struct):
     def _look_again(self) -> Look:
         """Return how it is; it waits as long as the scheduler does not answer."""
         try:
-            return self.look()
+            return self.look(tries=1)
         except HostError as error:
             return Look(PENDING, reason=error.message.rstrip("."))
 
@@ -134,6 +138,7 @@ def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> 
 
     Raises:
         HostError: it does not take it; if it has, after all, that is cancelled.
+        UnclearError: it may have taken it.
         UsageError: it is too large.
     """
     adapter = adapter_of(engine)
@@ -144,26 +149,51 @@ def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> 
             hint=f'if your code is on the nodes: [engines.{engine.name}] code = "shared", or "none" with a directory',
         )
     done = _call(engine, adapter.place(engine, name, node), script)
-    if handle := adapter.handle(done.stdout.decode()) if done.returncode == 0 else "":
+    if handle := adapter.handle(done.stdout.decode(errors="replace")) if done.returncode == 0 else "":
         return Job(engine, handle)
-    _call(engine, adapter.cancel_named(engine, name))  # its answer may have been lost
-    raise _failed(engine, done, "takes no order")
+    failure = _failed(engine, done, "takes no order")
+    if _call(engine, adapter.cancel_named(engine, name)).returncode != 0:  # its answer may have been lost
+        raise UnclearError(failure.message, hint=failure.hint)
+    raise failure
 
 
-def cancel_order(engine: Engine, name: str) -> None:
-    """End the job that was submitted by a name, whether it waits or runs; HostError if the scheduler refuses."""
+def cancel_order(engine: Engine, name: str) -> bool:
+    """End the job that was submitted by a name, whether it waits or runs; HostError if the scheduler refuses.
+
+    Return whether its turn has never begun, nor will, if nobody was told of its host.
+    """
     done = _call(engine, adapter_of(engine).cancel_named(engine, name))
     if done.returncode != 0:
         raise _failed(engine, done, "does not end a job")
+    return is_always_held(engine)
+
+
+def is_always_held(engine: Engine) -> bool:
+    """Say whether every job of a scheduler waits on its host for us, before its turn begins: also with `--detach`."""
+    return not adapter_of(engine).keep(engine, "")
+
+
+def _read_look(adapter: Scheduler, done: subprocess.CompletedProcess[bytes]) -> Look | None:
+    """Return how a job is; None for what makes no sense, which other versions of a scheduler may say."""
+    try:
+        return adapter.read_look(
+            done.returncode, *(each.decode(errors="replace") for each in (done.stdout, done.stderr))
+        )
+    except Exception:  # noqa: BLE001  # whatever an adapter trips over, the job is there, and is looked at again
+        return None
 
 
 def _call(engine: Engine, argv: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Run a command of the scheduler, which Ctrl-C does not reach."""
-    environ = adapter_of(engine).environment(os.environ)
+    """Run a command of the scheduler, which Ctrl-C does not reach. Of one that takes too long nothing is left."""
+    environ, pipe = adapter_of(engine).environment(os.environ), subprocess.PIPE
     try:
-        return subprocess.run(
-            argv, input=given, capture_output=True, env=environ, timeout=_COMMAND_S, check=False, process_group=0
-        )
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=environ, process_group=0) as process:
+            try:
+                out, err = process.communicate(given, timeout=_COMMAND_S)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)  # what a shell runs, too; it is not reaped yet
+                raise
+            return subprocess.CompletedProcess(argv, process.returncode, out, err)
     except OSError as error:
         words = f"{engine.name} cannot be reached: {argv[0]}: {error.strerror}."
         raise HostError(

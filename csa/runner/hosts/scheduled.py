@@ -16,9 +16,10 @@ from csa.errors import CsaError
 from csa.model.config import Config, Engine
 from csa.runner.hosts.code import Outgoing
 from csa.runner.hosts.engines import HostError
-from csa.runner.hosts.jobs import Job, WithdrawnError, name_of, submit
+from csa.runner.hosts.jobs import Job, UnclearError, WithdrawnError, is_always_held, name_of, submit
 from csa.runner.hosts.placing import Begun, GoneError, StoppedError, Tether, first_line
 from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look, adapter_of
+from csa.store.mirrors import is_host_name
 
 _HEED_S = 0.1
 _CANCELLED_WITHIN_S = 3.0  # by what holds the turn; or else the job is
@@ -97,14 +98,21 @@ class QueuedTether(Tether):
         return written.getvalue()
 
     def _terms(self) -> dict[str, Any]:
-        adapter, engine = adapter_of(self._scheduler), self._scheduler
-        is_held = not self._is_detached or not adapter.keep(engine, "")
-        linger_s = 0 if adapter.lasts(engine) else engine.linger_s
-        return {"held_s": self._leash_s if is_held else 0, "linger_s": linger_s}
+        engine = self._scheduler
+        linger_s = 0 if adapter_of(engine).lasts(engine) else engine.linger_s
+        return {"held_s": self._leash_s if self._is_held else 0, "linger_s": linger_s}
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether the turn begins only once its job is held: one that nobody holds has not begun, and never will."""
+        return not self._is_detached or is_always_held(self._scheduler)
 
     def _submit(self, given: bytes) -> Job:
         try:
             return submit(self._scheduler, given, name_of(self.order_id), self._node)
+        except UnclearError:
+            self.is_sent = not self._is_held
+            raise
         except CsaError:
             self.is_sent = False
             raise
@@ -121,8 +129,13 @@ class QueuedTether(Tether):
 
     def _require_host(self, job: Job, found: Look) -> None:
         """Raise for a job without a host: it has not begun, unless the scheduler has forgotten it, or keeps it."""
-        if found.host:
+        if is_host_name(found.host):
             return
+        if found.host:  # it would be part of a path
+            job.cancel()
+            self.is_sent = not self._is_held
+            words = f"{job.in_words} is on {found.host!r}, which cannot name a host here; it was cancelled."
+            raise HostError(words, hint="A-Z, a-z, 0-9, dots, - and _ can, 63 of them at most")
         self.is_sent = found.state == PENDING or not found.reason
         if (name := self._noted()) and not self.is_sent:
             raise StoppedError(name)

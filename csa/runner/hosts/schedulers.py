@@ -8,6 +8,7 @@ job has, and gives the job a handle. A job is begun at most once: by the schedul
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Protocol, cast
 
 from csa.errors import ConfigError
@@ -88,9 +89,25 @@ def is_scheduler(engine: Engine) -> bool:
 
 
 def adapter_of(engine: Engine) -> Scheduler:
-    """Return the adapter for an engine that is a scheduler, or is reached through one; ConfigError if there is none."""
+    """Return the adapter for an engine that is a scheduler, or is reached through one.
+
+    ConfigError if there is none, or it is none.
+    """
     points = entry_points(ENTRY_POINT_GROUP)
-    if point := points.get(engine.kind):
-        return cast("Scheduler", point.load())
-    kinds = ", ".join([SSH, *points])
-    raise ConfigError(f"[engines.{engine.name}]: there is no kind '{engine.kind}'.", hint=f"the kinds are {kinds}")
+    where = f"[engines.{engine.name}]"
+    if engine.kind not in points:
+        kinds = ", ".join([SSH, *points])
+        raise ConfigError(f"{where}: there is no kind '{engine.kind}'.", hint=f"the kinds are {kinds}")
+    try:
+        return _load(engine.kind)
+    except Exception as error:  # another package's, whatever is wrong with it
+        words = f"{where}: the adapter for '{engine.kind}' cannot be loaded: {type(error).__name__}: {error}."
+        raise ConfigError(words, hint="the package that provides it has to fit this version of csa") from error
+
+
+@cache
+def _load(kind: str) -> Scheduler:
+    found = entry_points(ENTRY_POINT_GROUP)[kind].load()
+    if missing := [name for name in vars(Scheduler) if not name.startswith("_") and not hasattr(found, name)]:
+        raise ImportError(f"it has no {', '.join(missing)}")
+    return cast("Scheduler", found)

@@ -46,12 +46,15 @@ class Elsewhere:
     def hear(self, placed: Iterable[Target]) -> None:
         """Ask all hosts at once on which one of these sessions may be running; what has ended there is settled."""
         hosts = {str(store.host) for store, session_id in placed if _may_run(store, session_id)}
-        engines = [self._context.config.engine(host) for host in sorted(hosts)]
-        syncs = [
-            Sync(self._context.store.root_pathname, engine)
-            for engine in engines
-            if not is_scheduler(engine)  # there it waits in a queue
-        ]
+        syncs = []
+        for host in sorted(hosts):
+            engine = self._context.config.engine(host)
+            try:
+                is_queue = is_scheduler(engine)  # there it waits
+            except CsaError as error:
+                self._tell({"type": "warning", "text": error.message})
+                continue
+            syncs += [] if is_queue else [Sync(self._context.store.root_pathname, engine)]
         threads = [threading.Thread(target=self._hear, args=(sync,), daemon=True) for sync in syncs]
         for thread in threads:
             thread.start()

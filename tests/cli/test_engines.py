@@ -1,0 +1,187 @@
+"""What is wrong with one engine, its adapter, or what its scheduler says, is a matter of that one only."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from csa.errors import CsaError
+from csa.model.config import Engine
+from csa.runner.hosts import jobs
+from csa.runner.hosts.acting import Answer
+from csa.runner.hosts.ending_there import kill_there
+from csa.runner.hosts.engines import HostError
+from csa.runner.hosts.jobs import Job, UnclearError, submit
+from csa.store.mirrors import mirror_for
+from csa.store.placements import list_placements
+from csa.store.sessions import Store, Target
+from csa.structs import replace
+from tests.cli.test_escrow import AWAY, Family
+from tests.support import Place, wait_for
+
+BROKEN = """
+[csa.engines]
+boom = csa_boom
+hollow = json
+"""
+ENGINES = """
+[engines.typo]
+kind = "slrum"
+[engines.odd]
+kind = "boom"
+[engines.empty]
+kind = "hollow"
+[engines.K8s]
+kind = "kubernetes"
+[engines.n1]
+code = "none"
+"""
+
+
+@pytest.fixture
+def family(place: Place) -> Family:
+    return Family(place)
+
+
+def test_one_that_is_wrong_is_a_failure_of_its_own(place: Place, remote: Place) -> None:
+    """A kind that is misspelt, adapters that are broken or hollow, a job that may not be called so: n1 goes on."""
+    packages = place.tmp / "packages"
+    info = packages / "boom-1.dist-info"
+    info.mkdir(parents=True)
+    (packages / "csa_boom.py").write_text("raise RuntimeError('boom')\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: boom\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(BROKEN)
+    (place.tmp / "own.toml").write_text(ENGINES)
+    place.env |= {"CSA_CONFIG": str(place.tmp / "own.toml"), "PYTHONPATH": str(packages)}
+    listed = place.run("hosts", "--json")
+    assert listed.code == 0, listed
+    errors = {each["host"]: each["error"] for each in listed.json}
+    assert errors.pop("n1") is None
+    assert [*errors] == ["typo", "odd", "empty", "K8s"]
+    assert all(errors.values()), errors
+    brought = place.run("sync")
+    assert (brought.code, brought.out) == (6, "n1: nothing new\n"), brought
+    assert brought.err.count("error: ") == 3
+    for name in ("typo", "odd", "empty"):
+        asked = place.run("run", "--on", name, "--tool", "codex", "hello")
+        assert (asked.code, f"error: [engines.{name}]" in asked.err) == (6, True), asked
+    assert place.run("run", "--tool", "codex", "hello").code == 0
+
+
+def _asked(root: Path, *engines: Engine) -> dict[str, tuple[str, CsaError | None]]:
+    """Have hosts kill a session each; return what is said of it."""
+    targets: list[Target] = [(Store(mirror_for(str(root), each.name).pathname, "/app"), AWAY) for each in engines]
+    by_name = {each.name: each for each in engines}
+    done = kill_there(by_name.__getitem__, targets, ["kill", "--json"], grace_s=0.1)
+    return {str(each.host): (each.outcome, each.error) for each in done}
+
+
+@pytest.mark.thorough
+def test_a_host_that_is_wrong_does_not_keep_others_alive(tmp_path: Path, family: Family) -> None:
+    """`csa kill --tree` ends what is on the others: one is of no kind that there is, one says nonsense of an order."""
+    root = family.place.state_root
+    with family.reserve(10) as escrowed:
+        escrowed.sent()
+    mark = tmp_path / "killed"
+    said = f'[{{"session_id": "{AWAY}", "project": "/app", "outcome": "killed", "status": "cancelled"}}]'
+    lies = """case "$*" in *supervise*) echo '{"csa": "supervise", "protocol": 1}'; echo nonsense;; *) echo x;; esac"""
+    hosts = _asked(
+        root,
+        Engine("n0", kind="slrum"),
+        Engine("n1", reach=("sh", "-c", lies, "sh")),
+        Engine("n2", reach=("sh", "-c", f"touch {mark}; echo '{said}'", "sh")),
+    )
+    assert (hosts["n0"][0], "no kind" in str(hosts["n0"][1])) == ("failed", True)
+    assert (hosts["n1"][0], "makes no sense" in str(hosts["n1"][1])) == ("failed", True)
+    assert hosts["n2"] == ("killed", None)
+    assert mark.exists()
+    (placement,) = list_placements(root)
+    assert not placement.is_settled  # n1 has not said that it will never begin
+
+
+@pytest.mark.thorough
+def test_a_host_that_says_nothing_holds_up_no_other(tmp_path: Path, family: Family) -> None:
+    """All are asked at once, also where something is on its way that has to be called off before."""
+    with family.reserve(10) as escrowed:
+        escrowed.sent()
+    mark = tmp_path / "killed"
+    silent = Engine("n1", reach=("sh", "-c", f"until [ -e {mark} ]; do sleep 0.05; done", "sh"))
+    hosts = _asked(family.place.state_root, silent, Engine("n2", reach=("sh", "-c", f"touch {mark}", "sh")))
+    assert (hosts["n1"][0], mark.exists()) == ("failed", True)
+
+
+def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **scripts: str) -> Engine:
+    """Return a Slurm whose commands are these."""
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return Engine("lab", kind="slurm")
+
+
+def test_an_order_that_cannot_be_taken_back_may_have_been_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whether sbatch has failed is not known if its answer was lost; scancel makes it certain, unless it fails, too."""
+    lab = slurm(monkeypatch, tmp_path, sbatch="cat > /dev/null; exit 1", scancel="exit 1")
+    with pytest.raises(UnclearError):
+        submit(lab, b"{}", "csa-1")
+    slurm(monkeypatch, tmp_path, scancel="exit 0")
+    with pytest.raises(HostError) as certain:
+        submit(lab, b"{}", "csa-1")
+    assert not isinstance(certain.value, UnclearError)
+
+
+@pytest.mark.thorough
+def test_what_slurm_may_have_taken_stays_booked(place: Place) -> None:
+    """With `--detach` its turn may begin later, so that its allowance is not given back; else nobody holds it."""
+    (place.tmp / "own.toml").write_text('[engines.lab]\nkind = "slurm"\ncode = "none"\n')
+    commands = place.tmp / "slurm"
+    commands.mkdir()
+    for name in ("sbatch", "scancel"):
+        (commands / name).write_text("#!/bin/sh\necho 'error: Socket timed out' >&2; exit 1\n")
+        (commands / name).chmod(0o755)
+    place.env |= {"CSA_CONFIG": str(place.tmp / "own.toml"), "PATH": f"{commands}:{place.env['PATH']}"}
+    assert place.run("run", "--on", "lab", "--tool", "codex", "hello").code == 7
+    assert list_placements(place.state_root) == []
+    assert place.run("run", "--on", "lab", "--tool", "codex", "--detach", "hello").code == 7
+    (placement,) = list_placements(place.state_root)
+    assert (placement.host, placement.state) == ("lab", "sent")
+
+
+@pytest.mark.parametrize("kind", ["hyperqueue", "kubernetes"])
+def test_a_scheduler_that_says_nonsense_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """What is not as in the versions that are known is no end of a job, and no fault."""
+    slurm(monkeypatch, tmp_path, hq="""echo '[{"id": 1}] [{}]'""", kubectl="""echo '{"items": [{"kind": "Pod"}]}'""")
+    with pytest.raises(HostError, match="does not answer"):
+        Job(Engine("lab", kind=kind), "1").look(tries=1)
+
+
+def test_of_a_command_that_takes_too_long_nothing_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What its shell has started ends, too."""
+    note = tmp_path / "pid"
+    lab = replace(slurm(monkeypatch, tmp_path, hq=f"sleep 60 & echo $! > {note}; wait"), kind="hyperqueue")
+    monkeypatch.setattr(jobs, "_COMMAND_S", 0.3)
+    with pytest.raises(HostError, match="no answer"):
+        jobs.cancel_order(lab, "csa-1")
+    wait_for(lambda: not Path(f"/proc/{note.read_text().strip()}/fd").exists() or _is_dead(note), "it has ended")
+
+
+def _is_dead(note: Path) -> bool:
+    try:
+        return " Z " in Path(f"/proc/{note.read_text().strip()}/stat").read_text()
+    except OSError:
+        return True
+
+
+def test_an_answer_that_makes_no_sense_keeps_nobody_busy() -> None:
+    """Each line of it could be where the answer begins."""
+    began = time.process_time()
+    for line in ("[]\n", "[\n", "{\n"):
+        assert Answer(0, line * 1_000_000 + "x", "").json is None
+    assert time.process_time() - began < 60  # it was hours
+    assert Answer(0, '[motd]\n{"a": 1}\n \n', "").json == {"a": 1}
