@@ -13,6 +13,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -43,6 +44,7 @@ _TEXTS = "texts.json"
 _TRANSCRIPT = "transcript.jsonl"
 _BLOCK = 1 << 20
 Stamps = dict[str, tuple[int, int, int]]  # of files, by their names
+_LEFT_BY_KILL = re.compile(r"\.(state\.toml\.\d+|transcript\.jsonl)\.tmp")  # csa's own, which are worth nothing
 _LATER = ".later"  # ends the name of what was written while the session was sealed, where the file had been before
 
 
@@ -60,10 +62,13 @@ def seal_session(paths: SessionPaths, recipients: Sequence[str]) -> SessionState
         sealed = _hidden(state, datetime.now(UTC), last.seq if last else 0)
         temporary = paths.root / f".{SEALED_FILE}.tmp"
         packed: Stamps = {}
+        temporary.unlink(missing_ok=True)
         try:
             with open(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+                began = os.fstat(file.fileno()).st_mtime_ns  # what is newer may not be encrypted as it is
                 seal(recipients, file, lambda stream: _pack(paths, _texts_of(state), stream, packed))
                 file.flush()
+                os.utime(file.fileno(), ns=(began, began))
                 sync_file(file.fileno())
             draft = draft_state(paths.state, sealed)
             try:
@@ -82,7 +87,8 @@ def seal_session(paths: SessionPaths, recipients: Sequence[str]) -> SessionState
 
 def is_bared(paths: SessionPaths) -> bool:
     """Say whether nothing is left in plain of what a sealed session has encrypted."""
-    return _is_skeleton(paths) and not os.path.lexists(paths.root / OPENING) and not any(_left(paths))
+    is_clean = not (os.path.lexists(paths.root / OPENING) or _left_by_kill(paths))
+    return is_clean and _is_skeleton(paths) and not any(_left(paths))
 
 
 def unseal_session(paths: SessionPaths, state: SessionState, keys: Sequence[Any]) -> SessionState:
@@ -191,7 +197,9 @@ def _add(tar: tarfile.TarFile, pathname: str, name: str, found: os.stat_result) 
 def _entries(root: str) -> Iterator[tuple[str, os.stat_result]]:
     """Yield what has text in a session's directory, a directory before what is in it; pipes and sockets have none."""
     names = sorted(set(os.listdir(root)) - _PLAIN, key=lambda name: (name != _TRANSCRIPT, name))
-    waiting = [name for name in names if not name.startswith(f".{SEALED_FILE}")][::-1]
+    waiting = [name for name in names if not (name.startswith(f".{SEALED_FILE}") or _LEFT_BY_KILL.fullmatch(name))][
+        ::-1
+    ]
     while waiting:
         name = waiting.pop()
         found = os.lstat(f"{root}/{name}")
@@ -205,6 +213,8 @@ def _entries(root: str) -> Iterator[tuple[str, os.stat_result]]:
 def _bare(paths: SessionPaths, state: SessionState, packed: Stamps | None = None) -> None:
     """Delete what is encrypted by now; what was written since stays. OSError if something cannot be deleted."""
     shutil.rmtree(paths.root / OPENING, ignore_errors=True)
+    for name in _left_by_kill(paths):
+        os.unlink(f"{paths.pathname}/{name}")
     if not _is_skeleton(paths):
         up_to = state.sealed_seq or 0
         temporary = paths.root / f".{_TRANSCRIPT}.tmp"
@@ -225,6 +235,10 @@ def _bare(paths: SessionPaths, state: SessionState, packed: Stamps | None = None
 def _is_skeleton(paths: SessionPaths) -> bool:
     first = next(read_events(paths.transcript), None)
     return first is None or is_bare(first)
+
+
+def _left_by_kill(paths: SessionPaths) -> list[str]:
+    return [name for name in os.listdir(paths.pathname) if _LEFT_BY_KILL.fullmatch(name)]
 
 
 def _left(paths: SessionPaths, packed: Stamps | None = None) -> list[str]:
@@ -266,7 +280,7 @@ def _events(transcript: Path, up_to: int) -> Iterator[Event]:
 def _unpack(paths: SessionPaths, keys: Sequence[Any], into: Path) -> dict[str, Any]:
     """Put what is encrypted into a directory; return the texts of the record."""
     sealed = paths.root / SEALED_FILE
-    texts: dict[str, Any] = {}
+    texts: dict[str, Any] | None = None  # the first member; an agent's file may have its name
     links: list[tuple[Path, str]] = []
     try:
         with (
@@ -276,7 +290,7 @@ def _unpack(paths: SessionPaths, keys: Sequence[Any], into: Path) -> dict[str, A
         ):
             with tarfile.open(fileobj=zipped, mode="r|") as tar:
                 for member in tar:
-                    if member.name == _TEXTS:
+                    if texts is None:
                         texts = json.loads(tar.extractfile(member).read())  # type: ignore[union-attr]  # it is a file
                     else:
                         _take(tar, member, into, links)
@@ -293,7 +307,7 @@ def _unpack(paths: SessionPaths, keys: Sequence[Any], into: Path) -> dict[str, A
         raise StateError(sealed, f"is damaged ({error})", hint="restore it from a backup") from error
     for target, leads_to in links:  # last, so that nothing is written through one
         target.symlink_to(leads_to)
-    return texts
+    return texts or {}
 
 
 def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path, links: list[tuple[Path, str]]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from csa.store.locks import is_locked
 from tests.cli.hosts import sync
+from tests.cli.worktrees import make_repository
 from tests.support import Place
 
 PLANTED = "planted-text-7712"
@@ -132,6 +133,24 @@ def test_a_tree_is_encrypted_when_it_rests(sealing: Sealing) -> None:
     assert PLANTED in place.run("export", "top", "--tree", "--format", "md").out
     archive = place.tmp / "all.tar.gz"
     assert place.run("export", "top", "--tree", "-o", str(archive)).code == 0
+    assert sealing.plain() == []
+
+
+@pytest.mark.thorough
+def test_a_plan_that_goes_on_reads_what_is_encrypted(sealing: Sealing) -> None:
+    """A task that needs an encrypted one gets its answer; without the key it fails, and says why."""
+    place = sealing.place
+    make_repository(place)
+    place.play(["say", ANSWER])
+    plan = place.project / "plan.toml"
+    one = f'[task.one]\ntool = "codex"\nprompt = "{PLANTED}"\n'
+    plan.write_text(one)
+    assert place.run("plan", "run", "plan.toml").code == 0
+    assert sealing.plain() == []
+    plan.write_text(f'{one}[task.two]\ntool = "codex"\nprompt = "and then"\nneeds = ["one"]\n')
+    done = place.run("plan", "run", "plan.toml")
+    assert done.code == 0, done.err
+    assert ANSWER in place.run("show", "plan.two", "--json").json[0]["content"]
     assert sealing.plain() == []
 
 

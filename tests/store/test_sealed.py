@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import pyrage
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from csa.errors import SealedError, StateError
 from csa.paths import SessionPaths
 from csa.store.sealed import is_bared, read_sealed, seal_session, unseal_session
+from csa.store.sealing import seal
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
 from tests.store.support import IDS, finished_session
@@ -40,6 +42,7 @@ def make(store: Store, number: int) -> tuple[SessionPaths, dict[str, bytes]]:
         "output/turn-0001/final.md": PLANTED,
         "output/turn-0001/deep/er/a\nname": PLANTED * 1000,
         "backup/then/state.toml": PLANTED,
+        "texts.json": PLANTED,  # an agent's, and called as a part of what is encrypted
     }
     for name, content in files.items():
         path = paths.root / name
@@ -109,6 +112,48 @@ def test_killed_at_any_step_nothing_is_lost(store: Store, tmp_path: Path, monkey
 def unsealed(paths: SessionPaths) -> SessionPaths:
     unseal_session(paths, load_state(paths.state), [KEY])
     return paths
+
+
+def test_what_a_kill_has_left_is_deleted_and_what_is_newer_is_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draft of a plain record goes; a file that was written while others were encrypted stays, whatever died then."""
+    paths, files = make(store, 0)
+    written = paths.output / "turn-0001" / "final.md"
+
+    def pack_then_write(recipients: Sequence[str], stream: IO[bytes], write: Callable[[IO[bytes]], None]) -> None:
+        seal(recipients, stream, write)
+        wait_until_files_are_newer(written)
+        written.write_bytes(b"from a process that was left")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("csa.store.sealed.seal", pack_then_write)
+        patch.setattr("csa.store.sealed._bare", die)
+        with pytest.raises(KeyboardInterrupt):
+            seal_session(paths, FOR)
+    seal_session(paths, FOR)
+    assert written.read_bytes() == b"from a process that was left"
+    draft = paths.root / ".state.toml.4711.tmp"
+    draft.write_bytes(PLANTED)
+    assert not is_bared(paths)
+    seal_session(paths, FOR)
+    assert is_bared(paths)
+    assert not draft.exists()
+    assert_has(unsealed(paths), files)
+
+
+def wait_until_files_are_newer(path: Path) -> None:
+    """Return when a file that is written has another time than one that was written before the call."""
+    probe = path.with_name("probe")
+    probe.touch()
+    before = probe.stat().st_mtime_ns
+    while probe.stat().st_mtime_ns == before:
+        probe.unlink()
+        probe.touch()
+    probe.unlink()
 
 
 def test_another_key_and_damage_change_nothing(store: Store) -> None:

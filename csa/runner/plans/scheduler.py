@@ -214,7 +214,7 @@ class Scheduler:
         record = self._records[over[0]]
         if record.store.host:
             return self._session_of(over[0]).result().text
-        return read_final_text(record.paths, record.state.turns) if record.state else ""
+        return read_final_text(self._session_of(over[0]).content, record.state.turns) if record.state else ""
 
     async def _turn(self, task: PlanTask, unit: str, request: RunRequest, *, what: str = "") -> None:
         """Run a turn of a unit to its end; CsaError if it cannot begin, or its end was not seen."""
