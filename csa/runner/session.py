@@ -77,6 +77,11 @@ class Session:
         """Its files for reading; those of a deleted session are in the trash."""
         return self.store.find(self.session_id)
 
+    @property
+    def sealed_pathname(self) -> str:
+        """The file that has what is encrypted of it; it is there only if something is."""
+        return f"{self.files.pathname}/{SEALED_FILE}"
+
     @cached_property
     def content(self) -> SessionPaths:
         """Its files for reading what was said: as `files`, or of an encrypted session in memory, as long as this lives.
@@ -86,7 +91,7 @@ class Session:
         if (host := self.store.host) and (state := self.record.state) and state.sealed_at is not None:
             words = f"What was said in session {self.session_id} is encrypted, and on {host}."
             raise SealedError(words, hint=f"ssh {host} csa show {self.session_id}")
-        if not os.path.exists(f"{self.files.pathname}/{SEALED_FILE}"):
+        if not os.path.exists(self.sealed_pathname):
             return self.files
         from csa.runner.atrest import opened  # noqa: PLC0415  # few are encrypted
 

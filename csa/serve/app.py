@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -32,7 +31,7 @@ from csa.serve.handlers import HANDLERS, transcript_of
 from csa.serve.problems import RequestError, failure_of
 from csa.serve.requests import MAX_BODY_BYTES, Asked, read_body, read_headers, read_query
 from csa.serve.served import Served
-from csa.serve.streams import PING_S, Channels, EventStream, Watch
+from csa.serve.streams import PING_S, Channels, EventStream, Watch, json_of
 from csa.serve.tokens import Token, Tokens
 
 _BODY_WITHIN_S = 30.0
@@ -152,7 +151,9 @@ class Api:
             return _Itself(Updates(self.watch, self.channels, find_session, self._limiters["r"], last, **go_on))
         find = partial(transcript_of, self.served, asked)
         session = await anyio.to_thread.run_sync(find, limiter=self._limiters["r"], abandon_on_cancel=True)
-        channel = self.channels.enter(session.files)
+        is_sealed = session.content is not session.files  # what is read then does not go on
+        channel = self.channels.enter(session.content, session.sealed_pathname if is_sealed else None)
+        go_on["may_go_on"] = lambda: session.content and not channel.is_old and self.guard.still_knows(token)
         try:
             after = int(last[:18]) if last is not None and last.isdecimal() else asked.query.get("after", -1)
             place = partial(channel.lines.after, after, channel.end)
@@ -278,8 +279,7 @@ def _too_large() -> RequestError:
 
 
 def _json(value: Any, status: int) -> Response:
-    content = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    return Response(content, status, media_type="application/json")
+    return Response(json_of(value), status, media_type="application/json")
 
 
 class _Itself(Response):

@@ -36,7 +36,7 @@ from csa.runner.toolbox import tool_names
 from csa.serve.guard import Receive, Scope, Send
 from csa.serve.requests import Asked
 from csa.serve.served import Served, client_of
-from csa.serve.streams import PING, PING_S, Channel, Channels, EventStream, Watch, body_of
+from csa.serve.streams import PING, PING_S, Channel, Channels, EventStream, Watch, body_of, json_of
 from csa.store.stores import find_stores
 from csa.store.transcript import parse_line, read_events
 from csa.structs import replace
@@ -388,14 +388,14 @@ class Updates(EventStream):
 
 def _frame(event: Event, told: Mapping[str, Any]) -> bytes:
     """Return one event without a name, as `onmessage` of an EventSource has it."""
-    return f"id: {event.seq}\ndata: ".encode() + json.dumps(told).encode() + b"\n\n"
+    return f"id: {event.seq}\ndata: ".encode() + json_of(told) + b"\n\n"
 
 
 def _told(event: Event, session: Session) -> Iterator[dict[str, Any]]:
     """Yield what a client is told of an event."""
     whose = {"session_id": _public_id_of(session)}
     if event.type in {"tool_call", "tool_call_update"}:
-        status = event.data.get("status") or "in_progress"
+        status = str(event.data.get("status") or "in_progress")
         kind = "tool_complete" if status in _ENDED else "tool_update"
         more = {"call_id": event.data.get("id"), "tool_name": event.data.get("title"), "status": status}
         yield {"type": kind, **whose, **more, "content": event.data.get("content")}

@@ -15,7 +15,7 @@ from csa.model.conversation import Conversation, Message, ToolCall
 from csa.model.events import Event
 from csa.model.result import next_step
 from csa.model.text import printable
-from csa.model.usage import Usage
+from csa.model.usage import Usage, number_of
 from csa.model.wording import describe, usage_in_words
 from csa.serve.markup import to_html
 from csa.store.lines import read_page
@@ -79,7 +79,7 @@ def _window(newest_first: Iterable[Event], limit: int) -> tuple[list[Event], boo
     """Return the events of a page, and whether they are the first ones; no message and no call is cut in two."""
     found: list[Event] = []
     count = characters = enough_at = 0
-    unbegun = set[tuple[str, object]]()
+    unbegun = set[tuple[str, str]]()
     for event in newest_first:
         if found and _begins(found[-1], event):
             count += 1
@@ -93,17 +93,17 @@ def _window(newest_first: Iterable[Event], limit: int) -> tuple[list[Event], boo
     return found[::-1], True
 
 
-def _note_beginning(event: Event, unbegun: set[tuple[str, object]]) -> None:
+def _note_beginning(event: Event, unbegun: set[tuple[str, str]]) -> None:
     """Keep account of the calls and requests of which only later events were seen so far."""
     data = event.data
     if event.type == "tool_call":
-        unbegun.discard(("call", data.get("id")))
+        unbegun.discard(("call", str(data.get("id"))))
     elif event.type == "tool_call_update" or data.get("status") == "denied":
-        unbegun.add(("call", data.get("id")))
+        unbegun.add(("call", str(data.get("id"))))
     elif event.type in _BOUNDS:
         unbegun.clear()
     if event.type == "permission" and (ask := data.get("ask")):
-        (unbegun.discard if data.get("status") == "pending" else unbegun.add)(("ask", ask))
+        (unbegun.discard if data.get("status") == "pending" else unbegun.add)(("ask", str(ask)))
 
 
 def _begins(event: Event, before: Event) -> bool:
@@ -148,7 +148,7 @@ def _items(events: Iterable[Event]) -> Iterator[Message | _End | _Ask]:
         turn.add(event)
         if event.type in _NOTED and (words := describe(event)):
             turn.say(event, "note", words)
-        if event.type == "permission" and (name := event.data.get("ask")):
+        if event.type == "permission" and (name := _words(event.data.get("ask"))):
             status = str(event.data.get("status"))
             if name in asks:
                 asks[name].status = status
@@ -251,14 +251,13 @@ def _end(session_id: str, event: Event) -> dict[str, Any]:
     if status != "succeeded":
         hint = next_step(session_id, str(data.get("tool")), kind, message, is_known_to_tool=known)
     usage = data.get("usage")
-    duration = data.get("duration_s")
     return {
         "status": status,
         "message": "" if message == status else message,
         "kind": kind or None,
         "hint": hint,
         "used": _used(Usage.from_dict(usage)) if isinstance(usage, Mapping) else "",
-        "duration_s": duration if isinstance(duration, int | float) else None,
+        "duration_s": number_of(data.get("duration_s")),
     }
 
 

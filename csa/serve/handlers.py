@@ -300,8 +300,10 @@ def events(served: Served, asked: Asked) -> Any:
 
 
 def transcript_of(served: Served, asked: Asked) -> Session:
-    """Return the session whose events are to be streamed."""
-    return _read(served, asked, "session logs")
+    """Return the session whose events are to be streamed, with its content open."""
+    session = _read(served, asked, "session logs")
+    _ = session.content
+    return session
 
 
 def result(served: Served, asked: Asked) -> Any:
@@ -332,7 +334,7 @@ def artifact(served: Served, asked: Asked) -> IO[bytes]:
 
 def logs(served: Served, asked: Asked) -> IO[bytes]:
     """Open a turn's log, where the lines begin that are asked for; a growing one is read as far as it goes now."""
-    paths = _read(served, asked, "session logs").files
+    paths = _read(served, asked, "session logs").content
     log = find_log(paths, asked.query.get("kind", "raw"), turn=asked.query.get("turn"))
     file = open(open_regular(log), "rb")  # noqa: SIM115  # who sends it closes it
     file.seek(start_of_tail(file, tail) if (tail := asked.query.get("tail")) is not None else 0)

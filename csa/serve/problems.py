@@ -49,6 +49,7 @@ _STATUSES: Mapping[str, int] = {
     "full": 429,
     "withdrawn": 429,
     "host": 424,
+    "sealed": 424,
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _INSUFFICIENT_STORAGE = 507

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -22,12 +24,14 @@ from csa.runner.sessions.fleet import Fleet, Key
 from csa.serve.guard import Receive, Scope, Send
 from csa.store.lines import Lines, head_of
 from csa.store.mirrors import split_label
+from csa.store.transcript import parse_line
 
 LOOK_S, REST_S = 0.2, 1.0  # between looks at all sessions, with clients and without
 FOLLOW_S, SLOWEST_S = 0.1, 0.5  # between looks at a transcript: while it grows, and after a while of silence
 PING_S = 15.0
 PING = b": ping\n\n"
 _KEPT_BLOCKS = 4
+_NO_JSON = re.compile(rb"\b(?:NaN|Infinity)\b")  # as numbers, or in a text
 _PIECE = 16 << 10  # a connection holds at most one that was not taken yet
 
 
@@ -124,10 +128,14 @@ def _named(key: Key) -> dict[str, Any]:
 
 
 class Channel(Source):
-    """One transcript, looked at once for all who follow it. It ends when nobody does."""
+    """One transcript, looked at once for all who follow it. It ends when nobody does.
 
-    def __init__(self, paths: SessionPaths) -> None:
+    It may be what was opened of a sealed file: it is old when that is another one, or gone.
+    """
+
+    def __init__(self, paths: SessionPaths, sealed: str | None) -> None:
         super().__init__()
+        self._sealed, self._stamp = sealed, _stamp(sealed)
         self.lines = Lines(paths.transcript)
         self.end = self.lines.end()
         self._size = self.lines.size()
@@ -138,6 +146,9 @@ class Channel(Source):
         pause_s = FOLLOW_S
         while self.clients:
             await asyncio.sleep(pause_s)
+            if self.is_old:
+                self.wake()
+                continue
             try:
                 size = self.lines.size()
                 end = self.lines.end() if size != self._size else self.end
@@ -152,6 +163,11 @@ class Channel(Source):
                 self.wake()
         self.lines.close()
 
+    @property
+    def is_old(self) -> bool:
+        """Whether what is encrypted has changed."""
+        return self._sealed is not None and _stamp(self._sealed) != self._stamp
+
     async def pull(self, at: int) -> tuple[int, bytes]:
         """Return the frames of the lines from a place on, at most about a block, and where they end."""
         if at >= self.end:
@@ -165,6 +181,14 @@ class Channel(Source):
         return known
 
 
+def _stamp(pathname: str | None) -> tuple[int, int] | None:
+    try:
+        known = os.stat(pathname) if pathname else None
+    except OSError:
+        return None
+    return (known.st_ino, known.st_mtime_ns) if known else None
+
+
 class Channels:
     """The transcripts that are followed."""
 
@@ -172,11 +196,11 @@ class Channels:
         self._tasks = tasks
         self._open: dict[str, Channel] = {}
 
-    def enter(self, paths: SessionPaths) -> Channel:
-        """Return the channel of a transcript, with one more client."""
+    def enter(self, paths: SessionPaths, sealed: str | None = None) -> Channel:
+        """Return the channel of a transcript, with one more client; `sealed` is the file that it was opened from."""
         channel = self._open.get(paths.pathname)
         if channel is None:
-            channel = self._open[paths.pathname] = Channel(paths)
+            channel = self._open[paths.pathname] = Channel(paths, sealed)
             channel.clients = 1
             self._tasks.start_soon(self._run, paths.pathname, channel)
         else:
@@ -194,8 +218,20 @@ class Channels:
 
 def frame(event: str, data: object, position: str) -> bytes:
     """Return one event of a stream."""
-    content = json.dumps(data, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    return f"id: {position}\nevent: {event}\ndata: ".encode() + content + b"\n\n"
+    return f"id: {position}\nevent: {event}\ndata: ".encode() + json_of(data) + b"\n\n"
+
+
+def json_of(value: object) -> bytes:
+    """Return a value as JSON; numbers that it has not, and Python writes all the same, are null."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(json.loads(json.dumps(value), parse_constant=_nothing), ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _nothing(_: str) -> None:
+    """Stand for a number."""
 
 
 def frames_of(block: bytes) -> bytes:
@@ -203,8 +239,15 @@ def frames_of(block: bytes) -> bytes:
     parts: list[bytes] = []
     for line in block.split(b"\n"):
         if line and (head := head_of(line)):
-            parts += [f"id: {head[0]}\nevent: {head[1]}\ndata: ".encode(), line.replace(b"\r", b""), b"\n\n"]
+            parts += [f"id: {head[0]}\nevent: {head[1]}\ndata: ".encode(), _as_json(line), b"\n\n"]
     return b"".join(parts)
+
+
+def _as_json(line: bytes) -> bytes:
+    if not _NO_JSON.search(line):
+        return line.replace(b"\r", b"")
+    event = parse_line(line)
+    return json_of(event.to_dict() if event else None)
 
 
 class EventStream:

@@ -191,6 +191,27 @@ def test_a_worker_that_is_called_as_no_host_can_be(queue: Queue) -> None:
     assert not [*place.tmp.rglob("evil")]
 
 
+def test_a_server_that_hangs_holds_up_nobody_who_wants_to_end(queue: Queue) -> None:
+    """Its job begins nothing, as nobody holds it; no command that asked for it is left."""
+    queue.configure("leash_s = 5")
+    queue.fill()
+    running = queue.start("hello")
+    wait_for(partial(waits, running), "it waits")
+    hq, asked = queue.place.tmp / "bin" / "hq", queue.directory / "asked"
+    works = hq.read_text()
+    hq.unlink()
+    hq.write_text(f"#!/bin/sh\ntouch {asked}; sleep 600\n")
+    hq.chmod(0o755)
+    wait_for(asked.exists, "it is asked")
+    running.signal(signal.SIGTERM)
+    assert running.wait().code == 143
+    assert list_placements(queue.place.state_root) == []
+    hq.write_text(works)
+    queue.empty()
+    wait_for(lambda: queue.states()[-1] == "failed", "its job has ended")
+    assert queue.remote.ids(queue.remote.tmp / "home") == []
+
+
 def test_what_was_killed_in_a_queue_is_given_back(queue: Queue) -> None:
     """`csa hosts --release` asks the scheduler for it: its job is cancelled, and never began."""
     queue.fill()

@@ -11,6 +11,7 @@ import pytest
 from csa.store.locks import is_locked
 from tests.cli.hosts import sync
 from tests.cli.worktrees import make_repository
+from tests.serving import serving
 from tests.support import CSA, Place
 
 PLANTED = "planted-text-7712"
@@ -78,6 +79,28 @@ def test_what_has_finished_is_in_no_file_in_plain(sealing: Sealing) -> None:
     assert place.run("run", "-s", "kept", "and more").code == 0
     assert sealing.plain() == []
     assert [turn["turn"] for turn in place.run("show", "kept", "--json").json][-1] == 2
+
+
+@pytest.mark.thorough
+def test_what_is_encrypted_is_served_with_the_key(sealing: Sealing) -> None:
+    """The API streams and sends what was said, not what encryption has left; without a key it says so."""
+    place = sealing.place
+    place.play(["say", ANSWER])
+    session_id = place.codex(PLANTED).session_id
+    with serving(place) as server:
+        with server.stream(f"/sessions/{session_id}/events") as events:
+            said = [next(event for event in events if event.name == name) for name in ("agent_message", "run_finished")]
+            assert said[0].data["data"]["text"] == ANSWER
+            assert place.run("run", "-s", session_id, "go on").code == 0
+            assert list(events) == [], "the client asks again, and gets what has come since"
+        assert ANSWER.encode() in server.ask("GET", f"/sessions/{session_id}/logs").content
+        assert sealing.plain() == []
+        sealing.file.unlink()
+        for path in ("events?limit=1", "logs", "result", "conversation"):
+            assert server.ask("GET", f"/sessions/{session_id}/{path}").kind == "sealed", path
+        refused = server.ask("GET", f"/sessions/{session_id}/events", headers={"Accept": "text/event-stream"})
+        assert (refused.status, refused.kind) == (424, "sealed")
+        assert server.get(f"/sessions/{session_id}")["status"] == "succeeded"
 
 
 @pytest.mark.thorough

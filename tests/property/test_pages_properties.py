@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.serve import conversation
+from csa.serve.streams import frames_of
 from tests.effort import examples
 
 ROLES = ("user", "assistant", "thought", "system", "note", "ask", "end")
@@ -93,3 +95,22 @@ def test_long_texts_are_cut_and_there_in_full(tmp_path: Path) -> None:
     assert 0 < len(message["calls"][0]["content"]) < 3000
     (whole,) = conversation.read_whole(transcript, message["seq"]).messages
     assert (whole["text"], whole["calls"][0]["content"]) == (text, text)
+
+
+def test_a_transcript_may_say_anything(tmp_path: Path) -> None:
+    """Another host may have written it: there is a page all the same, and what is sent is JSON."""
+    odd, endless = {"x": [1]}, float("inf")
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("run_started", {"tool": odd, "prompt": odd, "model": 7}),
+        ("tool_call_update", {"id": odd, "title": odd, "kind": odd, "status": odd, "exit_code": endless}),
+        ("permission", {"ask": odd, "status": odd, "kind": odd, "title": odd, "paths": 5, "command": endless}),
+        ("permission", {"ask": odd, "status": "pending", "title": "<b>", "endless": [endless, "NaN"]}),
+        ("run_finished", {"tool": odd, "status": odd, "error": {"kind": odd}, "duration_s": endless, "usage": odd}),
+    ]
+    for each in (*([event] for event in events), events):
+        transcript = _write(each, str(tmp_path))
+        assert conversation.read_before(transcript, "S", None, 60).messages
+        json.dumps(conversation.read_before(transcript, "S", None, 60).to_json(), allow_nan=False)
+        for frame in frames_of(transcript.read_bytes()).decode().split("\n\n")[:-1]:
+            content = frame.partition("\ndata: ")[2]
+            assert json.loads(content, parse_constant=pytest.fail)["data"], "no browser reads Infinity"

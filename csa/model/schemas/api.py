@@ -506,7 +506,7 @@ ERRORS: Mapping[int, str] = {
     415: "The body is not JSON.",
     416: "There is no such part of the file.",
     421: "The Host is not one that is served.",
-    424: "The tool is not installed, or cannot be used; or another host cannot be reached.",
+    424: "The tool cannot be used; or another host cannot be reached; or no key opens what is encrypted.",
     429: "Too many turns are running, or a scheduler's queue is too long.",
     500: "A record is damaged, or csa has failed.",
     507: "The disk is full.",

@@ -46,11 +46,13 @@ class Job(Struct):
     def in_words(self) -> str:
         return f"job {self.handle} of {self.engine.name}"
 
-    def look(self, *, tries: int = _TRIES) -> Look:
-        """Return how it is; HostError if the scheduler does not say."""
+    def look(
+        self, *, tries: int = _TRIES, limit_s: float = _COMMAND_S, is_stopped: Callable[[], bool] = lambda: False
+    ) -> Look:
+        """Return how it is; HostError if the scheduler does not say, within `limit_s` each time, or it is stopped."""
         adapter = adapter_of(self.engine)
         for number in range(tries):
-            done = _call(self.engine, adapter.look(self.engine, self.handle))
+            done = _call(self.engine, adapter.look(self.engine, self.handle), limit_s=limit_s, is_stopped=is_stopped)
             if (found := _read_look(adapter, done)) is not None:
                 return replace(found, host=self.engine.host) if found.host and self.engine.host else found
             time.sleep(number)
@@ -62,7 +64,7 @@ class Job(Struct):
         That is so when `limit_s` is over, or when it is stopped. What it waits for is told, whenever that changes.
         """
         began, pause_s, told = time.monotonic(), _FIRST_PAUSE_S, ""
-        while (found := self._look_again()).state == PENDING:
+        while (found := self._look_again(is_stopped)).state == PENDING:
             if found.reason != told:
                 told = found.reason
                 tell(f"waiting in the queue of {self.engine.name} ({found.reason or 'soon'}, job {self.handle})")
@@ -74,10 +76,10 @@ class Job(Struct):
             pause_s = min(_GROWTH * pause_s, _LONGEST_PAUSE_S)
         return found
 
-    def _look_again(self) -> Look:
+    def _look_again(self, is_stopped: Callable[[], bool]) -> Look:
         """Return how it is; it waits as long as the scheduler does not answer."""
         try:
-            return self.look(tries=1)
+            return self.look(tries=1, is_stopped=is_stopped)
         except HostError as error:
             return Look(PENDING, reason=error.message.rstrip("."))
 
@@ -183,13 +185,21 @@ def _read_look(adapter: Scheduler, done: subprocess.CompletedProcess[bytes]) -> 
         return None
 
 
-def _call(engine: Engine, argv: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def _call(
+    engine: Engine,
+    argv: Sequence[str],
+    given: bytes = b"",
+    *,
+    limit_s: float | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> subprocess.CompletedProcess[bytes]:
     """Run a command of the scheduler, which Ctrl-C does not reach. Of one that takes too long nothing is left."""
+    limit_s = limit_s or _COMMAND_S
     environ, pipe = adapter_of(engine).environment(os.environ), subprocess.PIPE
     try:
         with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=environ, process_group=0) as process:
             try:
-                out, err = process.communicate(given, timeout=_COMMAND_S)
+                out, err = _hear(process, given, limit_s, is_stopped)
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)  # what a shell runs, too; it is not reaped yet
                 raise
@@ -200,7 +210,21 @@ def _call(engine: Engine, argv: Sequence[str], given: bytes = b"") -> subprocess
             words, hint=f"csa run --on {engine.name} calls {argv[0]}, which has to be on the PATH"
         ) from error
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(argv, 1, b"", f"no answer for {_COMMAND_S:g} s".encode())
+        return subprocess.CompletedProcess(argv, 1, b"", f"no answer for {limit_s:g} s".encode())
+
+
+def _hear(
+    process: subprocess.Popen[bytes], given: bytes, limit_s: float, is_stopped: Callable[[], bool]
+) -> tuple[bytes, bytes]:
+    """Return what it says, to its end; TimeoutExpired when that takes too long, or it is stopped."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            return process.communicate(given, timeout=_HEED_S)
+        except subprocess.TimeoutExpired:  # nothing is lost when this is done again
+            if is_stopped() or time.monotonic() > deadline:
+                raise
+            given = b""  # it has been taken, and may not be given again
 
 
 def _failed(engine: Engine, done: subprocess.CompletedProcess[bytes], what: str) -> HostError:

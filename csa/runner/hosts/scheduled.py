@@ -22,6 +22,7 @@ from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look, adapter_of
 from csa.store.mirrors import is_host_name
 
 _HEED_S = 0.1
+_HURRIED_S = 5.0
 _CANCELLED_WITHIN_S = 3.0  # by what holds the turn; or else the job is
 
 
@@ -119,8 +120,14 @@ class QueuedTether(Tether):
 
     def _withdraw(self, job: Job, found: Look) -> Look:
         """Take it back, and say why; or return how it is, if it has just got a host."""
-        if not job.withdraw():
-            return job.look()
+        try:
+            if self._noted():
+                job.look(tries=1, limit_s=_HURRIED_S)  # nobody who wants to end waits for a scheduler that hangs
+            if not job.withdraw():
+                return job.look()
+        except HostError:
+            if not self._is_held:
+                raise
         self.is_sent = False
         if name := self._noted():
             raise StoppedError(name)
