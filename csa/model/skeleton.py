@@ -6,12 +6,17 @@ does not. So lists, statuses, sums and budgets need no key: they read the skelet
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from csa.ids import is_session_id
-from csa.model.events import Event
 from csa.structs import replace
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from csa.model.events import Event
 
 HIDDEN = "(encrypted)"  # stands for a text in a record
 SEALED = "sealed"  # in the data of each event

@@ -139,7 +139,7 @@ def test_a_signal_while_code_is_sent(
         monkeypatch.setenv(name, value)
 
     class Code:
-        key, said = "a" * 40, {"key": "a" * 40}
+        key, first_said, said = "a" * 40, {"key": "a" * 40}, {"key": "a" * 40}
 
         def write_bundle(self, stream: IO[bytes], _haves: list[str]) -> None:
             stream.write(b"half of it")

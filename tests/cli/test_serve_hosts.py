@@ -92,7 +92,7 @@ def test_what_runs_there_is_streamed_away_and_killed_there(place: Place, remote:
         wait_for(lambda: has_status(server, session_id, "cancelled"), "the list shows it")
         remote.play(*remote.hold(), ["say", "done"])
         there = remote.start("run", "--tool", "codex", "long")
-        remote.wait_ready()
+        wait_for(lambda: set(remote.ids()) - {session_id}, "it has begun")
         wait_for(lambda: place.run("sync", "n1").code == 0, "the server has left the mirror")
         other = next(each for each in remote.ids() if each != session_id)
         wait_for(lambda: has_status(server, other, "running"), "it is seen to run")

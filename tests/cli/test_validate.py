@@ -193,7 +193,7 @@ def test_what_cannot_be_proven_is_left(place: Place, how: str) -> None:
     directory = place.session(session_id)
     state, transcript = directory / "state.toml", directory / "transcript.jsonl"
     if how == "newer":
-        state.write_text(state.read_text().replace("schema = 1", "schema = 2"))
+        state.write_text(state.read_text().replace("schema = 1", "schema = 3"))
     elif how == "copied":
         directory.rename(place.store / "sessions" / OTHER)
         session_id = OTHER

@@ -55,11 +55,14 @@ def _write(events: list[tuple[str, dict[str, Any]]], directory: str) -> Path:
 def test_pages_together_are_the_whole(events: list[tuple[str, dict[str, Any]]], limit: int) -> None:
     """But for the tool and the model of a turn whose beginning is on an earlier page."""
     calls = set[str]()
+    asked = set[str]()
     begun = []
-    for kind, data in events:  # what tools do: updates follow their calls
+    for kind, data in events:  # what tools do: updates follow their calls, and each ask is made once
         calls = calls | {data["id"]} if kind == "tool_call" else set() if kind in _BOUNDS else calls
-        if kind not in {"tool_call_update", "permission"} or data["id"] in calls:
+        is_again = kind == "permission" and data["status"] == "pending" and data["ask"] in asked
+        if not is_again and (kind not in {"tool_call_update", "permission"} or data["id"] in calls):
             begun.append((kind, data))
+            asked |= {data["ask"]} if kind == "permission" else set()
     with tempfile.TemporaryDirectory() as directory:
         transcript = _write(begun, directory)
         whole = conversation.read_since(transcript, "S", 0).messages

@@ -75,7 +75,7 @@ def test_damage_is_named_by_file_and_line(
 
 def test_a_newer_schema_is_refused_with_a_hint(write_foreign: ForeignWriter) -> None:
     """A record of a newer csa is not read, and the hint says what to do."""
-    paths = write_foreign(ID, text="schema = 2\n" + GOOD)
+    paths = write_foreign(ID, text="schema = 3\n" + GOOD)
     with pytest.raises(StateError, match="newer csa") as caught:
         load_state(paths.state)
     assert (caught.value.hint, caught.value.exit_code) == ("upgrade csa", 6)

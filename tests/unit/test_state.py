@@ -151,7 +151,7 @@ def test_a_wrong_value_is_named(changes: dict[str, Any], key: str) -> None:
 def test_a_newer_schema_is_refused() -> None:
     """What a newer csa wrote is not guessed at."""
     with pytest.raises(NewerSchemaFault, match="newer csa"):
-        parse_state(minimal(schema=2))
+        parse_state(minimal(schema=3))
     assert parse_state(minimal(schema=1)).schema == 1
 
 

@@ -210,8 +210,8 @@ def _book(tree: Tree, above: list[SessionState], placement: Placement, *, waits:
             raise _is_placed(placement.session_id)
         placement = replace(placement, top=None)  # the session above it there has the allowance, and is at work
     else:
-        _refuse_beyond(tree, above, placement, waits=waits)
         placement = replace(placement, spent=hold.spent if hold else None)
+        _refuse_beyond(tree, above, placement, waits=waits)
     save_placement(tree.root, placement)
     if placement.top:
         try:
@@ -380,8 +380,9 @@ def _refuse_beyond(tree: Tree, above: list[SessionState], placement: Placement, 
                 f"The budget of session {whose} has to say how much of it goes to {placement.host}.",
                 hint=f"{option} N: {words(left)} left",
             )
-        if asked > left or (waits and asked == left):
-            nothing = ", and what waits for it here needs some, too" if asked == left else ""
+        taken = max(asked, getattr(placement.spent, name, 0) or 0)  # it may have used more than it may
+        if taken > left or (waits and taken == left):
+            nothing = ", and what waits for it here needs some, too" if taken == left else ""
             raise RefusedError(
                 f"The budget of session {whose} leaves {words(left)}, not the {words(asked)} for "
                 f"{placement.host}{nothing}.",
