@@ -82,3 +82,10 @@ _PIECES = (
 def test_nothing_else_comes_out(text: str) -> None:
     """Whatever an agent writes."""
     check(text)
+
+
+def test_tables_without_end_stay_text() -> None:
+    """Short rows of a wide table are filled up, so that a short text could become a million cells."""
+    columns = "|" + "-|" * 300
+    assert "<table" in to_html(f"{columns.replace('-', 'a')}\n{columns}\n|b|\n")
+    assert "<table" not in to_html(f"{columns.replace('-', 'a')}\n{columns}\n" + "|b|\n" * 300)
