@@ -71,8 +71,8 @@ test: $(STAMP) shells
 
 # Four at once: much of the time of a test is waiting.
 check: lint $(SITE) shells chromium openssh slurm databases
-	$(BIN)/pytest -q -n 4 --thorough -m "not real and not hosts"
-	$(BIN)/pytest -q -n 2 --thorough -m hosts
+	tests/second_try.sh $(BIN)/pytest -q -n 4 --thorough -m "not real and not hosts"
+	tests/second_try.sh $(BIN)/pytest -q -n 2 --thorough -m hosts
 
 # zsh and fish, for the tests of completion, where they are not installed; without them those are skipped.
 shells:
@@ -124,7 +124,7 @@ acpx: $(STAMP)
 
 # CSA_REAL_TOOLS=codex,opencode narrows it to what needs no other tool (codex-acp is one of its own).
 test-real: $(STAMP) $(CLIS)/.installed acpx
-	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -n 3 -m "real and not slow" tests/real
+	CSA_REAL_CLIS=$(CLIS) tests/second_try.sh $(BIN)/pytest -q -n 3 -m "real and not slow" tests/real
 
 test-real-slow: $(STAMP) $(CLIS)/.installed
 	CSA_REAL_CLIS=$(CLIS) $(BIN)/pytest -q -n 8 -m "real and slow" tests/real
