@@ -277,7 +277,7 @@ def test_a_host_that_is_gone_is_left_on_the_second_signal(hosts: Hosts) -> None:
     n1.kill()
     wait_for(lambda: "the connection to n1 is lost" in running.err, "it is noticed")
     running.signal(signal.SIGINT)
-    time.sleep(0.5)
+    wait_for(lambda: "n1 will be told" in running.err, "it is heeded")
     running.signal(signal.SIGINT)
     done = running.wait()
     assert (done.code, "on n1 is away" in done.err) == (130, True), done

@@ -201,6 +201,7 @@ def test_nobody_says_lost_of_a_node_that_is_gone(cluster: Cluster) -> None:
     make_old(mirror)
     assert a.run("ls", "--all-hosts", "--json").json[0]["status"] == "away"
     running.signal(signal.SIGTERM)
+    wait_for(lambda: "n2 will be told" in running.err, "it is heeded")
     running.signal(signal.SIGTERM)
     assert running.wait().code == 143
     n2.start_again()

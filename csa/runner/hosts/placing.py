@@ -243,6 +243,8 @@ class Tether:
 
     def cancel(self, name: str) -> None:
         """Have the turn end, by the name of a signal; if the connection is broken, as soon as it is there again."""
+        if self.is_lost and not self.cancelled:
+            self._tell(f"{self.engine.name} will be told to end the turn; a second signal leaves without that")
         self.cancelled = name
         self._write({"cancel": name})
 
