@@ -178,7 +178,8 @@ class Host(Place):
         self._wait()
 
     def start_again(self) -> None:
-        """Start it, after a kill, with another boot id."""
+        """Start it, after a kill, with another boot id, and later than anything that was done before."""
+        time.sleep(-time.clock_gettime(time.CLOCK_BOOTTIME) % 1)  # its time since the boot is set in whole seconds
         self.boot()
 
     def cut(self) -> None:

@@ -230,3 +230,4 @@ def test_a_plan_over_real_hosts_is_killed_and_goes_on(hosts: Hosts) -> None:
     assert files_on(a) == ["x-x", "x-y", "x-z"]
     assert [each["turn"] for each in a.run("ls", "--host", "n2", "--json").json] == [2]
     assert a.run("hosts", "--placed", "--json").json == []
+    wait_for(lambda: not n2.processes(), "what was connected when it was cut off hears that nobody is there")
