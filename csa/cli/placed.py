@@ -21,17 +21,14 @@ from csa.runner.hosts.escrow import Escrow
 from csa.runner.hosts.fetching import fetch_work
 from csa.runner.hosts.placing import Begun, Tether
 from csa.runner.hosts.sending import Where, has_code, recording, unseen
-from csa.runner.hosts.watching import Watching
+from csa.runner.hosts.watching import LOOK_AT_END_S, SEEN_WITHIN_S, Watching
 from csa.runner.on_finish import FollowUp
 from csa.runner.session import Session
 from csa.store.following import Follower
 from csa.store.liveness import probe
-from csa.store.mirrors import mirror_for
-from csa.store.sessions import Store, Target
+from csa.store.sessions import Target
 
 _LOOK_S = 0.02
-_LOOK_AT_END_S = 0.5
-_SEEN_WITHIN_S = 5.0  # of the end, over the connection that keeps the mirror up to date
 
 
 class Watch:
@@ -51,9 +48,8 @@ class Watch:
         self._client, self._begun, self._where = client, begun, where
         self._after = after
         self._tether, self._sync, self._arguments = tether, sync, arguments
-        mirror = mirror_for(client.store.root_pathname, begun.host)
-        self._store = Store(mirror.pathname, begun.project)
-        self._paths = self._store.paths(begun.session_id)
+        self._store, session_id = begun.target(client.store.root_pathname)
+        self._paths = self._store.paths(session_id)
         self._follower: Follower | None = None
         self._finished = 0  # the last turn whose end was seen
         self._ended_at = self._looked_at = 0.0
@@ -171,7 +167,7 @@ class Watch:
         """Wait until the session is in the mirror, where everything finds it; but not for long."""
         import anyio  # noqa: PLC0415  # as above
 
-        with anyio.move_on_after(_SEEN_WITHIN_S):
+        with anyio.move_on_after(SEEN_WITHIN_S):
             while not self._paths.transcript.exists() and self._tether.ended is None and not self._is_left:  # noqa: ASYNC110  # files set no event
                 await anyio.sleep(_LOOK_S)
 
@@ -194,7 +190,7 @@ class Watch:
         if (ended := self._tether.ended) is not None:
             return bool(ended.get("lost")) or self._finished >= max(int(ended["turn"]), self._begun.turn)
         now = time.monotonic()
-        if self._finished < self._begun.turn or now - self._looked_at < _LOOK_AT_END_S:
+        if self._finished < self._begun.turn or now - self._looked_at < LOOK_AT_END_S:
             return False
         self._looked_at = now  # nothing is heard of the supervisor: perhaps its connection stands still
         return probe(self._paths).state == "not_alive"
@@ -204,7 +200,7 @@ class Watch:
         if self._tether.ended is None:
             return False
         self._ended_at = self._ended_at or time.monotonic()
-        return time.monotonic() - self._ended_at > _SEEN_WITHIN_S
+        return time.monotonic() - self._ended_at > SEEN_WITHIN_S
 
     async def _show_new(self, progress: Progress) -> None:
         for event in self._new():

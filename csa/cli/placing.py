@@ -19,22 +19,19 @@ from csa.runner.client import Csa
 from csa.runner.detach import AppearedError
 from csa.runner.hosts.escrow import Escrow, settle_heard
 from csa.runner.hosts.jobs import WithdrawnError, words_of
-from csa.runner.hosts.placing import Begun, StoppedError, Tether, refuse_elsewhere
+from csa.runner.hosts.placing import Begun, StoppedError, Tether, for_elsewhere
 from csa.runner.hosts.schedulers import is_scheduler
-from csa.runner.hosts.sending import Where, begin_there, find_where, heed, reserve_for, tether_to
+from csa.runner.hosts.sending import Where, begin_there, find_where, heed, reserve_for, tether_to, where_appeared
 from csa.runner.hosts.syncing import Sync
 from csa.runner.hosts.watching import Watching
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
-from csa.runner.turns.checks import check_request
 from csa.runner.turns.patience import try_until_free
-from csa.structs import replace
 
 
 def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, host: str | None) -> int:
     """Run the turn on the host that is named, or that a session's name names; return its exit code."""
-    refuse_elsewhere(request)
-    check_request(request, may_lack_prompt=request.repair)
+    request = for_elsewhere(client.context, request)
     if arguments.queue or arguments.steal:
         raise UsageError("--queue and --steal are for sessions of this host.", hint=f"ssh {host} csa run --queue ...")
     if arguments.detach:
@@ -100,11 +97,8 @@ def _place(
                     code = _place_once(
                         client, where, escrow, arguments, after=after, sync=sync, signs=signs, noted=noted
                     )
-            except AppearedError as appeared:  # its name means a session that was not seen here
-                if not where.is_new or where.session_id == appeared.session_id:
-                    raise
-                named = replace(where.request, session=f"{where.engine.name}:{appeared.session_id}", session_id=None)
-                where = find_where(client.context, named, None, None)
+            except AppearedError as appeared:
+                where = where_appeared(client.context, where, appeared)
                 continue
             if sync.engine:
                 settle_heard(client.store.root, sync.engine.name)  # if it was not the connection that said so

@@ -8,13 +8,11 @@ from csa.runner.attached import Placed, start_placed
 from csa.runner.context import Context
 from csa.runner.hosts.placing import Begun
 from csa.runner.hosts.starting import PARTS, budget_of, start_watched
-from csa.runner.hosts.watching import Keeping
+from csa.runner.hosts.watching import SEEN_WITHIN_S, Keeping
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
-from csa.store.mirrors import mirror_for
-from csa.store.sessions import Store
 
-_LOOK_S, _WITHIN_S = 0.05, 5.0
+_LOOK_S = 0.05
 
 
 class Elsewhere:
@@ -42,7 +40,7 @@ class Elsewhere:
         """Have the turn before settled, whose end was seen a moment ago."""
         for each in self._attached:
             if session.endswith(each.session_id):
-                each.wait(_WITHIN_S)
+                each.wait(SEEN_WITHIN_S)
 
     def watch(self, context: Context, session: Session) -> None:
         """Keep the mirror of a session's host up to date until it has ended; nothing is to be done for one of here."""
@@ -52,9 +50,8 @@ class Elsewhere:
 
 def _when_seen(context: Context, begun: Begun | Placed) -> str:
     """Return what names a session when it is in the mirror of its host, or after a while."""
-    mirror = mirror_for(context.store.root_pathname, begun.host)
-    transcript = Store(mirror.pathname, begun.project).paths(begun.session_id).transcript
-    deadline = time.monotonic() + _WITHIN_S
+    store, session_id = begun.target(context.store.root_pathname)
+    transcript, deadline = store.paths(session_id).transcript, time.monotonic() + SEEN_WITHIN_S
     while not transcript.exists() and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
     return f"{begun.host}:{begun.session_id}"

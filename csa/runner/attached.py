@@ -22,7 +22,6 @@ from typing import Any
 
 from csa.errors import CsaError, UsageError
 from csa.model.limits import Budget
-from csa.paths import MIRRORS
 from csa.runner.context import Context
 from csa.runner.detach import (
     error_from_json,
@@ -36,7 +35,8 @@ from csa.runner.detach import (
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.store.inherited import without_descriptors, without_repository
-from csa.store.sessions import Store
+from csa.store.mirrors import mirror_for
+from csa.store.sessions import Store, Target
 from csa.structs import asdict
 
 _PLACED = ("-P", "-m", "csa.runner.placed")
@@ -103,9 +103,9 @@ class Placed(Attached):
         self._hearer = threading.Thread(target=self._hear, args=(tell,), daemon=True)
         self._hearer.start()
 
-    def store(self, context: Context) -> Store:
-        """Return the store where the session is, or will be in a moment, in the mirror of its host."""
-        return Store(f"{context.store.root_pathname}/{MIRRORS}/{self.host}", self.project)
+    def target(self, root: str) -> Target:
+        """Return where its session is seen, or will be in a moment: in the mirror of its host in a state root."""
+        return Store(mirror_for(root, self.host).pathname, self.project), self.session_id
 
     def failure(self) -> CsaError | None:
         """Return why its end was not seen, or its commits have not come; None if all is well. It must have ended."""
@@ -150,16 +150,10 @@ def start_placed(
     Raises as `find_where`, `reserve` and `Tether.begin`, each as CsaError with their codes; of what another host is not
     given UsageError.
     """
-    from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns are on other hosts
-    from csa.runner.hosts.placing import refuse_elsewhere  # noqa: PLC0415  # as above
-    from csa.runner.turns.checks import check_request  # noqa: PLC0415  # as above
+    from csa.runner.hosts.placing import for_elsewhere  # noqa: PLC0415  # few turns are on other hosts
 
-    refuse_elsewhere(request)
-    check_request(request, may_lack_prompt=request.repair)
-    if request.images or request.files:
-        request = with_contents(request, context.directory_pathname)
     order = {
-        "request": request_to_json(request),
+        "request": request_to_json(for_elsewhere(context, request)),
         "host": host,
         **place_of(context),
         "wait_s": wait_s,

@@ -36,16 +36,14 @@ from csa.runner.hosts.sending import (
     unseen,
 )
 from csa.runner.hosts.sharing import part_of_budgets
-from csa.runner.hosts.watching import Watching
+from csa.runner.hosts.watching import LOOK_AT_END_S, SEEN_WITHIN_S, Watching
 from csa.runner.ordered import client_for
 from csa.runner.turns.patience import try_until_free
 from csa.store.liveness import probe
-from csa.store.mirrors import mirror_for
-from csa.store.sessions import Record, Store
+from csa.store.sessions import Record
 from csa.store.transcript import last_turn_event
 
-_LOOK_S, _LOOK_AT_END_S = 0.05, 0.5
-_SEEN_WITHIN_S = 5.0  # of the end, over the connection that keeps the mirror up to date
+_LOOK_S = 0.05
 
 
 def main() -> int:
@@ -136,14 +134,14 @@ class _Placing:
 
     def _see_through(self, escrow: Escrow, begun: Begun, tether: Tether) -> int:
         """Wait for the end of the turn, and until it can be seen here, with its commits; return its exit code."""
-        mirror = mirror_for(self._context.store.root_pathname, begun.host)
-        record = Store(mirror.pathname, begun.project).record(begun.session_id)
+        store, session_id = begun.target(self._context.store.root_pathname)
+        record = store.record(session_id)
         self._await_end(record, begun.turn, tether)
         ended = tether.ended or {}
         if ended:
             with recording(begun.host, _warn):
                 escrow.ended(ended)
-        turn, deadline = max(begun.turn, int(ended.get("turn") or 0)), time.monotonic() + _SEEN_WITHIN_S
+        turn, deadline = max(begun.turn, int(ended.get("turn") or 0)), time.monotonic() + SEEN_WITHIN_S
         while not (ended.get("lost") or _has_finished(record, turn)) and ended and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
         if ended and not _has_finished(record, turn):
@@ -164,7 +162,7 @@ class _Placing:
                 tether.cancel(signal.Signals(number).name)
                 told += 1
             time.sleep(_LOOK_S)
-            if time.monotonic() - looked_at > _LOOK_AT_END_S:  # perhaps the connection stands still
+            if time.monotonic() - looked_at > LOOK_AT_END_S:  # perhaps the connection stands still
                 looked_at = time.monotonic()
                 if _has_finished(record, turn) and probe(record.paths).state == "not_alive":
                     return

@@ -73,10 +73,8 @@ def _keep(git: Git, session_id: str, name: str, commit: str) -> BroughtRef:
 
 def origin_of(git: Git, session_id: str) -> str | None:
     """Return the host that a session's refs have come from; None if that is not known."""
-    try:
-        return git.run("cat-file", "blob", f"{ORIGINS}{session_id}").decode(errors="replace")
-    except GitError:
-        return None
+    found = git.read_note(f"{ORIGINS}{session_id}")
+    return None if found is None else found.decode(errors="replace")
 
 
 def note_origin(git: Git, session_id: str, host: str) -> None:
@@ -85,9 +83,8 @@ def note_origin(git: Git, session_id: str, host: str) -> None:
     Ids are unique, unless somebody makes them equal: then the work of both would be mixed.
     """
     if origin_of(git, session_id) is None:
-        blob = git.line("hash-object", "-w", "--stdin", stdin=host.encode())
         with suppress(GitError):  # another process was faster
-            git.run("update-ref", f"{ORIGINS}{session_id}", blob, ABSENT)
+            git.write_note(f"{ORIGINS}{session_id}", host.encode(), ABSENT)
     refuse_other(git, session_id, host)
 
 

@@ -155,6 +155,17 @@ class Git(Struct):
         """Run a command whose answer is a path, which may be of any bytes."""
         return os.fsdecode(self.run(*words).removesuffix(b"\n"))
 
+    def read_note(self, ref: str) -> bytes | None:
+        """Return the content of a blob that a ref leads to; None if there is none."""
+        try:
+            return self.run("cat-file", "blob", ref)
+        except GitError:
+            return None
+
+    def write_note(self, ref: str, content: bytes, *before: str) -> None:
+        """Have a ref lead to a blob with that content; `before` is what it must have led to, ABSENT for nothing."""
+        self.run("update-ref", ref, self.line("hash-object", "-w", "--stdin", stdin=content), *before)
+
 
 def open_bare(path: Path, environ: Mapping[str, str]) -> Git:
     """Return git in csa's own repository at `path`, which may not exist yet."""

@@ -15,7 +15,7 @@ from typing import Any
 from csa.model.state import format_time, parse_time
 from csa.model.usage import count_of
 from csa.model.worktree import Refused, words_of
-from csa.store.gitplumbing import Git, GitError
+from csa.store.gitplumbing import Git
 from csa.structs import Struct, asdict
 
 _RECEIVED = "refs/csa-received/"  # and the session's id
@@ -41,8 +41,8 @@ class Reception(Struct, kw_only=True):
 
 def read_reception(git: Git, session_id: str) -> Reception | None:
     """Return what has become of a session's work in a repository; None if nothing that can be read was noted."""
-    with suppress(GitError, ValueError, RecursionError):
-        found = json.loads(git.run("cat-file", "blob", f"{_RECEIVED}{session_id}"))
+    with suppress(ValueError, RecursionError):
+        found = json.loads(git.read_note(f"{_RECEIVED}{session_id}") or b"null")
         if isinstance(found, dict):
             return _from_json(found)
     return None
@@ -82,4 +82,4 @@ def note_reception(
     """Note what has become of a session's work as it is after a turn; GitError."""
     said = {"turn": turn, "landed": landed, "commits": commits, "at": format_time(datetime.now(UTC))}
     text = json.dumps({**said, "refused": asdict(refused) if refused else None})
-    git.run("update-ref", f"{_RECEIVED}{session_id}", git.line("hash-object", "-w", "--stdin", stdin=text.encode()))
+    git.write_note(f"{_RECEIVED}{session_id}", text.encode())

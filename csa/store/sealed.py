@@ -196,10 +196,8 @@ def _add(tar: tarfile.TarFile, pathname: str, name: str, found: os.stat_result) 
 
 def _entries(root: str) -> Iterator[tuple[str, os.stat_result]]:
     """Yield what has text in a session's directory, a directory before what is in it; pipes and sockets have none."""
-    names = sorted(set(os.listdir(root)) - _PLAIN, key=lambda name: (name != _TRANSCRIPT, name))
-    waiting = [name for name in names if not (name.startswith(f".{SEALED_FILE}") or _LEFT_BY_KILL.fullmatch(name))][
-        ::-1
-    ]
+    names = filter(_may_have_text, os.listdir(root))
+    waiting = sorted(names, key=lambda name: (name != _TRANSCRIPT, name), reverse=True)  # the next one is the last
     while waiting:
         name = waiting.pop()
         found = os.lstat(f"{root}/{name}")
@@ -208,6 +206,10 @@ def _entries(root: str) -> Iterator[tuple[str, os.stat_result]]:
             waiting += [f"{name}/{each}" for each in sorted(os.listdir(f"{root}/{name}"), reverse=True)]
         elif stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode):
             yield name, found
+
+
+def _may_have_text(name: str) -> bool:
+    return not (name in _PLAIN or name.startswith(f".{SEALED_FILE}") or _LEFT_BY_KILL.fullmatch(name))
 
 
 def _bare(paths: SessionPaths, state: SessionState, packed: Stamps | None = None) -> None:

@@ -66,6 +66,8 @@ def test_who_acts_on_a_session_there_does_so_there(place: Place, remote: Place, 
     assert (again["turn"], again["mirror"]) == (2, "n1")
     wait_for(lambda: server.get(f"/sessions/{session_id}/result")["turn"] == 2, "its second answer is here")
     assert server.ask("POST", f"/sessions/{name}/turns", {"prompt": "x", "after_turn": 1}).status == 412
+    unrefused = server.ask("POST", f"/sessions/{name}/turns", {"prompt": "", "repair": True})
+    assert (unrefused.status, "nothing to repair" in unrefused.json["error"]["message"]) == (400, True)
     assert server.ask("PATCH", f"/sessions/{name}", {"name": "near", "pinned": True}).json["name"] == "near"
     assert {each["name"] for each in remote.run("ls", "--json").json} == {"near", "other"}
     for path, given in (("checkpoint", {}), ("queue", {"prompt": "x"}), ("fork", {"prompt": "x"})):

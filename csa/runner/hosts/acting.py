@@ -19,7 +19,7 @@ from typing import Any
 from csa.errors import RefusedError
 from csa.model.config import Engine
 from csa.runner.hosts.answers import error_in, nonsense
-from csa.runner.hosts.engines import HostError, explain_failure, start_there
+from csa.runner.hosts.engines import HostError, explain_failure, start_command
 from csa.structs import Struct
 
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # what the shell that ssh calls there does not change
@@ -79,7 +79,7 @@ class Call:
 
     def __init__(self, engine: Engine, words: Sequence[str], *, limit_s: float) -> None:
         self.engine, self._command, self._limit_s = engine, words[0], limit_s
-        self._process = start_there(engine, words, stdin=subprocess.DEVNULL, bufsize=0)
+        self._process = start_command(engine, words, stdin=subprocess.DEVNULL, bufsize=0)
 
     def answer(self) -> Answer:
         """Wait for its end; HostError if it takes too long."""

@@ -60,7 +60,7 @@ class Link:
         self._start()
 
     def _start(self) -> None:
-        self._process = start_there(self.engine, self._words, stdin=subprocess.PIPE, bufsize=1 << 16)
+        self._process = start_command(self.engine, self._words, stdin=subprocess.PIPE, bufsize=1 << 16)
         self._said: deque[bytes] = deque(maxlen=_LINES_KEPT)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -153,7 +153,7 @@ class Link:
                 self._said.append(line)
 
 
-def start_there(engine: Engine, words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+def start_command(engine: Engine, words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """Start a command of csa on a host, with its output as pipes; HostError if what reaches that cannot be started."""
     argv, pipe = [*reach_of(engine), *engine.csa, *words], subprocess.PIPE
     try:

@@ -30,6 +30,7 @@ from csa.runner.hosts.escrow import Escrow
 from csa.runner.hosts.frames import PROTOCOL, ProtocolError, read_line, write_line
 from csa.runner.hosts.supervising import NOT_PLACED, SUPERVISE
 from csa.runner.request import RunRequest
+from csa.runner.turns.checks import check_request
 from csa.runner.turns.grants import is_not_agents
 from csa.store.mirrors import mirror_for
 from csa.store.sessions import Store, Target
@@ -84,11 +85,17 @@ class StoppedError(Exception):
         self.name = name
 
 
-def refuse_elsewhere(request: RunRequest) -> None:
-    """Raise UsageError for what cannot be asked of another host."""
+def for_elsewhere(context: Context, request: RunRequest) -> RunRequest:
+    """Return a request as it can travel: with the contents of what it names; UsageError for what cannot."""
     for field, words in _NOT_ELSEWHERE.items():
         if getattr(request, field):
             raise UsageError(f"Another host cannot be given {words}.", hint="leave it out, or leave --on out")
+    check_request(request, may_lack_prompt=request.repair)
+    if not (request.images or request.files):
+        return request
+    from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some
+
+    return with_contents(request, context.directory_pathname)
 
 
 def order_of(

@@ -18,6 +18,7 @@ from csa.model.limits import Budget
 from csa.model.state import SessionState
 from csa.process.wakeup import handled
 from csa.runner.context import Context
+from csa.runner.detach import AppearedError
 from csa.runner.environment import outer_sandbox
 from csa.runner.hosts.code import Outgoing, outgoing
 from csa.runner.hosts.engines import HostError
@@ -81,6 +82,14 @@ def find_where(context: Context, request: RunRequest, host: str | None, director
         code = outgoing(context, engine, commit=onto, session_id=session.session_id)
     directory = session.store.project_pathname
     return Where(engine, request, session.session_id, directory, is_new=False, code=code, node=node)
+
+
+def where_appeared(context: Context, where: Where, appeared: AppearedError) -> Where:
+    """Return where the session is that has the name of a new one there, and was not seen here; else raise the error."""
+    if not where.is_new or where.session_id == appeared.session_id:
+        raise appeared
+    named = replace(where.request, session=f"{where.engine.name}:{appeared.session_id}", session_id=None)
+    return find_where(context, named, None, None)
 
 
 def _with_refusal(context: Context, request: RunRequest, session: Session) -> tuple[RunRequest, str | None]:

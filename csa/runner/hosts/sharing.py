@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from csa.model.limits import Budget
 from csa.runner.context import Context
+from csa.runner.request import RunRequest
+from csa.runner.turns.grants import asked_budget
 from csa.store.genealogy import ancestors
 from csa.store.spending import Ledger, below, total
 from csa.store.trees import read_members
 from csa.structs import asdict
 
 _LEAST = {"tokens": 1, "usd": 0.01, "time_s": 1.0}  # to ask for, and to leave for whoever waits here
+
+
+def allowance_for(request: RunRequest) -> Budget:
+    """Return the allowance that a request's own budget is, where that goes along."""
+    tokens, usd, time_s = asked_budget(request)
+    return Budget(tokens=tokens or 0, usd=usd or 0.0, time_s=time_s or 0.0)
 
 
 def part_of_budgets(context: Context, given: Budget, parts: int) -> Budget:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from csa.errors import CsaError
@@ -12,15 +12,13 @@ from csa.runner.context import Context
 from csa.runner.detach import AppearedError
 from csa.runner.hosts.escrow import Escrow
 from csa.runner.hosts.fetching import fetch_work
-from csa.runner.hosts.placing import Begun, refuse_elsewhere
-from csa.runner.hosts.sending import Where, begin_there, find_where, reserve_for, tether_to
-from csa.runner.hosts.sharing import part_of_budgets
+from csa.runner.hosts.placing import Begun, for_elsewhere
+from csa.runner.hosts.sending import Where, begin_there, find_where, reserve_for, tether_to, where_appeared
+from csa.runner.hosts.sharing import allowance_for, part_of_budgets
 from csa.runner.hosts.syncing import Sync
 from csa.runner.hosts.watching import Keeping
 from csa.runner.request import RunRequest
-from csa.runner.turns.checks import check_request
 from csa.runner.turns.patience import try_until_free
-from csa.structs import replace
 
 Tell = Callable[[str], None]
 PARTS = 2  # of what the budgets above have: one goes along where nobody says how much, and one stays
@@ -55,12 +53,7 @@ def start_there(
         AppearedError: there is a session with its id, or without `goes_on` its name.
         WithdrawnError: it has waited in the queue for too long, and will never begin.
     """
-    refuse_elsewhere(request)
-    check_request(request)
-    if request.images or request.files:
-        from csa.runner.attaching import with_contents  # noqa: PLC0415  # few turns have some
-
-        request = with_contents(request, context.directory_pathname)
+    request = for_elsewhere(context, request)
 
     def begin(where: Where) -> tuple[Begun, Engine]:
         asked = allowance or budget_of(context, request)
@@ -71,11 +64,10 @@ def start_there(
     where = find_where(context, request, host, None)
     try:
         begun, engine = begin(where)
-    except AppearedError as appeared:  # its name means a session that was not seen here
-        if not (goes_on and where.is_new) or where.session_id == appeared.session_id:
+    except AppearedError as appeared:
+        if not goes_on:
             raise
-        named = replace(request, session=f"{where.engine.name}:{appeared.session_id}", session_id=None)
-        begun, engine = begin(find_where(context, named, None, None))
+        begun, engine = begin(where_appeared(context, where, appeared))
     with suppress(CsaError):  # whoever looks for it brings it up to date
         Sync(context.store.root_pathname, engine).once()
     return begun, engine
@@ -85,14 +77,14 @@ def budget_of(context: Context, request: RunRequest) -> Budget:
     """Return what an agent asks for as the budget of a session, which goes along; nothing if it is no agent's."""
     if context.caller is None:
         return Budget()
-    return Budget(tokens=request.budget_tokens or 0, usd=request.budget_usd or 0.0, time_s=request.budget_time_s or 0.0)
+    return allowance_for(request)
 
 
 def _begin(
     context: Context, where: Where, allowance: Budget, *, wait_s: float | None, tell: Tell
 ) -> tuple[Begun, Engine]:
-    def warn(lines: object) -> None:
-        for words in lines if isinstance(lines, list | tuple) else ():
+    def warn(lines: Sequence[str]) -> None:
+        for words in lines:
             tell(words)
 
     def reserve_now() -> Escrow:

@@ -13,6 +13,8 @@ from csa.store.liveness import probe
 from csa.store.sessions import Store, Target
 from csa.store.transcript import last_turn_event
 
+SEEN_WITHIN_S = 5.0  # of a turn's end, over the connection that keeps the mirror up to date
+LOOK_AT_END_S = 0.5  # between two looks whether the mirror has it: perhaps the connection stands still
 _TRIES = 3  # to bring it up to date at the end
 _LOOK_S = 0.5
 _Wanted = tuple[Target, int, Callable[[], None]]

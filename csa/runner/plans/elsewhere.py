@@ -12,7 +12,6 @@ from typing import Any
 from csa.errors import BusyError, CsaError, NameTakenError, RefusedError, StateError, UsageError
 from csa.model.config import Engine
 from csa.model.configkeys import NONE, SHARED
-from csa.model.limits import Budget
 from csa.model.plan import NAME_LENGTH, Plan, PlanTask
 from csa.runner.attached import Attached, Placed, start_attached, start_placed
 from csa.runner.context import Context
@@ -20,6 +19,7 @@ from csa.runner.hosts.escrow import settle_heard
 from csa.runner.hosts.fetching import fetch_work
 from csa.runner.hosts.jobs import WithdrawnError
 from csa.runner.hosts.schedulers import is_scheduler
+from csa.runner.hosts.sharing import allowance_for
 from csa.runner.hosts.syncing import CHECK_S, Sync
 from csa.runner.hosts.watching import Watching
 from csa.runner.request import RunRequest
@@ -117,13 +117,12 @@ class Elsewhere:
     def _place(self, host: str, request: RunRequest, engine: Engine, unit: str) -> Placed:
         caller = self._context.caller
         is_agents = caller is not None and caller.state.parent_session_id is not None
-        tokens, usd, time_s = request.budget_tokens, request.budget_usd, request.budget_time_s
         return start_placed(
             self._context,
             request,
             host=host,
             wait_s=math.inf,
-            allowance=Budget(tokens=tokens or 0, usd=usd or 0.0, time_s=time_s or 0.0),
+            allowance=allowance_for(request),
             parts=sum(len(task.units) for task in self._plan.tasks.values()),
             queue_s=engine.queue_s if is_agents else None,
             tell=lambda words: self._say(unit, words),

@@ -367,7 +367,8 @@ class Scheduler:
         self._known[unit] = await self._in_thread(look)
 
     def _keep(self, unit: str, attached: Attached) -> None:
-        store = attached.store(self._context) if isinstance(attached, Placed) else self._context.store
+        here = self._context.store
+        store = attached.target(here.root_pathname)[0] if isinstance(attached, Placed) else here
         self._records[unit] = store.record(attached.session_id)
 
     def _free_name(self, unit: str) -> None:
