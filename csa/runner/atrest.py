@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ SET = '[store] identity = "FILE", or identity_command, in your configuration'
 _KEY_S = 300.0  # in which a person may have to be asked for something
 _MOST_BYTES = 1 << 16
 _PREFIX, _LOCK = "csa-open-", "lock"
+_INDEX_S = 2.0  # in which somebody else who writes the search index is waited for
 _NEW_S = 60.0  # in which the lock of such a directory is taken
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _PRINTED: dict[tuple[str, ...], str] = {}  # by commands: a server does not ask a person at each request
@@ -214,10 +215,10 @@ def seal_finished(store: Store, session_id: str, recipients: Iterable[str], *, i
         with nullcontext() if is_held else hold(paths):
             if not is_to_seal(paths):
                 return False
-            seal_session(paths, list(recipients))
+            leave_index = partial(forget, store.root, [index_name(store, session_id)], within_s=_INDEX_S)
+            seal_session(paths, list(recipients), leave_index)
     except (BusyError, BlockingIOError, FileNotFoundError):  # in use again, or gone
         return False
-    forget(store.root, [index_name(store, session_id)])
     return True
 
 

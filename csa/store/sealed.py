@@ -18,7 +18,7 @@ import shutil
 import stat
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,8 +48,12 @@ _LEFT_BY_KILL = re.compile(r"\.(state\.toml\.\d+|transcript\.jsonl)\.tmp")  # cs
 _LATER = ".later"  # ends the name of what was written while the session was sealed, where the file had been before
 
 
-def seal_session(paths: SessionPaths, recipients: Sequence[str]) -> SessionState:
+def seal_session(
+    paths: SessionPaths, recipients: Sequence[str], forget: Callable[[], object] = lambda: None
+) -> SessionState:
     """Encrypt a session that is held and has finished; what is sealed already loses what a crash has left of it.
+
+    `forget` has the session leave what has its text elsewhere, before it counts as sealed.
 
     Raises:
         StateError: its record or its transcript cannot be read; nothing was changed.
@@ -74,8 +78,11 @@ def seal_session(paths: SessionPaths, recipients: Sequence[str]) -> SessionState
             try:
                 os.replace(temporary, paths.root / SEALED_FILE)
                 sync_directory(paths.root)
+                forget()
                 draft.commit()
             finally:
+                if draft.is_pending:  # nothing counts as sealed, and a disk that is full gets its room back
+                    (paths.root / SEALED_FILE).unlink(missing_ok=True)
                 draft.discard()
         finally:
             temporary.unlink(missing_ok=True)

@@ -115,7 +115,9 @@ def search(
         path = f"{directory}/{session_id}/transcript.jsonl"
         sealed = None
         try:
-            if os.path.exists(f"{directory}/{session_id}/{SEALED_FILE}"):  # of which no index has anything
+            if os.path.exists(f"{directory}/{session_id}/{SEALED_FILE}"):  # of which no index is to have anything
+                if sieve:
+                    sieve.leaves(index_name(store, session_id))
                 sealed = _opened(f"{directory}/{session_id}", keys)
                 path = f"{sealed.pathname}/transcript.jsonl"
             elif sieve and stamp and not sieve.may_fit(index_name(store, session_id), stamp):
