@@ -21,7 +21,7 @@ from typing import Any
 from csa.errors import BusyError, SealedError, StateError, UsageError
 from csa.model.config import Encryption
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
+from csa.paths import SEALED_FILE, SessionPaths
 from csa.store.atomic import read_regular
 from csa.store.genealogy import ancestors
 from csa.store.locks import acquire_lock, is_locked
@@ -39,7 +39,7 @@ _KEY_S = 300.0  # in which a person may have to be asked for something
 _MOST_BYTES = 1 << 16
 _PREFIX, _LOCK = "csa-open-", "lock"
 _INDEX_S = 2.0  # in which somebody else who writes the search index is waited for
-_NEW_S = 60.0  # in which the lock of such a directory is taken
+_NEW_S = 5.0  # in which the lock of such a directory is taken
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _PRINTED: dict[tuple[str, ...], str] = {}  # by commands: a server does not ask a person at each request
 
@@ -103,17 +103,28 @@ class _Place:
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_memory()))
-        weakref.finalize(self, _remove, self.path, os.getpid())
+        self.close = weakref.finalize(self, _remove, self.path, os.getpid())
+        _PLACES.add(self)
         self._lock = acquire_lock(self.path / _LOCK)
 
 
-class Opened(SessionPaths, frozen=False):
-    """The files of a sealed session, in memory, for as long as this object is there."""
+_PLACES = weakref.WeakSet[_Place]()
 
+
+def close_opened() -> None:
+    """Delete what this process has opened in memory, before an end without Python's own."""
+    for place in list(_PLACES):
+        place.close()
+
+
+class Opened(SessionPaths, frozen=False):
+    """The files of a sealed session, in memory, for as long as this object is there; `sealed` is what was opened."""
+
+    sealed: str
     _place: _Place
 
     def __init__(self, paths: SessionPaths, state: SessionState, keys: Sequence[Any]) -> None:
-        self._place = _Place()
+        self._place, self.sealed = _Place(), f"{paths.pathname}/{SEALED_FILE}"
         try:
             super().__init__(read_sealed(paths, state, keys, self._place.path).pathname)
         except OSError as error:
@@ -128,16 +139,19 @@ def opened(paths: SessionPaths, keys: Keys) -> SessionPaths:
         SealedError: there is no key that opens it.
         StateError: its record, or what is encrypted, is damaged.
     """
-    state = load_state(paths.state)
-    if state.sealed_at is None:
-        return paths
-    _sweep()
-    try:
-        return Opened(paths, state, keys.found)
-    except StateError:
-        if load_state(paths.state).sealed_at is None:  # by now
-            return paths
-        raise
+    while (state := load_state(paths.state)).sealed_at is not None:
+        sweep_memory()
+        known = keys.found  # for which a person may be asked
+        try:
+            found: SessionPaths | StateError = Opened(paths, state, known)
+        except StateError as fault:
+            found = fault
+        if load_state(paths.state).sealed_at != state.sealed_at:  # it was opened, and perhaps encrypted again
+            continue
+        if isinstance(found, StateError):
+            raise found
+        return found
+    return paths
 
 
 def _memory() -> str:
@@ -165,8 +179,8 @@ def _remove(place: Path, pid: int) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _sweep() -> None:
-    """Remove what processes that were killed have left."""
+def sweep_memory() -> None:
+    """Delete what processes that were killed have left in memory."""
     with suppress(SealedError, OSError), os.scandir(_memory()) as entries:
         for entry in entries:
             with suppress(OSError):

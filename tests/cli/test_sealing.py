@@ -11,6 +11,7 @@ import pytest
 from csa.store.locks import is_locked
 from tests.cli.hosts import sync
 from tests.cli.worktrees import make_repository
+from tests.rpc.client import Client
 from tests.serving import serving
 from tests.support import CSA, Place
 
@@ -101,6 +102,55 @@ def test_what_is_encrypted_is_served_with_the_key(sealing: Sealing) -> None:
         refused = server.ask("GET", f"/sessions/{session_id}/events", headers={"Accept": "text/event-stream"})
         assert (refused.status, refused.kind) == (424, "sealed")
         assert server.get(f"/sessions/{session_id}")["status"] == "succeeded"
+
+
+@pytest.mark.thorough
+def test_who_follows_sees_each_event_once_whatever_becomes_of_the_files(sealing: Sealing) -> None:
+    """A chat goes on over turns that are encrypted and opened again; who comes back gets what he has missed."""
+    place = sealing.place
+    sealing.configure(f'identity = "{sealing.file}"', encrypt="off")
+    place.play(["run", f"echo {ANSWER}"], ["say", ANSWER])
+    session_id = place.codex(PLANTED).session_id
+    path = f"/api/updates?session_id={session_id}"
+    with serving(place) as server, server.stream(f"/sessions/{session_id}/events") as plain:
+        whole = [next(plain)]
+        with server.stream(path) as chat:
+            assert place.run("seal", session_id).code == 0
+            whole += plain
+            assert whole[-1].name == "run_finished", "it ends, once all was sent"
+            assert place.run("rename", session_id, "called").code == 0
+            sealing.configure(f'identity = "{sealing.file}"')
+            for _ in range(2):
+                assert place.run("run", "-s", session_id, "go on").code == 0
+            assert sealing.plain() == []
+            seen = [next(chat) for _ in range(6)]
+            assert [each.data["type"] for each in seen] == ["tool_update", "tool_complete", "system_notice"] * 2
+            assert {each.data["content"] for each in seen[1::3]} == {f"{ANSWER}\n"}
+        with server.stream(path, last=seen[0].id) as again:
+            assert [next(again) for _ in range(5)] == seen[1:]
+        with server.stream(f"/sessions/{session_id}/events", last=whole[-1].id) as rest:
+            numbers = [int(next(rest).id) for _ in range(int(seen[-1].id) - int(whole[-1].id))]
+        assert numbers == [*range(int(whole[-1].id) + 1, int(seen[-1].id) + 1)]
+        sealing.file.unlink()
+        refused = server.ask("GET", path, headers={"Accept": "text/event-stream", "Last-Event-ID": "1"})
+        assert (refused.status, refused.kind) == (424, "sealed")
+        assert server.ask("GET", f"/api/state?session_id={session_id}").kind == "sealed"
+        assert server.stop() == 0
+        assert "Traceback" not in server.running.err
+
+
+@pytest.mark.thorough
+def test_an_editor_sees_the_turns_of_a_session_that_was_encrypted(sealing: Sealing) -> None:
+    """What happens in the next turn is told, though the transcript is another file by then."""
+    sealing.place.play(["run", f"echo {ANSWER}"], ["say", ANSWER])
+    with Client(sealing.place) as client:
+        session = client.new()
+        for count in (1, 2):
+            assert client.prompt(session, PLANTED)["stopReason"] == "end_turn"
+            assert client.text(session) == ANSWER * count
+            assert sealing.plain() == []
+        client.reopen("load", session)
+        assert client.text(session) == ANSWER * 4, "it is told again"
 
 
 @pytest.mark.thorough

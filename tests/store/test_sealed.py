@@ -11,10 +11,14 @@ import pytest
 
 from csa.errors import SealedError, StateError
 from csa.paths import SessionPaths
+from csa.runner.atrest import opened
+from csa.runner.content import Content
+from csa.store.following import Follower
 from csa.store.sealed import is_bared, read_sealed, seal_session, unseal_session
 from csa.store.sealing import seal
 from csa.store.sessions import Store
 from csa.store.statefile import load_state
+from csa.store.transcript import read_events
 from tests.store.support import IDS, finished_session
 
 EXHAUSTIVE = "CSA_TEST_KILLS" in os.environ  # at each step
@@ -180,3 +184,52 @@ def test_another_key_and_damage_change_nothing(store: Store) -> None:
     assert (later / "final.md").exists()  # what is not encrypted is not deleted
     assert_has(unsealed(paths), files)
     assert (later / "final.md.later").read_bytes() == b"from a process that was left"
+
+
+class _Asked:
+    """Keys that somebody takes time to give."""
+
+    def __init__(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self._meanwhile = [meanwhile]
+
+    @property
+    def found(self) -> list[object]:
+        if self._meanwhile:
+            self._meanwhile.pop()()
+        return [KEY]
+
+
+def test_a_reader_finds_the_text_wherever_it_is_by_now(store: Store) -> None:
+    """What was looked up before the session was encrypted, or opened again, is looked up anew at each use."""
+    paths, files = make(store, 0)
+    content = Content(paths, _Asked)  # type: ignore[arg-type, return-value]
+    follower = Follower(content.transcript, tail=0)
+    assert list(follower.read()) == []
+    assert content.pathname == paths.pathname
+    for _ in range(2):
+        seal_session(paths, FOR)
+        assert content.pathname != paths.pathname
+        assert_has(content, files)
+        unsealed(paths)
+        assert content.pathname == paths.pathname
+        assert_has(content, files)
+    with paths.transcript.open("a") as file:
+        file.write('{"v": 1, "seq": 90, "ts": "2026-01-01T00:00:00Z", "type": "warning", "data": {"message": "new"}}\n')
+    assert [event.seq for event in follower.read()] == [90]
+    follower.close()
+
+
+def test_what_is_encrypted_again_while_the_key_is_asked_for_is_read_as_it_is(store: Store) -> None:
+    """Not with the record of before, which would have what is left of a later turn follow what was said."""
+    paths, files = make(store, 0)
+    seal_session(paths, FOR)
+
+    def run_and_seal() -> None:
+        unsealed(paths)
+        with paths.transcript.open("a") as file:
+            file.write('{"v": 1, "seq": 90, "ts": "2026-01-01T00:00:00Z", "type": "usage", "data": {"text": "new"}}\n')
+        seal_session(paths, FOR)
+
+    found = opened(paths, _Asked(run_and_seal))  # type: ignore[arg-type]
+    events = list(read_events(found.transcript))
+    assert (len(events), events[-1].data) == (files["transcript.jsonl"].count(b"\n") + 1, {"text": "new"})
