@@ -148,6 +148,7 @@ def test_an_editor_sees_the_turns_of_a_session_that_was_encrypted(sealing: Seali
         for count in (1, 2):
             assert client.prompt(session, PLANTED)["stopReason"] == "end_turn"
             assert client.text(session) == ANSWER * count
+            assert len(client.updates(session, "tool_call")) == count
             assert sealing.plain() == []
         client.reopen("load", session)
         assert client.text(session) == ANSWER * 4, "it is told again"

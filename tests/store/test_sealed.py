@@ -202,7 +202,7 @@ class _Asked:
 def test_a_reader_finds_the_text_wherever_it_is_by_now(store: Store) -> None:
     """What was looked up before the session was encrypted, or opened again, is looked up anew at each use."""
     paths, files = make(store, 0)
-    content = Content(paths, _Asked)  # type: ignore[arg-type, return-value]
+    content = Content(paths, _Asked)  # type: ignore[arg-type]
     follower = Follower(content.transcript, tail=0)
     assert list(follower.read()) == []
     assert content.pathname == paths.pathname
