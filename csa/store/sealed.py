@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
 
@@ -355,10 +356,18 @@ def _move_below(source: Path, target: Path, sealed_at: int) -> None:
     for name in sorted(os.listdir(source), key=lambda name: (name == _TRANSCRIPT, name)):
         wanted, there = source / name, target / name
         found = os.lstat(there) if os.path.lexists(there) else None
-        if stat.S_ISDIR(os.lstat(wanted).st_mode) and found and stat.S_ISDIR(found.st_mode):
+        is_directory = stat.S_ISDIR(os.lstat(wanted).st_mode)
+        is_same_kind = found is None or stat.S_ISDIR(found.st_mode) == is_directory
+        if found and is_directory and is_same_kind:
             _move_below(wanted, there, sealed_at)
             continue
-        if found and name != _TRANSCRIPT and (stat.S_ISDIR(found.st_mode) or found.st_mtime_ns > sealed_at):
-            os.replace(there, target / f"{name}{_LATER}")
+        if found and name != _TRANSCRIPT and (not is_same_kind or found.st_mtime_ns > sealed_at):
+            os.replace(there, target / _name_for_later(name, source, target))
         os.replace(wanted, there)
     sync_directory(target)
+
+
+def _name_for_later(name: str, *directories: Path) -> str:
+    """Return a name that is in none of the directories."""
+    names = chain([f"{name}{_LATER}"], (f"{name}{_LATER}-{number}" for number in count(2)))
+    return next(each for each in names if not any(os.path.lexists(place / each) for place in directories))

@@ -186,6 +186,26 @@ def test_another_key_and_damage_change_nothing(store: Store) -> None:
     assert (later / "final.md.later").read_bytes() == b"from a process that was left"
 
 
+def test_what_is_newer_stays_whatever_has_its_other_name(store: Store) -> None:
+    """Also where that is a directory with files, or the name of a file that is encrypted."""
+    paths, files = make(store, 0)
+    files["output/turn-0001/final.md.later"] = PLANTED
+    (paths.root / "output/turn-0001/final.md.later").write_bytes(PLANTED)
+    seal_session(paths, FOR)
+    turn = paths.output / "turn-0001"
+    for below in ("final.md/made", "final.md.later-2/made", "empty.later/made"):
+        (turn / below).parent.mkdir(parents=True)
+        (turn / below).write_bytes(b"newer")
+    (turn / "empty").write_bytes(b"newer")
+    (paths.output / "link").mkdir()
+    assert_has(unsealed(paths), files)
+    newer = {
+        str(path.relative_to(turn)) for path in turn.rglob("*") if path.is_file() and path.read_bytes() == b"newer"
+    }
+    assert newer == {"final.md.later-3/made", "final.md.later-2/made", "empty.later/made", "empty.later-2"}
+    assert os.listdir(paths.output / "link.later") == []
+
+
 class _Asked:
     """Keys that somebody takes time to give."""
 
