@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -193,14 +193,22 @@ def sweep_memory() -> None:
                         shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def seal_tree(store: Store, state: SessionState, encryption: Encryption, *, is_held: bool = False) -> None:
+def seal_tree(
+    store: Store,
+    state: SessionState,
+    encryption: Encryption,
+    *,
+    is_held: bool = False,
+    heed: Callable[[], None] = lambda: None,
+) -> None:
     """Encrypt what has finished of the tree of a session, unless something of it runs; OSError or CsaError.
 
     A tree whose root is on another host is left to `csa gc`: that host may still want to read it. Where the
-    configuration does not ask for it, this is the session alone. `is_held`: the caller has its lock.
+    configuration does not ask for it, this is the session alone. `is_held`: the caller has its lock. `heed` is called
+    again and again; what it raises ends that, with the session of that moment in plain.
     """
     if not encryption.seals:
-        seal_finished(store, state.session_id, encryption.recipients, is_held=is_held)
+        seal_finished(store, state.session_id, encryption.recipients, is_held=is_held, heed=heed)
         return
     root, top = store.root, [state, *ancestors(store.root, state)][-1]
     if top.parent_session_id:
@@ -211,10 +219,17 @@ def seal_tree(store: Store, state: SessionState, encryption: Encryption, *, is_h
         for member in members:
             if member.paths(root):
                 is_own = member.session_id in own
-                seal_finished(member.store(root), member.session_id, encryption.recipients, is_held=is_own)
+                seal_finished(member.store(root), member.session_id, encryption.recipients, is_held=is_own, heed=heed)
 
 
-def seal_finished(store: Store, session_id: str, recipients: Iterable[str], *, is_held: bool = False) -> bool:
+def seal_finished(
+    store: Store,
+    session_id: str,
+    recipients: Iterable[str],
+    *,
+    is_held: bool = False,
+    heed: Callable[[], None] = lambda: None,
+) -> bool:
     """Encrypt a session that has finished, and what a crash has left of one in plain; say whether anything was done.
 
     Raises:
@@ -230,7 +245,7 @@ def seal_finished(store: Store, session_id: str, recipients: Iterable[str], *, i
             if not is_to_seal(paths):
                 return False
             leave_index = partial(forget, store.root, [index_name(store, session_id)], within_s=_INDEX_S)
-            seal_session(paths, list(recipients), leave_index)
+            seal_session(paths, list(recipients), forget=leave_index, heed=heed)
     except (BusyError, BlockingIOError, FileNotFoundError):  # in use again, or gone
         return False
     return True

@@ -50,11 +50,16 @@ _LATER = ".later"  # ends the name of what was written while the session was sea
 
 
 def seal_session(
-    paths: SessionPaths, recipients: Sequence[str], forget: Callable[[], object] = lambda: None
+    paths: SessionPaths,
+    recipients: Sequence[str],
+    *,
+    forget: Callable[[], object] = lambda: None,
+    heed: Callable[[], None] = lambda: None,
 ) -> SessionState:
     """Encrypt a session that is held and has finished; what is sealed already loses what a crash has left of it.
 
-    `forget` has the session leave what has its text elsewhere, before it counts as sealed.
+    `forget` has the session leave what has its text elsewhere, before it counts as sealed. `heed` is called again and
+    again before that; what it raises leaves everything as it was.
 
     Raises:
         StateError: its record or its transcript cannot be read; nothing was changed.
@@ -71,7 +76,7 @@ def seal_session(
         try:
             with open(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
                 began = os.fstat(file.fileno()).st_mtime_ns  # what is newer may not be encrypted as it is
-                seal(recipients, file, lambda stream: _pack(paths, _texts_of(state), stream, packed))
+                seal(recipients, file, lambda stream: _pack(paths, _texts_of(state), _Heeding(stream, heed), packed))
                 file.flush()
                 os.utime(file.fileno(), ns=(began, began))
                 sync_file(file.fileno())
@@ -168,7 +173,7 @@ def _shown(state: SessionState, texts: Mapping[str, Any]) -> SessionState:
     return replace(state, description=description, tools=tools, worktree=tree, sealed_at=None, sealed_seq=None)
 
 
-def _pack(paths: SessionPaths, texts: Mapping[str, Any], stream: IO[bytes], packed: Stamps) -> None:
+def _pack(paths: SessionPaths, texts: Mapping[str, Any], stream: io.RawIOBase, packed: Stamps) -> None:
     """Write all that has text, the transcript first; note in `packed` what it was."""
     with (
         gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1, mtime=0) as zipped,
@@ -181,6 +186,17 @@ def _pack(paths: SessionPaths, texts: Mapping[str, Any], stream: IO[bytes], pack
         for name, found in _entries(paths.pathname):
             _add(tar, f"{paths.pathname}/{name}", name, found)
             packed[name] = _stamp(found)
+
+
+class _Heeding(io.RawIOBase):
+    """A stream that calls something with each block."""
+
+    def __init__(self, stream: IO[bytes], heed: Callable[[], None]) -> None:
+        self._stream, self._heed = stream, heed
+
+    def write(self, block: Any) -> int:
+        self._heed()
+        return self._stream.write(block)
 
 
 def _stamp(found: os.stat_result) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.cli.hosts import sync
 from tests.cli.worktrees import make_repository
 from tests.rpc.client import Client
 from tests.serving import serving
-from tests.support import CSA, Place
+from tests.support import CSA, Place, wait_for
 
 PLANTED = "planted-text-7712"
 ANSWER = "planted-answer-3391"
@@ -137,6 +138,25 @@ def test_who_follows_sees_each_event_once_whatever_becomes_of_the_files(sealing:
         assert server.ask("GET", f"/api/state?session_id={session_id}").kind == "sealed"
         assert server.stop() == 0
         assert "Traceback" not in server.running.err
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_encryption_of_a_large_session(sealing: Sealing, number: signal.Signals) -> None:
+    """The turn has ended as it has; the session stays in plain, whole, and csa gc encrypts it."""
+    place = sealing.place
+    place.play(["run", "head -c 96000000 /dev/urandom > $CSA_OUTPUT_DIR/large"], ["say", ANSWER])
+    running = place.start("run", "--tool", "codex", "--name", "kept", PLANTED)
+    wait_for(lambda: list(place.state_root.rglob(".sealed.age.tmp")), "it is being encrypted")
+    running.signal(number)
+    done = running.wait()
+    assert (done.code, done.out) == (0, f"{ANSWER}\n")
+    assert f"warning: the session could not be encrypted: {number.name} came first; csa gc does it" in done.err
+    assert not list(place.state_root.rglob("*sealed.age*"))
+    assert place.run("status", "kept", "--json").json["status"] == "succeeded"
+    assert place.run("gc", "--days", "30").out == "csa gc: encrypted 1 session\n"
+    assert sealing.plain() == []
+    assert place.run("result", "kept").out == f"{ANSWER}\n"
 
 
 @pytest.mark.thorough

@@ -160,6 +160,24 @@ def wait_until_files_are_newer(path: Path) -> None:
     probe.unlink()
 
 
+def test_who_heeds_something_else_leaves_it_as_it_was(store: Store) -> None:
+    """Nothing of what was encrypted so far stays, and no reader has seen anything of it."""
+    paths, files = make(store, 0)
+    (paths.output / "large").write_bytes(os.urandom(1 << 20))
+    names, left = sorted(os.listdir(paths.root)), [5]
+
+    def heed() -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        seal_session(paths, FOR, heed=heed)
+    assert sorted(os.listdir(paths.root)) == names
+    assert load_state(paths.state).sealed_at is None
+    assert_has(paths, files)
+
+
 def test_another_key_and_damage_change_nothing(store: Store) -> None:
     """A wrong key and a damaged file are errors of their kinds; everything is as it was."""
     paths, files = make(store, 0)
