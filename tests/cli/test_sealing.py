@@ -313,23 +313,35 @@ def test_it_is_the_users_to_decide(sealing: Sealing) -> None:
 
 @pytest.mark.thorough
 def test_a_mirror_keeps_what_its_host_has_encrypted_in_plain_no_longer(place: Place, remote: Place) -> None:
-    """What was seen here is deleted; it is read there."""
+    """What was seen here is deleted, wherever it was; it is read there. What is opened there is read here again."""
     place.env["CSA_CONFIG"] = str(place.tmp / "none.toml")
     (place.tmp / "none.toml").write_text("")
     remote.codex(PLANTED, "--name", "kept")
     sync(place)
+    assert place.run("index", "build").code == 0
     assert PLANTED in place.run("show", "n1:kept").out
+    (transcript,) = (place.state_root / ".mirrors").rglob("transcript.jsonl")
+    transcript.with_name("transcript.jsonl.lost-2").write_bytes(transcript.read_bytes())
     key = pyrage.x25519.Identity.generate()
+    (remote.tmp / "key").write_text(str(key))
     config = remote.tmp / "own.toml"
-    config.write_text(f'[store]\nrecipients = ["{key.to_public()}"]\n')
+    config.write_text(f'[store]\nrecipients = ["{key.to_public()}"]\nidentity = "{remote.tmp / "key"}"\n')
     remote.env["CSA_CONFIG"] = str(config)
     assert remote.run("seal", "kept").code == 0
     sync(place)
     files = [path for path in place.state_root.rglob("*") if path.is_file()]
     assert [path for path in files if PLANTED.encode() in path.read_bytes()] == []
+    assert not list(transcript.parent.glob("*.lost-*"))
     done = place.run("show", "n1:kept")
     assert (done.code, "ssh n1 csa show" in done.err) == (7, True)
+    done = place.run("search", "--host", "n1", "planted")
+    assert (done.code, "1 encrypted session" in done.err, "ssh n1 csa search" in done.err) == (1, True, True), done.err
     assert place.run("ls", "--host", "n1", "--json").json[0]["status"] == "succeeded"
+    assert remote.run("unseal", "kept").code == 0
+    sync(place)
+    assert not list(transcript.parent.glob("*.lost-*")), "nothing was lost"
+    assert PLANTED in place.run("show", "n1:kept").out
+    assert place.run("search", "--host", "n1", "planted").code == 0
 
 
 @pytest.mark.thorough
