@@ -13,6 +13,7 @@ from csa.paths import SEALED_FILE, SessionPaths
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from csa.runner.atrest import Keys
 
@@ -36,6 +37,16 @@ class Content(SessionPaths, frozen=False):
     def pathname(self) -> str:  # type: ignore[override]  # nobody sets it
         """The directory in which they are now."""
         return self.now().pathname
+
+    def in_place(self, path: Path | str) -> str:
+        """Return where a file is, once the session is opened in its place."""
+        below = os.path.relpath(path, self.pathname)
+        return f"{self._files.pathname}/{below}"
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether what was found here goes with this process."""
+        return self.now() is not self._files
 
     def now(self) -> SessionPaths:
         """Return the files where they are now."""

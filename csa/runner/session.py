@@ -117,6 +117,8 @@ class Session:
 
         try:
             found = load_result(self.content, self.session_id, turn=turn, redact=self._redact_answer)
+            if self.content.is_in_memory:
+                found = replace(found, artifacts=tuple(map(self.content.in_place, found.artifacts)))
             return replace(found, name=self.record.name, project=self.store.project_pathname)
         except NotFoundError:
             fault = self.record.examine().record.fault

@@ -67,7 +67,13 @@ def test_what_has_finished_is_in_no_file_in_plain(sealing: Sealing) -> None:
     assert PLANTED in place.run("show", "kept").out
     assert place.run("result", "kept").out == f"so: {ANSWER}\n"
     assert PLANTED in place.run("logs", "kept", "--events").out
-    assert place.run("artifacts", "kept").out.count("left.txt") == 1
+    (left,) = place.state_root.glob("**/sealed.age")
+    found = place.run("artifacts", "kept")
+    assert found.out == f"{left.parent}/output/turn-0001/left.txt\n", "where it is once it is opened"
+    assert "--copy-to DIR" in found.err
+    assert place.run("result", "kept", "--json").json["artifacts"] == [found.out.strip()]
+    copied = place.run("artifacts", "kept", "--copy-to", str(place.tmp / "copies"))
+    assert (Path(copied.out.strip()).read_text(), copied.err) == (f"{ANSWER}\n", "")
     assert len(place.run("search", "planted", "--json").json) == 3  # the prompt, the call, and the answer
     assert sealing.plain() == []
     sealing.file.unlink()
@@ -151,7 +157,7 @@ def test_a_signal_ends_the_encryption_of_a_large_session(sealing: Sealing, numbe
     running.signal(number)
     done = running.wait()
     assert (done.code, done.out) == (0, f"{ANSWER}\n")
-    assert f"warning: the session could not be encrypted: {number.name} came first; csa gc does it" in done.err
+    assert f"warning: the session could not be encrypted: {number.name} came first; csa seal --all does it" in done.err
     assert not list(place.state_root.rglob("*sealed.age*"))
     assert place.run("status", "kept", "--json").json["status"] == "succeeded"
     assert place.run("gc", "--days", "30").out == "csa gc: encrypted 1 session\n"

@@ -166,7 +166,7 @@ class Compaction:
 
     def _heed(self) -> None:
         if self._ended_by:
-            raise CsaError(f"{self._ended_by} came first; csa gc does it")
+            raise CsaError(f"{self._ended_by} came first; csa seal --all does it")
 
     async def _run_held(self, held: HeldSession) -> CompactionResult:
         known = held.state.tools.get(self._plan.adapter.name, ToolState())  # as it is, now that it is ours

@@ -200,7 +200,7 @@ class Turn:
 
     def _heed(self) -> None:
         if self._ended_by:
-            raise CsaError(f"{self._ended_by} came first; csa gc does it")
+            raise CsaError(f"{self._ended_by} came first; csa seal --all does it")
 
     async def _run_execution(self, deadline: float | None) -> None:
         try:
