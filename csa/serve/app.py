@@ -26,6 +26,7 @@ from csa.runner.turns.ahead import load_at_once
 from csa.serve.assets import find_asset, load
 from csa.serve.attachments import Attachment
 from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
+from csa.serve.elsewhere import take_up_elsewhere
 from csa.serve.guard import TOKEN, Application, Guard, Receive, Scope, Send, only_reads, send_error
 from csa.serve.handlers import HANDLERS, transcript_of
 from csa.serve.problems import RequestError, failure_of
@@ -47,6 +48,7 @@ class Api:
 
     def __init__(self, served: Served, tokens: Tokens, hosts: frozenset[str], *, read_only: bool) -> None:
         self.served = served
+        self._read_only = read_only
         self.ending = asyncio.Event()  # the server is about to end: streams do
         self.watch = Watch(served.fleet, secrets.token_hex(4))
         self.channels: Channels
@@ -74,6 +76,8 @@ class Api:
             self._tasks = tasks
             tasks.start_soon(self.watch.run)
             tasks.start_soon(anyio.to_thread.run_sync, _load_rest)
+            if not self._read_only:
+                tasks.start_soon(anyio.to_thread.run_sync, take_up_elsewhere, self.served)
             yield
             tasks.cancel_scope.cancel()
 

@@ -10,14 +10,15 @@ from csa.errors import CsaError
 from csa.model.config import Engine
 from csa.runner.hosts.syncing import Sync
 from csa.store.liveness import probe
-from csa.store.sessions import Store, Target
+from csa.store.sessions import Store
 from csa.store.transcript import last_turn_event
 
 SEEN_WITHIN_S = 5.0  # of a turn's end, over the connection that keeps the mirror up to date
 LOOK_AT_END_S = 0.5  # between two looks whether the mirror has it: perhaps the connection stands still
 _TRIES = 3  # to bring it up to date at the end
 _LOOK_S = 0.5
-_Wanted = tuple[Target, int, Callable[[], None]]
+_Key = tuple[str, str]  # see `Store.key`
+_Wanted = tuple[Callable[[], bool], Callable[[], None]]
 
 
 class Watching:
@@ -68,14 +69,15 @@ class Keeping:
     def __init__(self, root: str) -> None:
         self._root = root
         self._lock = threading.Lock()
-        self._wanted: dict[str, dict[tuple[str, str], _Wanted]] = {}  # by host
+        self._wanted: dict[str, dict[_Key, _Wanted]] = {}  # by host
 
-    def keep(self, engine: Engine, target: Target, turn: int, then: Callable[[], None] = lambda: None) -> None:
-        """Do so until that turn of a session has ended; call `then`, in a thread, when it was seen to have."""
-        store, session_id = target
+    def keep(
+        self, engine: Engine, key: _Key, is_over: Callable[[], bool], then: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do so until `is_over` says so of a session; call `then`, in a thread, after that."""
         with self._lock:
             is_first = engine.name not in self._wanted
-            self._wanted.setdefault(engine.name, {})[store.key(session_id)] = (target, turn, then)
+            self._wanted.setdefault(engine.name, {})[key] = (is_over, then)
         if is_first:
             threading.Thread(target=self._run, args=(engine,), daemon=True).start()
 
@@ -85,15 +87,21 @@ class Keeping:
         try:
             while self._look(engine.name):
                 time.sleep(_LOOK_S)
+        except BaseException:  # a fault of csa's: what comes later is not kept waiting by it
+            with self._lock:
+                self._wanted.pop(engine.name, None)
+            raise
         finally:
             watching.end()
 
     def _look(self, host: str) -> bool:
         """Call what was asked for of turns that have ended; say whether others go on."""
         known = self._wanted[host]
-        for key, wanted in list(known.items()):
-            target, turn, then = wanted
-            if has_ended(*target, turn):
+        with self._lock:
+            looked_at = list(known.items())
+        for key, wanted in looked_at:
+            is_over, then = wanted
+            if is_over():
                 then()
                 with self._lock:
                     if known.get(key) is wanted:  # and not a later turn
