@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -135,10 +135,18 @@ class Api:
 
     async def _call(self, route: Route, asked: Asked) -> Any:
         kind = "s" if route.name in _STARTING else "e" if route.name in _ENDING else "r"
-        is_far = route.access == ACT and ("on" in asked.body or self.served.is_elsewhere(asked.path.get("id", "")))
-        if asked.body.get("wait_s") or route.name in _LONG or is_far:
+        may_wait = asked.body.get("wait_s") or asked.body.get("tree")  # a tree may be on hosts that do not answer
+        if may_wait or route.name in _LONG or await self._is_far(route, asked, kind):
             kind = "w"
-        call = partial(_CALLS[route.name], self.served, asked)
+        return await self._in_thread(partial(_CALLS[route.name], self.served, asked), kind)
+
+    async def _is_far(self, route: Route, asked: Asked, kind: str) -> bool:
+        """Say whether another host has to do it, which may take long."""
+        if route.access != ACT or "on" in asked.body or "id" not in asked.path:
+            return "on" in asked.body
+        return bool(await self._in_thread(partial(self.served.is_elsewhere, asked.path["id"]), kind))
+
+    async def _in_thread(self, call: Callable[[], Any], kind: str) -> Any:
         return await anyio.to_thread.run_sync(call, limiter=self._limiters[kind], abandon_on_cancel=True)
 
     async def _stream(self, route: Route, asked: Asked, request: Request) -> Response:

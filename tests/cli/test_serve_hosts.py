@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from csa.store.mirrors import Mirror
+from csa.store.mirrors import Mirror, mirror_for
 from tests.cli.hosts import make_old, sync
 from tests.cli.worktrees import NAMES, make_repository, sh
 from tests.rpc.test_mcp import connected
 from tests.serving import Server, serving
-from tests.support import Place, wait_for
+from tests.support import Place, children_of, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +172,28 @@ def test_a_host_that_cannot_be_reached(place: Place, remote: Place, server: Serv
     assert "ssh n1 csa describe" in described.json["error"]["hint"]
     shutil.rmtree(remote.state_root)
     assert server.ask("PATCH", "/sessions/n1:auth", {"name": "other"}).status == 404
+
+
+@pytest.mark.thorough
+def test_silent_hosts_hold_up_nobody(place: Place, remote: Place, server: Server) -> None:
+    """However a session is named: what waits for its host does not keep others from reading and starting."""
+    there = remote.codex("hello").session_id
+    sync(place)
+    mirrors = Path(mirror_for(str(place.state_root), "n1").pathname).parent
+    shutil.move(mirrors / "n1", mirrors / "hung")
+    wait_for(lambda: row_of(server, there) is not None, "it is in the list")
+    asking = [
+        threading.Thread(target=server.ask, args=("PATCH", f"/sessions/{name}", {"pinned": True}), daemon=True)
+        for name in (there, f"hung:{there}", *(there[:12], there[:14].lower()) * 5)
+    ]
+    for each in asking:
+        each.start()
+    wait_for(lambda: len(children_of(server.running.pid)) == len(asking), "all of them wait")
+    assert server.get("/sessions/" + server.start("hello"))["mirror"] is None
+    for pid in children_of(server.running.pid):
+        os.kill(pid, signal.SIGKILL)
+    for each in asking:
+        each.join()
 
 
 def far_turn(place: Place, remote: Place) -> None:
