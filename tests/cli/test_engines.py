@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from csa.model.config import Engine
 from csa.runner.hosts import jobs
 from csa.runner.hosts.acting import Answer
 from csa.runner.hosts.ending_there import kill_there
-from csa.runner.hosts.engines import HostError
+from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.jobs import Job, UnclearError, submit
 from csa.store.mirrors import mirror_for
 from csa.store.placements import list_placements
@@ -176,6 +177,15 @@ def _is_dead(note: Path) -> bool:
         return " Z " in Path(f"/proc/{note.read_text().strip()}/stat").read_text()
     except OSError:
         return True
+
+
+def test_a_host_that_does_not_greet_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is to be done there: who waits for it is told, and nothing of it is left here."""
+    monkeypatch.setattr("csa.runner.hosts.engines.GREETS_WITHIN_S", 0.1)
+    link = Link(Engine(name="n1", reach=("sh", "-c", "echo Welcome; exec sleep 60")), "outlet")
+    with closing(link), pytest.raises(HostError, match=r"csa outlet on n1 has said nothing for 0.1 s") as failure:
+        link.greeting()
+    assert failure.value.hint == "csa hosts --check n1"
 
 
 def test_an_answer_that_makes_no_sense_keeps_nobody_busy() -> None:

@@ -20,6 +20,7 @@ from csa.model.configkeys import SSH
 from csa.runner.hosts.frames import ProtocolError, read_greeting
 from csa.runner.hosts.schedulers import adapter_of
 
+GREETS_WITHIN_S = 120.0  # with what a login shell does before, on a host that has much else to do
 _GRACE_S = 2.0
 _NOT_FOUND = 127
 _LINES_KEPT = 40
@@ -76,7 +77,7 @@ class Link:
         return self._process.stdout
 
     def greeting(self) -> dict[str, Any]:
-        """Return what the command says first; HostError if it says nothing.
+        """Return what the command says first; HostError if it says nothing, or not in time.
 
         An sshd to which many connect at once turns some of them away (MaxStartups): then this connects again.
         """
@@ -93,10 +94,16 @@ class Link:
         return found
 
     def _hear_greeting(self) -> dict[str, Any] | None:
+        host = self.engine.name
         try:
-            return read_greeting(self.stdout, self._command)
+            with self.ended_after(GREETS_WITHIN_S) as is_late:
+                found = read_greeting(self.stdout, self._command)
         except ProtocolError as error:
-            raise HostError(f"{self.engine.name}: {error.message}", hint=error.hint) from error
+            raise HostError(f"{host}: {error.message}", hint=error.hint) from error
+        if found is None and is_late():
+            words = f"csa {self._command} on {host} has said nothing for {GREETS_WITHIN_S:g} s."
+            raise HostError(words, hint=f"csa hosts --check {host}")
+        return found
 
     def _is_turned_away(self) -> bool:
         return any(_TURNED_AWAY in line for line in self._said)
