@@ -135,6 +135,9 @@ class Intake:
             if disk.f_bavail < min(_ROOM // disk.f_frsize, disk.f_blocks // 20):
                 left = f"{disk.f_bavail * disk.f_frsize >> 20} MiB"
                 raise CsaError(f"The mirror of {self._root.name}: the disk has only {left} left.", hint="make room")
+            if disk.f_favail < disk.f_files // 20:  # of none, where they are not counted
+                words = f"The mirror of {self._root.name}: the disk has room for only {disk.f_favail:,} more files."
+                raise CsaError(words, hint="make room")
 
     def _beat(self) -> None:
         """Note that everything has come. A beat is the only thing that makes a mirror fresh."""
