@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from csa.errors import CsaError, BusyError, NotFoundError, RefusedError
+from csa.errors import BusyError, CsaError, NotFoundError, RefusedError
 from csa.model.config import Engine
 from csa.runner.client import Csa
 from csa.runner.hosts.engines import explain_failure
