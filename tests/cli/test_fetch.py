@@ -67,7 +67,7 @@ def test_fetching_comparing_landing(place: Place, remote: Place) -> None:
 
 @pytest.mark.thorough
 def test_an_agent_lands_only_what_was_placed_for_it(place: Place, remote: Place) -> None:
-    """Whatever a host says of its sessions: a list here has those that this agent has placed, for them and those below."""
+    """Whatever a host says of its sessions: what the list of its tree here has, and what is below that there."""
     make_repository(place)
     remote.env |= {name: value for name, value in place.env.items() if name.startswith("GIT_")}
     sh(remote, f"git clone -q {place.project} {remote.project}", cwd=remote.tmp)
