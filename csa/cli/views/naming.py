@@ -68,13 +68,13 @@ _REFUSED = {"conflict": "conflict", "markers": "conflict", "check": "check faile
 def fate_of(info: SessionInfo) -> str:
     """Say what has become of the work of a session's last turn in a worktree of its own; empty if nothing yet."""
     state = info.state
-    tree = state.worktree if state else None
+    tree = info.worktree
     if state is None or tree is None or info.is_running:
         return ""
     if refused := tree.refused:
         files = f": {one_line(', '.join(refused.files))}" if refused.files else ""
         return f"{_REFUSED.get(refused.kind, refused.kind)}{files}"
-    if tree.landed_at is None or tree.landed_at < state.last_accessed:
+    if not info.has_landed:
         return ""
     return "merged" if state.task else "landed"
 
