@@ -66,6 +66,22 @@ def test_fetching_comparing_landing(place: Place, remote: Place) -> None:
 
 
 @pytest.mark.thorough
+def test_a_project_that_was_sent_is_called_as_here(place: Place, remote: Place) -> None:
+    """Whatever its directory is called there; on a host that has only got it, it is called by a part of its key."""
+    make_repository(place)
+    remote.env |= {name: value for name, value in place.env.items() if name.startswith("GIT_")}
+    agent_does(place, "echo one > new")
+    done = place.run("run", "--on", "n1", "--tool", "codex", "work")
+    assert done.code == 0, done.err
+    root = sh(place, "git rev-list --max-parents=0 HEAD")
+    assert f" n1:{place.project} " in place.run("ls", "--all-hosts").out
+    assert f" .code/{root[:10]} " in remote.run("ls", "--all-projects").out
+    assert root in place.run("ls", "--all-hosts", "--json").json[0]["project"]
+    (place.state_root / ".placed" / "code.json").write_text("[")
+    assert f" n1:.code/{root[:10]} " in place.run("ls", "--all-hosts").out
+
+
+@pytest.mark.thorough
 def test_an_agent_lands_only_what_was_placed_for_it(place: Place, remote: Place) -> None:
     """Whatever a host says of its sessions: what the list of its tree here has, and what is below that there."""
     make_repository(place)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 
-from csa.cli.output import cut, one_line
+from csa.cli.output import cut, one_line, shorten
 from csa.errors import CsaError
+from csa.paths import CODE
 from csa.store.shown import SessionInfo, Siblings
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import IO
 
     from csa.runner.client import Csa
@@ -41,6 +43,24 @@ def name_host(store: Store, beside: Store) -> str:
     if store.host == beside.host:
         return ""
     return f"on {store.host}" if store.host else "on this host"
+
+
+def place_of(store: Store, user_home: Path) -> str:
+    """Return what the project of a store is called in a list: `~/app`, or `n1:~/app` for one on another host."""
+    return (f"{store.host}:" if store.host else "") + shorten(_project_called(store), user_home)
+
+
+def label_called(store: Store) -> str:
+    """Return the same as `Store.label`, with the project as `place_of` calls it."""
+    return (f"{store.host}:" if store.host else "") + _project_called(store)
+
+
+def _project_called(store: Store) -> str:
+    if f"/{CODE}/" not in store.project_pathname:  # as nearly always
+        return store.project_pathname
+    from csa.store.sentcode import project_called  # noqa: PLC0415  # few lists have code that was sent
+
+    return project_called(store)
 
 
 def subject_of(info: SessionInfo, width: int | None, *, queued: int | None = None) -> str:

@@ -36,6 +36,7 @@ from csa.store.gitplumbing import open_project
 from csa.store.gitwork import find_commit
 from csa.store.mirrors import is_host_name
 from csa.store.reception import read_reception
+from csa.store.sentcode import note_sent
 from csa.structs import Struct, asdict, replace
 
 _EXIT_AWAY = 4
@@ -232,6 +233,8 @@ def begin_there(
         raise
     with recording(begun.host, warn):
         escrow.placed(begun.to_json(), awaits_code=where.code is not None)
+        if where.code:
+            note_sent(context.store.root, where.code.key, context.store.project_pathname)
     return begun
 
 
