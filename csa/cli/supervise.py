@@ -24,9 +24,8 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.hosts.frames import PROTOCOL, write_line  # noqa: PLC0415  # `csa completion` loads every command
 
     out, node = sys.stdout.buffer, os.uname().nodename
-    write_line(
-        out, {"csa": "supervise", "protocol": PROTOCOL, "version": __version__, "node": node, "time": time.time()}
-    )
+    known = {"protocol": PROTOCOL, "version": __version__, "node": node, "time": time.time()}
+    write_line(out, {"csa": "supervise", **known, "feeds": arguments.hold is None})
     out.flush()  # first of all: the other side goes on meanwhile
     context = open_client().context
     if arguments.hold is None:

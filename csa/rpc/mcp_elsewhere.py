@@ -9,8 +9,8 @@ from functools import partial
 from csa.runner.attached import Placed, start_placed
 from csa.runner.client import Csa
 from csa.runner.context import Context
-from csa.runner.hosts.placing import Begun
 from csa.runner.hosts.starting import PARTS, budget_of, start_watched, take_up
+from csa.runner.hosts.tether import Begun
 from csa.runner.hosts.watching import SEEN_WITHIN_S, Keeping, has_ended
 from csa.runner.request import RunRequest
 from csa.runner.session import Session

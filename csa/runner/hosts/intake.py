@@ -119,12 +119,17 @@ class Intake:
         """Take frames until there are no more; say whether the last one was a beat. ProtocolError for anything else."""
         is_complete = False
         while frame := read_frame(stream):
-            if is_complete := frame.kind == "beat":
-                self._beat()
-            else:
-                self._take(frame)
-                self._use_room(len(frame.content))
+            is_complete = self.take_one(frame)
         return is_complete
+
+    def take_one(self, frame: Frame) -> bool:
+        """Take a frame; say whether it was a beat. Raises as `take`, and CsaError if the disk is full."""
+        if frame.kind == "beat":
+            self._beat()
+            return True
+        self._take(frame)
+        self._use_room(len(frame.content))
+        return False
 
     def _use_room(self, size: int) -> None:
         """Leave some of the disk to the turns that run here, whatever another host sends."""

@@ -21,12 +21,13 @@ from csa.runner.context import Context
 from csa.runner.detach import AppearedError
 from csa.runner.environment import outer_sandbox
 from csa.runner.hosts.code import Outgoing, outgoing
-from csa.runner.hosts.engines import HostError
+from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.escrow import Escrow, reserve, settle_heard
-from csa.runner.hosts.placing import Begun, StoppedError, Tether, directory_there, order_of
+from csa.runner.hosts.placing import directory_there, order_of
 from csa.runner.hosts.scheduled import QueuedTether
 from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.syncing import Sync
+from csa.runner.hosts.tether import Begun, StoppedError, Tether
 from csa.runner.hosts.watching import Watching
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_session
@@ -52,6 +53,7 @@ class Where(Struct):
     is_new: bool
     code: Outgoing | None = None  # what goes along
     node: Engine | None = None  # which a scheduler is asked for
+    link: Link | None = None  # if the host is being reached
 
     @property
     def host(self) -> Engine:
@@ -180,10 +182,11 @@ def tether_to(
     queue_s: float | None,
     noted: Sequence[int],
     tell: Callable[[str], None],
+    watching: Watching | None = None,
 ) -> Tether:
     """Return the connection, not yet made, to the host, or to what finds one; `queue_s` as of a QueuedTether."""
     if not is_scheduler(where.engine):
-        return Tether(where.engine, escrow.id, is_detached=is_detached, tell=tell)
+        return Tether(where.engine, escrow.id, is_detached=is_detached, tell=tell, watching=watching, link=where.link)
     return QueuedTether(
         context.config,
         where.engine,

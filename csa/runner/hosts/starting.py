@@ -15,11 +15,12 @@ from csa.runner.context import Context
 from csa.runner.detach import AppearedError
 from csa.runner.hosts.escrow import Escrow, give_back
 from csa.runner.hosts.fetching import fetch_work
-from csa.runner.hosts.placing import Begun, for_elsewhere
+from csa.runner.hosts.placing import for_elsewhere
 from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.sending import Where, begin_there, find_where, reserve_for, tether_to, where_appeared
 from csa.runner.hosts.sharing import allowance_for, part_of_budgets
 from csa.runner.hosts.syncing import Sync
+from csa.runner.hosts.tether import Begun
 from csa.runner.hosts.watching import Keeping, has_ended
 from csa.runner.request import RunRequest
 from csa.runner.turns.patience import try_until_free

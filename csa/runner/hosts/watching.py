@@ -1,15 +1,22 @@
-"""Keeping mirrors up to date for as long as turns on their hosts are watched."""
+"""Keeping mirrors up to date for as long as turns on their hosts are watched.
+
+What is new comes over the connection of an order, if the csa there can do that; and else, and when that connection is
+lost or silent, over one of its own.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from csa.errors import CsaError
+from csa.errors import BusyError, CsaError
 from csa.model.config import Engine
+from csa.runner.hosts.fed import Fed
 from csa.runner.hosts.syncing import Sync
 from csa.store.liveness import probe
+from csa.store.mirrors import mirror_for
 from csa.store.sessions import Store
 from csa.store.transcript import last_turn_event
 
@@ -25,7 +32,7 @@ class Watching:
     """Keeps the mirror of one host up to date, in a thread. `root` is the state root here.
 
     Attributes:
-        engine: the host; None before `begin`.
+        engine: the host; None before `begin` or `feed_from`.
         failure: why it could not be brought up to date at the end.
     """
 
@@ -34,14 +41,33 @@ class Watching:
         self.engine: Engine | None = None
         self.failure: CsaError | None = None
         self._sync: Sync | None = None
+        self._fed: Fed | None = None
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._is_over = False
 
     def begin(self, engine: Engine) -> None:
-        """Begin with this host."""
+        """Begin with this host, over a connection of its own; harmless when repeated."""
         self.engine = engine
-        self._sync = Sync(self._root, engine)
-        self._thread = threading.Thread(target=self._sync.watch, daemon=True)
-        self._thread.start()
+        with self._lock:
+            if self._sync or self._is_over:
+                return
+            self._sync = Sync(self._root, engine)
+            self._thread = threading.Thread(target=self._sync.watch, daemon=True)
+            self._thread.start()
+
+    def feed_from(self, engine: Engine) -> Fed | None:
+        """Begin with this host, and return where what another connection brings goes; None if this has one of its own.
+
+        It has, if another process brings the mirror up to date: that may end.
+        """
+        self.engine = engine
+        if self._sync is None:
+            with suppress(BusyError):
+                self._fed = Fed(mirror_for(self._root, engine.name), lambda: self.begin(engine))
+                return self._fed
+        self.begin(engine)
+        return None
 
     def catch_up(self, engine: Engine) -> None:
         """Bring it up to date over a connection of its own, as the host is reached now."""
@@ -58,6 +84,10 @@ class Watching:
 
     def end(self) -> None:
         """End it; harmless when repeated, or if it has not begun."""
+        with self._lock:
+            self._is_over = True
+        if self._fed:
+            self._fed.close()
         if self._sync and self._thread:
             self._sync.end()
             self._thread.join()
