@@ -277,7 +277,7 @@ def test_a_plan_over_a_cluster(cluster: Cluster) -> None:
     """A scheduler finds the hosts of its tasks, whose work is merged here; what it goes on with is where it was."""
     a = cluster.a
     make_repository(a)
-    cluster.configure(f"leash_s = {LEASH_S}")
+    cluster.configure(f"leash_s = {LEASH_S}", "queue_s = 2")
     lab = "host = 'lab'"
     write_plan(a, {"x": [], "y": [], "z": ["x", "y"]}, "budget_tokens = 90000", x=lab, y="host = 'lab:n2'", z=lab)
     repair = {"match": "conflicts with what has happened", "do": [["run", "grep '<<<<' both; echo z > both"]]}
@@ -291,6 +291,14 @@ def test_a_plan_over_a_cluster(cluster: Cluster) -> None:
     (y,) = (row for row in a.run("ls", "--all-hosts", "--json").json if row["name"] == "plan.y")
     assert (y["mirror"], y["turns"]) == ("n2", 3)
     assert sh(a, "git show csa/plan-plan:both") == "z"
+    _, agent = a.agent("--permission", "edit")
+    cluster.slurm("scontrol", "update", "nodename=n2", "state=drain", "reason=full")
+    write_plan(a, {"y": []}, y="host = 'lab:n2'")
+    cluster.play({"match": "do y!", "do": [["run", "echo > x-y"]]})
+    done = a.run("plan", "run", "plan.toml", "--name", "agents", env=agent)
+    assert (done.code, states(done)) == (0, {"y": "merged"}), done.err
+    assert "The turn runs here" in done.err
+    assert a.run("info", "agents.y", "--json").json["mirror"] is None
     assert a.run("hosts", "--placed", "--json").json == []
     wait_for(lambda: not cluster.jobs(), "the jobs have ended")
 
