@@ -46,7 +46,7 @@ _VERSION = 1
 _ABANDONED_S = 3600
 _SMALL_BYTES = 1 << 16
 _MOST_OPEN = 64
-_BLOCK = 256  # ids, or times, that are read at once
+_BLOCK, _FIRST_BLOCK = 256, 16  # ids, or times, that are read at once
 _LONG_AGO_NS = 10_000_000_000
 _TIME, _NUMBER = array("d").itemsize, array("I").itemsize
 
@@ -127,8 +127,8 @@ class IndexedIds(Sequence[str]):
         return self._from(0)
 
     def __reversed__(self) -> Iterator[str]:
-        for stop in range(len(self), 0, -_BLOCK):
-            yield from reversed(self._between(max(0, stop - _BLOCK), stop))
+        for start, stop in _from_end(len(self)):
+            yield from reversed(self._between(start, stop))
 
     def __contains__(self, session_id: object) -> bool:
         from bisect import bisect_left  # noqa: PLC0415  # as below
@@ -161,13 +161,13 @@ class IndexedIds(Sequence[str]):
         """Yield the times of those that were not noted, last first."""
         times_at = self._first + self._count * ID_LENGTH
         whose_at = times_at + self._count * _TIME
-        for stop in range(self._count, 0, -_BLOCK):
-            start = max(0, stop - _BLOCK)
+        for start, stop in _from_end(self._count):
             times, whose = array("d"), array("I")
             times.frombytes(self._ids.read((stop - start) * _TIME, times_at + start * _TIME))
             whose.frombytes(self._ids.read((stop - start) * _NUMBER, whose_at + start * _NUMBER))
             for at, which in zip(reversed(times), reversed(whose), strict=True):
-                if (session_id := self[which]) not in self._noted:
+                session_id = self._ids.read(ID_LENGTH, self._first + which * ID_LENGTH).decode("ascii")
+                if session_id not in self._noted:
                     yield at, session_id
 
     def _from(self, start: int) -> Iterator[str]:
@@ -179,6 +179,15 @@ class IndexedIds(Sequence[str]):
         text = self._ids.read(max(0, last - start) * ID_LENGTH, self._first + start * ID_LENGTH).decode("ascii")
         found = [text[at : at + ID_LENGTH] for at in range(0, len(text), ID_LENGTH)]
         return found + self._added[max(0, start - self._count) : max(0, stop - self._count)]
+
+
+def _from_end(count: int) -> Iterator[tuple[int, int]]:
+    """Yield the blocks of so many, the last first: few are looked at where there are many hosts."""
+    size, stop = _FIRST_BLOCK, count
+    while stop:
+        start = max(0, stop - size)
+        yield start, stop
+        size, stop = _BLOCK, start
 
 
 class Index(Struct, frozen=False):

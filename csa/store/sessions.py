@@ -17,6 +17,7 @@ from csa.paths import (
     plain_store_dir,
     store_dir,
 )
+from csa.store.atomic import read_short
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from csa.store.shown import SessionInfo, Siblings
 
 MAX_MATCHES_SHOWN = 20
-_USUAL_BYTES = 1 << 14
 _ESCAPE = b"\\"
 
 
@@ -355,19 +355,12 @@ def _load_session(paths: SessionPaths, content: bytes | None = None) -> SessionS
 def read_state_text(session: str, *, directory: int | None = None) -> bytes | None:
     """Return the text of the record in a session's directory, named relative to the descriptor `directory`.
 
-    None if it cannot be read or is unusually long: then reading it as a record says what is wrong.
+    None if it cannot be read: then reading it as a record says what is wrong.
     """
     try:
-        fd = os.open(f"{session}/state.toml", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+        return read_short(f"{session}/state.toml", directory=directory)
     except OSError:
         return None
-    try:
-        content = os.read(fd, _USUAL_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return content if len(content) < _USUAL_BYTES else None
 
 
 def may_hold(content: bytes | None, word: bytes) -> bool:
