@@ -23,6 +23,7 @@ from array import array
 from binascii import crc32
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from heapq import merge
 from itertools import takewhile
 from pathlib import Path
@@ -121,7 +122,7 @@ class IndexedIds(Sequence[str]):
         if not -len(self) <= at < len(self):
             raise IndexError(at)
         at %= len(self)
-        return self._between(at, at + 1)[0]
+        return self._at(at) if at < self._count else self._added[at - self._count]
 
     def __iter__(self) -> Iterator[str]:
         return self._from(0)
@@ -166,13 +167,17 @@ class IndexedIds(Sequence[str]):
             times.frombytes(self._ids.read((stop - start) * _TIME, times_at + start * _TIME))
             whose.frombytes(self._ids.read((stop - start) * _NUMBER, whose_at + start * _NUMBER))
             for at, which in zip(reversed(times), reversed(whose), strict=True):
-                session_id = self._ids.read(ID_LENGTH, self._first + which * ID_LENGTH).decode("ascii")
-                if session_id not in self._noted:
+                if (session_id := self._at(which)) not in self._noted:
                     yield at, session_id
 
     def _from(self, start: int) -> Iterator[str]:
-        for at in range(start, len(self), _BLOCK):
-            yield from self._between(at, min(at + _BLOCK, len(self)))
+        size = _FIRST_BLOCK
+        while start < len(self):
+            yield from self._between(start, min(start + size, len(self)))
+            start, size = start + size, _BLOCK
+
+    def _at(self, at: int) -> str:
+        return self._ids.read(ID_LENGTH, self._first + at * ID_LENGTH).decode("ascii")
 
     def _between(self, start: int, stop: int) -> list[str]:
         last = min(stop, self._count)
@@ -258,6 +263,7 @@ def _load(root: str) -> Index | None:
         return None
 
 
+@lru_cache(1)
 def _made() -> list[object]:
     """Return what an index must have been made under: after a power cut, files may be older than others."""
     return [_VERSION, sys.byteorder, boot_id()]

@@ -104,10 +104,9 @@ class Mirror(Struct):
 
     def stores(self) -> Iterator[Store]:
         """Yield the stores in it, in no order; those with only deleted sessions too."""
-        from csa.paths import make_path  # noqa: PLC0415  # few look into mirrors
-        from csa.store.stores import find_stores  # noqa: PLC0415  # as above
+        from csa.store.stores import find_stores  # noqa: PLC0415  # few look into mirrors
 
-        return find_stores(make_path(self.pathname), with_retired=True)
+        return find_stores(self.pathname, with_retired=True)
 
 
 def is_host_name(name: str) -> bool:
