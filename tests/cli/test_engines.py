@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,14 @@ from csa.model.config import Engine
 from csa.runner.hosts import jobs
 from csa.runner.hosts.acting import Answer
 from csa.runner.hosts.ending_there import kill_there
-from csa.runner.hosts.engines import HostError
+from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.jobs import Job, UnclearError, submit
 from csa.store.mirrors import mirror_for
 from csa.store.placements import list_placements
 from csa.store.sessions import Store, Target
 from csa.structs import replace
 from tests.cli.test_escrow import AWAY, Family
-from tests.support import Place, wait_for
+from tests.support import CSA, Place, wait_for
 
 BROKEN = """
 [csa.engines]
@@ -176,6 +177,32 @@ def _is_dead(note: Path) -> bool:
         return " Z " in Path(f"/proc/{note.read_text().strip()}/stat").read_text()
     except OSError:
         return True
+
+
+@pytest.mark.thorough
+def test_agents_there_call_the_csa_that_was_called_there(place: Place, remote: Place) -> None:
+    """It need not be on their PATH: its place is in the configuration here, and not in theirs."""
+    opt = place.tmp / "opt"
+    opt.mkdir()
+    (opt / "csa").symlink_to(CSA)
+    config = place.tmp / "own.toml"
+    config.write_text(f'[engines.n1]\ncode = "none"\ncsa = ["{opt}/csa"]\n')
+    place.env["CSA_CONFIG"] = str(config)
+    argv = place.tmp / "argv"
+    remote.play(["write-argv", str(argv)], ["say", "done"])
+    place.env["FAKE_TOOL_SCRIPT"] = remote.env["FAKE_TOOL_SCRIPT"]
+    done = place.run("run", "--on", "n1", "--tool", "codex", "x")
+    assert done.code == 0, done.err
+    assert f"{opt}/csa run" in argv.read_text()
+
+
+def test_a_host_that_does_not_greet_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is to be done there: who waits for it is told, and nothing of it is left here."""
+    monkeypatch.setattr("csa.runner.hosts.engines.GREETS_WITHIN_S", 0.1)
+    link = Link(Engine(name="n1", reach=("sh", "-c", "echo Welcome; exec sleep 60")), "outlet")
+    with closing(link), pytest.raises(HostError, match=r"csa outlet on n1 has said nothing for 0.1 s") as failure:
+        link.greeting()
+    assert failure.value.hint == "csa hosts --check n1"
 
 
 def test_an_answer_that_makes_no_sense_keeps_nobody_busy() -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from csa.cli.views.naming import fate_of
+from csa.store.mirrors import mirror_for
+from csa.store.sessions import Store
 from tests.cli.plans import agents_do, files_on, prompts, run_plan, states, states_now, until, write_plan
 from tests.cli.worktrees import make_repository, sh
 from tests.realhosts import Hosts
@@ -39,6 +42,12 @@ def on_n1(place: Place) -> list[dict[str, Any]]:
     return list(place.run("ls", "--host", "n1", "--json").json)
 
 
+def fate_there(place: Place, there: dict[str, Any]) -> str:
+    """Return what live views say of the work of a session of n1."""
+    store = Store(mirror_for(str(place.state_root), "n1").pathname, there["project"])
+    return fate_of(store.record(there["session_id"]).examine())
+
+
 def ssh_of(place: Place) -> Path:
     return place.tmp / "bin" / "ssh"
 
@@ -56,6 +65,13 @@ def test_a_task_on_another_host_is_merged_here(repository: Place) -> None:
     (unit,) = task["sessions"]
     assert (task["host"], unit["mirror"], unit["session_id"]) == ("n1", "n1", there["session_id"])
     assert (task["state"], unit["added"], unit["removed"]) == ("merged", 1, 0)
+    assert fate_there(place, there) == "merged"
+    landed = there["worktree"]["landed"]
+    assert landed == sh(place, "git rev-parse csa/plan-plan")
+    assert f"landed {landed[:7]}" in place.run("status", "n1:plan.a").out
+    assert place.run("run", "-s", "n1:plan.a", "again").code == 0
+    assert fate_there(place, there) == ""
+    assert on_n1(place)[0]["worktree"]["landed"] == landed
 
 
 @pytest.mark.thorough
@@ -105,7 +121,9 @@ def test_what_conflicts_is_repaired_on_its_host(repository: Place) -> None:
     done = running.wait()
     assert (done.code, states(done)["b"].partition(" together")[0]) == (1, "check failed"), done.err
     assert tasks(place)["b"]["state"] == "check_failed"
+    assert fate_there(place, on_n1(place)[0]) == "check failed"
     assert states(run_plan(place))["b"] == "merged"
+    assert fate_there(place, on_n1(place)[0]) == "merged"
     assert sh(place, "git show csa/plan-plan:x") == "both"
     assert len(on_n1(place)) == 1
 

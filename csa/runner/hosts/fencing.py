@@ -11,10 +11,9 @@ from csa.model.placement import RESERVED, SENT
 from csa.runner.hosts.answers import error_in, nonsense
 from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.escrow import give_back
-from csa.runner.hosts.frames import ProtocolError, read_line, write_line
+from csa.runner.hosts.frames import SUPERVISE, ProtocolError, read_line, write_line
 from csa.runner.hosts.jobs import cancel_order, name_of
 from csa.runner.hosts.schedulers import is_scheduler
-from csa.runner.hosts.supervising import SUPERVISE
 from csa.store.placements import list_placements
 
 _SAYS_WITHIN_S = 30.0

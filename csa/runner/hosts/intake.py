@@ -119,12 +119,17 @@ class Intake:
         """Take frames until there are no more; say whether the last one was a beat. ProtocolError for anything else."""
         is_complete = False
         while frame := read_frame(stream):
-            if is_complete := frame.kind == "beat":
-                self._beat()
-            else:
-                self._take(frame)
-                self._use_room(len(frame.content))
+            is_complete = self.take_one(frame)
         return is_complete
+
+    def take_one(self, frame: Frame) -> bool:
+        """Take a frame; say whether it was a beat. Raises as `take`, and CsaError if the disk is full."""
+        if frame.kind == "beat":
+            self._beat()
+            return True
+        self._take(frame)
+        self._use_room(len(frame.content))
+        return False
 
     def _use_room(self, size: int) -> None:
         """Leave some of the disk to the turns that run here, whatever another host sends."""
@@ -135,6 +140,9 @@ class Intake:
             if disk.f_bavail < min(_ROOM // disk.f_frsize, disk.f_blocks // 20):
                 left = f"{disk.f_bavail * disk.f_frsize >> 20} MiB"
                 raise CsaError(f"The mirror of {self._root.name}: the disk has only {left} left.", hint="make room")
+            if disk.f_favail < disk.f_files // 20:  # of none, where they are not counted
+                words = f"The mirror of {self._root.name}: the disk has room for only {disk.f_favail:,} more files."
+                raise CsaError(words, hint="make room")
 
     def _beat(self) -> None:
         """Note that everything has come. A beat is the only thing that makes a mirror fresh."""

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
-from csa.errors import CsaError
+from csa.errors import BusyError, ConfigError, CsaError, NotFoundError, StateError
 from csa.model.config import Engine
 from csa.model.limits import Budget
+from csa.model.placement import RESERVED, Placement
 from csa.runner.context import Context
 from csa.runner.detach import AppearedError
-from csa.runner.hosts.escrow import Escrow
+from csa.runner.hosts.escrow import Escrow, give_back
 from csa.runner.hosts.fetching import fetch_work
-from csa.runner.hosts.placing import Begun, for_elsewhere
+from csa.runner.hosts.placing import for_elsewhere
+from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.sending import Where, begin_there, find_where, reserve_for, tether_to, where_appeared
 from csa.runner.hosts.sharing import allowance_for, part_of_budgets
 from csa.runner.hosts.syncing import Sync
-from csa.runner.hosts.watching import Keeping
+from csa.runner.hosts.tether import Begun
+from csa.runner.hosts.watching import Keeping, has_ended
 from csa.runner.request import RunRequest
 from csa.runner.turns.patience import try_until_free
+from csa.store.placements import find_placement, is_held, list_placements
 
 Tell = Callable[[str], None]
 PARTS = 2  # of what the budgets above have: one goes along where nobody says how much, and one stays
@@ -117,9 +123,64 @@ def start_watched(
     """
     begun, engine = start_there(context, request, host, wait_s=wait_s, parts=parts, goes_on=goes_on)
 
-    def fetch() -> None:
-        with suppress(CsaError, OSError):  # it has changed no code, or csa fetch brings it later
-            fetch_work(context, engine, begun.session_id, begun.host)
-
-    keeping.keep(engine, begun.target(context.store.root_pathname), begun.turn, fetch)
+    store, session_id = begun.target(context.store.root_pathname)
+    keeping.keep(
+        engine,
+        store.key(session_id),
+        partial(has_ended, store, session_id, begun.turn),
+        partial(_fetch, context, engine, session_id, begun.host),
+    )
     return begun
+
+
+def take_up(
+    context: Context,
+    keeping: Keeping,
+    context_in: Callable[[str], Context],
+    is_wanted: Callable[[Placement], bool] = lambda _: True,
+) -> None:
+    """Watch what was placed on other hosts by processes that are gone, until it has ended; have its commits here.
+
+    What they have not sent is given back. `context_in` opens a directory in which commits are to be. StateError: a
+    record of what is placed cannot be read.
+    """
+    root = context.store.root
+    for placement in filter(is_wanted, list_placements(root)):
+        if (placement.is_settled and not placement.awaits_code) or is_held(root, placement.id):
+            continue
+        if placement.state == RESERVED:
+            with suppress(BusyError):
+                give_back(root, placement)
+            continue
+        engine = context.config.engine(placement.host)
+        with suppress(ConfigError):  # of an engine that is set up wrong, as csa hosts says
+            if not is_scheduler(engine):  # there it is in a queue, in which nobody waits for it any more
+                _watch(placement, engine, context, keeping, context_in)
+
+
+def _watch(
+    placement: Placement, engine: Engine, context: Context, keeping: Keeping, context_in: Callable[[str], Context]
+) -> None:
+    root, session_id, host = context.store.root, placement.session_id, placement.host
+
+    def fetch() -> None:
+        with suppress(CsaError):  # its directory may be gone
+            _fetch(context_in(placement.directory or placement.project), engine, session_id, host)
+
+    key = (f"{host}:{placement.there or ''}", session_id)
+    keeping.keep(engine, key, lambda: _is_settled(root, placement.id), fetch)
+
+
+def _is_settled(root: Path, placement_id: str) -> bool:
+    """Say whether what a mirror's beat settles was: then the turn, and all below it there, have ended."""
+    try:
+        return find_placement(root, placement_id).is_settled
+    except NotFoundError:
+        return True
+    except StateError:
+        return False
+
+
+def _fetch(context: Context, engine: Engine, session_id: str, host: str) -> None:
+    with suppress(CsaError, OSError):  # it has changed no code, or csa fetch brings it later
+        fetch_work(context, engine, session_id, host)
