@@ -227,6 +227,10 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
 
         return count_queued(self.record.paths)
 
+    def examined(self) -> SessionInfo:
+        """Return the same, with a look at its status."""
+        return examine(self.record, self._beside)
+
     def elapsed_s(self, now: float) -> float | None:
         """Return how long the turn has been running, or took."""
         if self.duration_s is not None or not self.is_running or self.started_at is None:
@@ -348,9 +352,11 @@ def examine(record: Record, beside: Siblings | None = None) -> SessionInfo:
 
 def span_of(finished: Event) -> tuple[float | None, float | None]:
     """Return when a turn began, computed from its end, and how long it took; None if unknown."""
-    duration, ended = number_of(finished.data.get("duration_s")), seconds_of(finished.ts)
+    duration = number_of(finished.data.get("duration_s"))
     began = seconds_of(finished.data.get("started_at"))
-    return began or (ended - (duration or 0.0) if ended is not None else None), duration
+    if not began and (ended := seconds_of(finished.ts)) is not None:
+        began = ended - (duration or 0.0)
+    return began, duration
 
 
 def seconds_of(moment: object) -> float | None:
