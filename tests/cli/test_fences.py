@@ -15,12 +15,15 @@ import pytest
 from csa.errors import StateError
 from csa.model.config import Engine
 from csa.model.limits import Limits
+from csa.runner.client import Csa
 from csa.runner.hosts import acting
 from csa.runner.hosts import outlet as outlets
 from csa.runner.hosts.acting import Call
 from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.frames import read_frame
 from csa.runner.hosts.outlet import Outlet
+from csa.runner.hosts.starting import take_up
+from csa.runner.hosts.watching import Keeping
 from csa.store.held import HeldSession
 from csa.store.locks import Lock, acquire_lock
 from csa.store.mirrors import Mirror, find_mirrors
@@ -65,6 +68,29 @@ def test_what_is_on_its_way_never_begins_after_a_kill(family: Family, place: Pla
     late = speak(remote, order_for(remote, escrowed.id, session_id=AWAY))
     assert late[1]["error"]["code"] == "not_placed"
     assert remote.ids() == []
+
+
+@pytest.mark.thorough
+def test_what_a_server_that_was_killed_was_about_to_send_is_given_back(
+    family: Family, place: Place, remote: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one gives back what was not sent, and has a host refuse for all time what has not arrived there."""
+    monkeypatch.setattr("csa.runner.hosts.starting.ON_ITS_WAY_S", 0.0)
+    monkeypatch.setenv("PATH", place.env["PATH"])
+    environ = {name: value for name, value in place.environment(None).items() if value}
+    context = Csa.from_environment(place.project, environ=environ).context
+    with family.reserve(4000):
+        take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+        assert [each["state"] for each in placed(place)] == ["reserved"]
+    take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+    assert placed(place) == []
+    with family.reserve(4000) as escrowed:
+        escrowed.sent()
+    take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+    wait_for(lambda: placed(place) == [], "it is given back")
+    late = speak(remote, order_for(remote, escrowed.id, session_id=AWAY))
+    assert late[1]["error"]["code"] == "not_placed"
+    assert family.budget()["used"]["tokens"] == family.used
 
 
 @pytest.mark.thorough
