@@ -12,6 +12,7 @@ from csa.errors import BusyError, ConfigError, CsaError, NotFoundError, StateErr
 from csa.model.config import Engine
 from csa.model.limits import Budget
 from csa.model.placement import RESERVED, SENT, Placement
+from csa.runner.caller import Caller
 from csa.runner.context import Context
 from csa.runner.detach import AppearedError
 from csa.runner.hosts.escrow import ON_ITS_WAY_S, Escrow, give_back, mirrored_of
@@ -26,7 +27,9 @@ from csa.runner.hosts.tether import Begun
 from csa.runner.hosts.watching import Keeping, has_ended
 from csa.runner.request import RunRequest
 from csa.runner.turns.patience import try_until_free
+from csa.store.genealogy import find_record
 from csa.store.placements import find_placement, is_held, list_placements
+from csa.store.statefile import load_state
 
 Tell = Callable[[str], None]
 PARTS = 2  # of what the budgets above have: one goes along where nobody says how much, and one stays
@@ -166,11 +169,21 @@ def _watch(
     root, session_id, host = context.store.root, placement.session_id, placement.host
 
     def fetch() -> None:
-        with suppress(CsaError):  # its directory may be gone
-            _fetch(context_in(placement.directory or placement.project), engine, session_id, host)
+        with suppress(CsaError):  # its directory may be gone, or the session that has placed it
+            there = context_in(placement.directory or placement.project)
+            _fetch(there.on_behalf_of(_caller_of(root, placement)), engine, session_id, host)
 
     key = (f"{host}:{placement.there or ''}", session_id)
     keeping.keep(engine, key, _Out(root, engine, placement).is_over, fetch)
+
+
+def _caller_of(root: Path, placement: Placement) -> Caller | None:
+    """Return who has placed it, and would have fetched its commits: an agent may not into any repository."""
+    if placement.parent is None:
+        return None
+    if (paths := find_record(root, placement.project, placement.parent)) is None:
+        raise NotFoundError(f"There is no session {placement.parent} any more, which has placed {placement.id}.")
+    return Caller(load_state(paths.state), paths, root)
 
 
 class _Out:
