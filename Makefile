@@ -72,7 +72,7 @@ test: $(STAMP) shells
 # Four at once: much of the time of a test is waiting.
 check: lint $(SITE) shells chromium openssh slurm databases
 	tests/second_try.sh $(BIN)/pytest -q -n 4 --thorough -m "not real and not hosts"
-	tests/second_try.sh $(BIN)/pytest -q -n 2 --thorough -m hosts
+	tests/second_try.sh $(BIN)/pytest -q -n 2 --thorough -m "hosts and not real"
 
 # zsh and fish, for the tests of completion, where they are not installed; without them those are skipped.
 shells:
