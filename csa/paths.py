@@ -132,8 +132,8 @@ def plain_store_dir(root: str, project: str) -> str:
 
 
 def project_of_store(root: str, store: str) -> str:
-    """Return the project of a store."""
-    names = os.path.relpath(store, root).split("/")
+    """Return the project of a store, which is the state root or below it."""
+    names = store[len(root) :].strip("/").split("/")
     plain = [name[1:] if name.startswith("=") and _is_taken(names, at) else name for at, name in enumerate(names)]
     return os.path.normpath(f"/{'/'.join(plain)}")
 

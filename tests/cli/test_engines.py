@@ -20,7 +20,7 @@ from csa.store.placements import list_placements
 from csa.store.sessions import Store, Target
 from csa.structs import replace
 from tests.cli.test_escrow import AWAY, Family
-from tests.support import Place, wait_for
+from tests.support import CSA, Place, wait_for
 
 BROKEN = """
 [csa.engines]
@@ -177,6 +177,23 @@ def _is_dead(note: Path) -> bool:
         return " Z " in Path(f"/proc/{note.read_text().strip()}/stat").read_text()
     except OSError:
         return True
+
+
+@pytest.mark.thorough
+def test_agents_there_call_the_csa_that_was_called_there(place: Place, remote: Place) -> None:
+    """It need not be on their PATH: its place is in the configuration here, and not in theirs."""
+    opt = place.tmp / "opt"
+    opt.mkdir()
+    (opt / "csa").symlink_to(CSA)
+    config = place.tmp / "own.toml"
+    config.write_text(f'[engines.n1]\ncode = "none"\ncsa = ["{opt}/csa"]\n')
+    place.env["CSA_CONFIG"] = str(config)
+    argv = place.tmp / "argv"
+    remote.play(["write-argv", str(argv)], ["say", "done"])
+    place.env["FAKE_TOOL_SCRIPT"] = remote.env["FAKE_TOOL_SCRIPT"]
+    done = place.run("run", "--on", "n1", "--tool", "codex", "x")
+    assert done.code == 0, done.err
+    assert f"{opt}/csa run" in argv.read_text()
 
 
 def test_a_host_that_does_not_greet_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ from csa.runner.hosts.frames import (
     read_frame,
 )
 from csa.store.atomic import make_private_directory, replace_private, require_regular, sync_file
-from csa.store.idindex import Keeper
+from csa.store.idkeeping import Keeper
 from csa.store.locks import acquire_lock
 from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, TOLD_FILE, TOUCHED_FILE, Mirror
 from csa.store.placements import list_placements

@@ -270,7 +270,12 @@ def _start(asked: Mapping[str, Any], given: Mapping[str, Any], context: Context)
         raise NotFoundError(f"There is no directory {directory} on {node}.", hint="csa run --cd DIR --on ... names one")
     store = Store(context.store.root, find_project(directory))
     process = spawn_supervisor(supervisors_environment(environ, store, asked["session_id"]), subprocess.PIPE)
-    told = {**asked, "directory": directory, "placed": {"by": given.get("by"), "passport": given.get("passport")}}
+    told = {
+        **asked,
+        "directory": directory,
+        "command": context.command,
+        "placed": {"by": given.get("by"), "passport": given.get("passport")},
+    }
     leash_s = float(given["leash_s"])
     if is_attached := bool(leash_s or given["is_job"]):
         told["attached"] = True
