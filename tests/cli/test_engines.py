@@ -20,6 +20,7 @@ from csa.store.sessions import Store, Target
 from csa.structs import replace
 from tests.cli.test_escrow import AWAY, Family
 from tests.support import Place, wait_for
+from tests.unit.test_schedulers import line
 
 BROKEN = """
 [csa.engines]
@@ -124,14 +125,25 @@ def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **scripts: str) -> En
 def test_an_order_that_cannot_be_taken_back_may_have_been_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whether sbatch has failed is not known if its answer was lost; scancel makes it certain, unless it fails, too."""
-    lab = slurm(monkeypatch, tmp_path, sbatch="cat > /dev/null; exit 1", scancel="exit 1")
-    with pytest.raises(UnclearError):
-        submit(lab, b"{}", "csa-1")
-    slurm(monkeypatch, tmp_path, scancel="exit 0")
-    with pytest.raises(HostError) as certain:
-        submit(lab, b"{}", "csa-1")
-    assert not isinstance(certain.value, UnclearError)
+    """Whether sbatch has failed is not known if its answer was lost; only what the queue says then makes it certain."""
+    queue, state = tmp_path / "queue", tmp_path / "state"
+    asked = f"""case "$*" in *--name=csa-1*) cat {queue};; *) cat {state};; esac"""
+    lab = slurm(monkeypatch, tmp_path, sbatch="cat > /dev/null; exit 1", squeue="exit 1", scontrol="", scancel="")
+
+    def refusal() -> HostError:
+        with pytest.raises(HostError) as refused:
+            submit(lab, b"{}", "csa-1")
+        return refused.value
+
+    assert isinstance(refusal(), UnclearError)
+    slurm(monkeypatch, tmp_path, squeue=asked, scancel=f"echo '{line('CANCELLED', 'n/a', 0, 'None')}' > {state}")
+    queue.touch()
+    assert not isinstance(refusal(), UnclearError)
+    queue.write_text("7\n")
+    for job, is_certain in ((line("PENDING", "n/a", 0, "Priority"), True), (line("RUNNING", "n1", 0, "None"), False)):
+        state.write_text(job)
+        assert isinstance(refusal(), UnclearError) is not is_certain
+        assert state.read_text().startswith("CANCELLED")
 
 
 @pytest.mark.thorough
@@ -140,7 +152,7 @@ def test_what_slurm_may_have_taken_stays_booked(place: Place) -> None:
     (place.tmp / "own.toml").write_text('[engines.lab]\nkind = "slurm"\ncode = "none"\n')
     commands = place.tmp / "slurm"
     commands.mkdir()
-    for name in ("sbatch", "scancel"):
+    for name in ("sbatch", "squeue", "scancel"):
         (commands / name).write_text("#!/bin/sh\necho 'error: Socket timed out' >&2; exit 1\n")
         (commands / name).chmod(0o755)
     place.env |= {"CSA_CONFIG": str(place.tmp / "own.toml"), "PATH": f"{commands}:{place.env['PATH']}"}
@@ -165,9 +177,8 @@ def test_of_a_command_that_takes_too_long_nothing_is_left(monkeypatch: pytest.Mo
     """What its shell has started ends, too."""
     note = tmp_path / "pid"
     lab = replace(slurm(monkeypatch, tmp_path, hq=f"sleep 60 & echo $! > {note}; wait"), kind="hyperqueue")
-    monkeypatch.setattr(jobs, "_COMMAND_S", 0.3)
     with pytest.raises(HostError, match="no answer"):
-        jobs.cancel_order(lab, "csa-1")
+        jobs.find_job(lab, "csa-1", limit_s=0.3)
     wait_for(lambda: not Path(f"/proc/{note.read_text().strip()}/fd").exists() or _is_dead(note), "it has ended")
 
 
@@ -181,7 +192,7 @@ def _is_dead(note: Path) -> bool:
 def test_an_answer_that_makes_no_sense_keeps_nobody_busy() -> None:
     """Each line of it could be where the answer begins."""
     began = time.process_time()
-    for line in ("[]\n", "[\n", "{\n"):
-        assert Answer(0, line * 1_000_000 + "x", "").json is None
+    for each in ("[]\n", "[\n", "{\n"):
+        assert Answer(0, each * 1_000_000 + "x", "").json is None
     assert time.process_time() - began < 60  # it was hours
     assert Answer(0, '[motd]\n{"a": 1}\n \n', "").json == {"a": 1}

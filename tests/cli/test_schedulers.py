@@ -379,15 +379,15 @@ def test_a_volume_is_a_host(pods: Pods) -> None:
     assert place.run("run", "--on", "k8s:n2", "--tool", "codex", "x").code == 2
 
 
-def test_a_job_is_cancelled_by_its_name(queue: Queue) -> None:
-    """As when the scheduler's answer was lost; other jobs go on, and one that is not there is no failure."""
+def test_a_job_is_found_by_its_name(queue: Queue) -> None:
+    """As when the scheduler's answer was lost; one that is not there is no failure, a server that is not there is."""
     queue.fill()
     lab = Engine("lab", kind=HYPERQUEUE, csa=("true",))
     for number in (1, 2):
         assert queue.place.shell([*hyperqueue.place(lab, f"csa-{number}", None)]).code == 0
-    for name in ("csa-2", "csa-3"):
-        assert queue.place.shell([*hyperqueue.cancel_named(lab, name)]).code == 0
+    found = [queue.place.shell([*hyperqueue.find(lab, name)]) for name in ("csa-2", "csa-3")]
+    assert [(each.code, hyperqueue.handle(each.out)) for each in found] == [(0, "2"), (0, "")]
+    assert queue.place.shell([*hyperqueue.cancel(lab, "2")]).code == 0
     assert queue.states() == ["waiting", "canceled"]
-    assert queue.place.shell([*hyperqueue.cancel(lab, "1")]).code == 0
     queue.place.env["HQ_SERVER_DIR"] = "/nowhere"
-    assert queue.place.shell([*hyperqueue.cancel_named(lab, "csa-1")]).code == 1
+    assert queue.place.shell([*hyperqueue.find(lab, "csa-1")]).code == 1

@@ -151,9 +151,9 @@ def cancel(engine: Engine, job: str) -> tuple[str, ...]:
     return ("kubectl", *engine.options, "delete", "job", job, *gone)
 
 
-def cancel_named(engine: Engine, name: str) -> tuple[str, ...]:
-    """Return what ends the job that was submitted so."""
-    return cancel(engine, _job(engine, name))
+def find(engine: Engine, name: str) -> tuple[str, ...]:
+    """Return what says, as `place` does, the job that was submitted by a name."""
+    return ("kubectl", *engine.options, "get", "job", _job(engine, name), "--ignore-not-found", "--output=name")
 
 
 def reach(engine: Engine, job: str) -> tuple[str, ...]:
