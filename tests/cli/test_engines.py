@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import random
+import shlex
 import time
 from pathlib import Path
 
 import pytest
 
 from csa.errors import CsaError
-from csa.model.config import Engine
-from csa.runner.hosts import jobs
+from csa.model.config import Engine, combine_layers
+from csa.model.placement import SENT, Placement
+from csa.runner.hosts import fencing, jobs
+from csa.runner.hosts import slurm as slurm_adapter
 from csa.runner.hosts.acting import Answer
 from csa.runner.hosts.ending_there import kill_there
 from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.jobs import Job, UnclearError, submit
+from csa.runner.hosts.scheduled import QueuedTether
 from csa.store.mirrors import mirror_for
-from csa.store.placements import list_placements
+from csa.store.placements import list_placements, save_placement
 from csa.store.sessions import Store, Target
 from csa.structs import replace
 from tests.cli.test_escrow import AWAY, Family
@@ -113,6 +119,23 @@ def test_a_host_that_says_nothing_holds_up_no_other(tmp_path: Path, family: Fami
     assert (hosts["n1"][0], mark.exists()) == ("failed", True)
 
 
+@pytest.mark.thorough
+def test_what_is_on_its_way_to_a_silent_host_is_called_off_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All of it within one time, however much it is; none of it is called ended."""
+    monkeypatch.setattr(fencing, "_SAYS_WITHIN_S", 1.0)
+    sessions = [AWAY[:-1] + str(number) for number in range(3, 9)]
+    for number, session_id in enumerate(sessions):
+        placement = Placement(id=AWAY[:-2] + f"A{number}", session_id=session_id, host="n1", project="/app", at="")
+        save_placement(tmp_path, replace(placement, state=SENT))
+    asked = tmp_path / "asked"
+    silent = Engine("n1", reach=("sh", "-c", f"echo >> {asked}; exec sleep 600", "sh"))
+    doubts = fencing.call_off(tmp_path, silent, sessions)
+    assert (set(doubts), len(asked.read_text())) == (set(sessions), len(sessions))
+    assert len(list_placements(tmp_path)) == len(sessions)
+
+
 def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **scripts: str) -> Engine:
     """Return a Slurm whose commands are these."""
     for name, script in scripts.items():
@@ -146,6 +169,16 @@ def test_an_order_that_cannot_be_taken_back_may_have_been_taken(
         assert state.read_text().startswith("CANCELLED")
 
 
+def test_an_order_is_given_to_a_command_that_is_slow_to_read_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is larger than a pipe holds, and the command does something else first."""
+    lab = slurm(monkeypatch, tmp_path, sbatch=f"sleep 0.3; cat > {tmp_path}/script; echo 7")
+    order = random.randbytes(1_000_000)
+    assert submit(lab, order, "csa-1").handle == "7"
+    assert (tmp_path / "script").read_bytes() == slurm_adapter.script(lab, "csa-1", order)
+
+
 @pytest.mark.thorough
 def test_what_slurm_may_have_taken_stays_booked(place: Place) -> None:
     """With `--detach` its turn may begin later, so that its allowance is not given back; else nobody holds it."""
@@ -161,6 +194,45 @@ def test_what_slurm_may_have_taken_stays_booked(place: Place) -> None:
     assert place.run("run", "--on", "lab", "--tool", "codex", "--detach", "hello").code == 7
     (placement,) = list_placements(place.state_root)
     assert (placement.host, placement.state) == ("lab", "sent")
+
+
+def test_a_node_that_knows_nothing_of_an_order_may_have_lost_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The job of a detached turn could begin all the same: it is ended, and what it holds is not given back."""
+    ended = tmp_path / "ended"
+    error = {"code": "not_placed", "message": "It has not come.", "hint": None, "exit_code": 3}
+    said = [json.dumps(each) for each in ({"csa": "supervise", "protocol": 1}, {"error": error})]
+    lab = slurm(
+        monkeypatch,
+        tmp_path,
+        sbatch="cat > /dev/null; echo 7",
+        squeue=f"echo '{line('RUNNING', 'n1', 0, 'None')}'",
+        scancel=f"touch {ended}",
+        srun=f"printf '%s\\n' {shlex.join(said)}",
+    )
+    moved: list[str] = []
+
+    def begin(*, is_detached: bool) -> QueuedTether:
+        tether = QueuedTether(
+            combine_layers([]),
+            lab,
+            AWAY,
+            node=None,
+            queue_s=None,
+            is_detached=is_detached,
+            noted=str,
+            moved=moved.append,
+            tell=lambda _: None,
+        )
+        with pytest.raises(CsaError, match="has begun on n1"):
+            tether.begin({"session_id": AWAY}, passport=None, code=None, before_sending=lambda: None)
+        tether.close()
+        return tether
+
+    assert (begin(is_detached=False).is_sent, ended.exists()) == (False, False)  # its job waits for who holds it
+    assert (begin(is_detached=True).is_sent, ended.exists()) == (True, True)
+    assert moved == ["n1", "n1"]
 
 
 @pytest.mark.parametrize("kind", ["hyperqueue", "kubernetes"])

@@ -249,39 +249,52 @@ def test_an_order_travels_in_pieces_that_the_kernel_takes() -> None:
     must = json.loads(kubernetes.place(PODS, "csa-01M8PC0Z94J0FMR849VA4XBEPH", None)[5])
     once = {"parallelism": 1, "completions": 1, "backoffLimit": 0, "podReplacementPolicy": "Failed"}
     assert {name: must["spec"][name] for name in once} == once
+    assert must["spec"]["podFailurePolicy"] is None  # with it a failed pod could have a successor
     assert must["metadata"]["name"] == JOB
 
 
+CLUSTER: Json = json.loads((FIXTURES / "recordings/kubernetes/v1.34.4.json").read_text())
+
+
 @pytest.mark.parametrize(
-    ("status", "found"),
+    ("name", "found"),
     [
-        (
-            {
-                "phase": "Pending",
-                "conditions": [{"status": "False", "reason": "Unschedulable", "message": "0/3\nnodes"}],
-            },
-            Look(PENDING, reason="Unschedulable: 0/3 nodes"),
-        ),
-        ({"phase": "Pending", "state": {"waiting": {"reason": "ErrImagePull"}}}, Look(PENDING, reason="ErrImagePull")),
-        ({"phase": "Running", "state": {"running": {"startedAt": "t"}}}, Look(RUNNING, f"{JOB}-x7k2p")),
-        (
-            {"phase": "Failed", "state": {"terminated": {"exitCode": 127, "reason": "Error", "startedAt": "t"}}},
-            Look(GONE, f"{JOB}-x7k2p", "Error", 127),
-        ),
-        (
-            {"phase": "Failed", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "startedAt": "t"}}},
-            Look(GONE, f"{JOB}-x7k2p", "OOMKilled", 137),
-        ),
-        ({"phase": "Failed", "reason": "OutOfcpu", "message": "no"}, Look(GONE, "", "OutOfcpu: no")),
+        ("unschedulable", Look(PENDING, reason="Unschedulable: 0/1 nodes are available: 1 Insufficient memory.")),
+        ("no image", Look(PENDING, reason="ErrImageNeverPull: Container image")),
+        ("creating", Look(PENDING, reason="ContainerCreating")),
+        ("running", Look(RUNNING, "POD")),
+        ("being deleted", Look(RUNNING, "POD")),
+        ("its pod was deleted", Look(GONE, reason="BackoffLimitExceeded: Job has reached the specified backoff limit")),
+        ("finished", Look(GONE, "POD", "Completed", 0)),
+        ("failed", Look(GONE, "POD", "Error", 127)),
+        ("killed", Look(GONE, "POD", "Error", 137)),
+        ("suspended", Look(PENDING, reason="suspended")),
+        ("deadline", Look(GONE, reason="DeadlineExceeded: Job was active longer than specified deadline")),
+        ("no pod within the quota", Look(PENDING, reason="no pod yet")),
     ],
 )
-def test_what_kubernetes_says_of_a_pod(status: Json, found: Look) -> None:
-    """It waits, runs, or is gone: without a host if its container was never started."""
-    if state := status.pop("state", None):
-        status["containerStatuses"] = [{"name": "istio", "state": {}}, {"name": "csa", "state": state}]
-    pod = {"kind": "Pod", "metadata": {"name": f"{JOB}-x7k2p"}, "status": status}
-    said = json.dumps({"items": [{"kind": "Job", "spec": {}, "status": {}}, pod]})
-    assert kubernetes.read_look(0, said, "") == found
+def test_what_kubernetes_says_of_a_job(name: str, found: Look) -> None:
+    """As recorded, of a real cluster: it waits, runs, or is gone; without a host if it has no pod, or none any more."""
+    items = CLUSTER["looks"][name]
+    look = kubernetes.read_look(0, json.dumps({"items": items}), "")
+    assert look
+    pods = [each["metadata"]["name"] for each in items if each["kind"] == "Pod"]
+    wanted = replace(found, host=pods[0]) if found.host else found
+    assert look.reason.startswith(wanted.reason)
+    assert replace(look, reason=wanted.reason) == wanted
+
+
+def test_pods_that_never_ran() -> None:
+    """A node has refused it; beside others its container has not been started."""
+    waiting = {"phase": "Pending", "containerStatuses": [{"name": "istio", "state": {}}, {"name": "csa", "state": {}}]}
+    refused = {"phase": "Failed", "reason": "OutOfcpu", "message": "no"}
+    looks = [
+        kubernetes.read_look(
+            0, json.dumps({"items": [{"kind": "Pod", "metadata": {"name": "p"}, "status": status}]}), ""
+        )
+        for status in (waiting, refused)
+    ]
+    assert looks == [Look(PENDING), Look(GONE, "", "OutOfcpu: no")]
 
 
 def test_a_job_of_kubernetes_without_a_pod() -> None:

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from csa.errors import CsaError, UsageError
 from csa.model.config import Config, Engine
@@ -248,9 +249,12 @@ def _call(
     limit_s = limit_s or _COMMAND_S
     environ, pipe = adapter_of(engine).environment(os.environ), subprocess.PIPE
     try:
-        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=environ, process_group=0) as process:
+        with (
+            _file_of(given) as stdin,
+            subprocess.Popen(argv, stdin=stdin, stdout=pipe, stderr=pipe, env=environ, process_group=0) as process,
+        ):
             try:
-                out, err = _hear(process, given, limit_s, is_stopped)
+                out, err = _hear(process, limit_s, is_stopped)
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)  # what a shell runs, too; it is not reaped yet
                 raise
@@ -264,18 +268,23 @@ def _call(
         return subprocess.CompletedProcess(argv, 1, b"", f"no answer for {limit_s:g} s".encode())
 
 
-def _hear(
-    process: subprocess.Popen[bytes], given: bytes, limit_s: float, is_stopped: Callable[[], bool]
-) -> tuple[bytes, bytes]:
+def _file_of(given: bytes) -> IO[bytes]:
+    """Return a file for a command to read: `communicate` forgets what is not written yet when it is called again."""
+    file = TemporaryFile()  # noqa: SIM115  # closed by whoever runs the command
+    file.write(given)
+    file.seek(0)
+    return file
+
+
+def _hear(process: subprocess.Popen[bytes], limit_s: float, is_stopped: Callable[[], bool]) -> tuple[bytes, bytes]:
     """Return what it says, to its end; TimeoutExpired when that takes too long, or it is stopped."""
     deadline = time.monotonic() + limit_s
     while True:
         try:
-            return process.communicate(given, timeout=_HEED_S)
+            return process.communicate(timeout=_HEED_S)
         except subprocess.TimeoutExpired:  # nothing is lost when this is done again
             if is_stopped() or time.monotonic() > deadline:
                 raise
-            given = b""  # it has been taken, and may not be given again
 
 
 def _failed(engine: Engine, done: subprocess.CompletedProcess[bytes], what: str) -> HostError:

@@ -55,6 +55,7 @@ class QueuedTether(Tether):
         self._noted, self._moved = noted, moved
         self._job: Job | None = None
         self._has_begun = False
+        self._unreached = ""  # why, when it was tried last
 
     def begin(
         self,
@@ -184,7 +185,10 @@ class QueuedTether(Tether):
         if found.state == GONE:
             if not self._has_begun and self._noted():
                 raise StoppedError(self._noted())
-            ended = self._job.explain_end(found)
+            is_told = found.host or not found.reason  # of a pod that is deleted it is said that its job has failed
+            ended = self._job.explain_end(found if is_told else replace(found, host=self.engine.name))
+            if self._unreached and not self._has_begun:
+                ended.message += f" It was not reached: {self._unreached}"
             if not self._has_begun and found.is_without_csa:
                 self.is_sent = False
                 nothing = CsaError(ended.message, hint=ended.hint)
@@ -197,9 +201,10 @@ class QueuedTether(Tether):
         try:
             return super()._ask(failure)
         except CsaError as nothing:
+            self._unreached = nothing.message
             if self.is_sent or self._is_held:
                 raise
             self._job.cancel()  # its node may have lost what it knew, and its state root with it: it could begin yet
             self.is_sent = True
             hint = f"csa hosts --release {self.order_id} gives back what it holds"
-            raise HostError(f"{nothing.message.rstrip('.')}; its job was cancelled.", hint=hint) from nothing
+            raise GoneError(f"{nothing.message.rstrip('.')}; its job was cancelled.", hint=hint) from nothing

@@ -222,6 +222,7 @@ def _await_holder(order: Order, limit_s: float) -> None:
             error.code = NOT_PLACED
             raise error
         time.sleep(_LOOK_AT_HELD_S)
+        _refuse_cancelled(order)
 
 
 def _await_no_holder(order: Order, limit_s: float, linger_s: float) -> None:
