@@ -6,6 +6,7 @@ import json
 import random
 import shlex
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from csa.model.placement import SENT, Placement
 from csa.runner.hosts import fencing, jobs
 from csa.runner.hosts import slurm as slurm_adapter
 from csa.runner.hosts.acting import Answer
+from csa.runner.hosts.answers import begun_in
 from csa.runner.hosts.ending_there import kill_there
-from csa.runner.hosts.engines import HostError
+from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.jobs import Job, UnclearError, submit
 from csa.runner.hosts.scheduled import QueuedTether
 from csa.store.mirrors import mirror_for
@@ -25,7 +27,8 @@ from csa.store.placements import list_placements, save_placement
 from csa.store.sessions import Store, Target
 from csa.structs import replace
 from tests.cli.test_escrow import AWAY, Family
-from tests.support import Place, wait_for
+from tests.store.support import IDS
+from tests.support import CSA, Place, wait_for
 from tests.unit.test_schedulers import line
 
 BROKEN = """
@@ -259,6 +262,41 @@ def _is_dead(note: Path) -> bool:
         return " Z " in Path(f"/proc/{note.read_text().strip()}/stat").read_text()
     except OSError:
         return True
+
+
+@pytest.mark.thorough
+def test_agents_there_call_the_csa_that_was_called_there(place: Place, remote: Place) -> None:
+    """It need not be on their PATH: its place is in the configuration here, and not in theirs."""
+    opt = place.tmp / "opt"
+    opt.mkdir()
+    (opt / "csa").symlink_to(CSA)
+    config = place.tmp / "own.toml"
+    config.write_text(f'[engines.n1]\ncode = "none"\ncsa = ["{opt}/csa"]\n')
+    place.env["CSA_CONFIG"] = str(config)
+    argv = place.tmp / "argv"
+    remote.play(["write-argv", str(argv)], ["say", "done"])
+    place.env["FAKE_TOOL_SCRIPT"] = remote.env["FAKE_TOOL_SCRIPT"]
+    done = place.run("run", "--on", "n1", "--tool", "codex", "x")
+    assert done.code == 0, done.err
+    assert f"{opt}/csa run" in argv.read_text()
+
+
+def test_a_host_that_does_not_greet_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is to be done there: who waits for it is told, and nothing of it is left here."""
+    monkeypatch.setattr("csa.runner.hosts.engines.GREETS_WITHIN_S", 0.1)
+    link = Link(Engine(name="n1", reach=("sh", "-c", "echo Welcome; exec sleep 60")), "outlet")
+    with closing(link), pytest.raises(HostError, match=r"csa outlet on n1 has said nothing for 0.1 s") as failure:
+        link.greeting()
+    assert failure.value.hint == "csa hosts --check n1"
+
+
+@pytest.mark.parametrize("project", ["/../../home/me", "/srv/app/../../x", "srv", "/a\0b", "/\ud800", 7])
+def test_what_a_host_calls_a_project_leads_nowhere_else(project: object) -> None:
+    """It becomes a part of a path in its mirror."""
+    said = {"session_id": IDS[0], "turn": 1, "tool": "codex", "pid": 1, "project": "/srv/app"}
+    assert begun_in("n1", IDS[0], said)["project"] == "/srv/app"
+    with pytest.raises(HostError, match="makes no sense"):
+        begun_in("n1", IDS[0], {**said, "project": project})
 
 
 def test_an_answer_that_makes_no_sense_keeps_nobody_busy() -> None:

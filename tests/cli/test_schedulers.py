@@ -452,8 +452,8 @@ def test_a_job_is_found_by_its_name(queue: Queue) -> None:
         assert queue.place.shell([*hyperqueue.place(lab, f"csa-{number}", None)]).code == 0
     found = [queue.place.shell([*hyperqueue.find(lab, name)]) for name in ("csa-2", "csa-3")]
     assert [(each.code, hyperqueue.handle(each.out)) for each in found] == [(0, "2"), (0, "")]
-    for number in ("2", "1"):
-        assert queue.place.shell([*hyperqueue.cancel(lab, number)]).code == 0
+    for job in ("2", "1"):
+        assert queue.place.shell([*hyperqueue.cancel(lab, job)]).code == 0
     assert queue.states() == ["canceled", "canceled"]
     queue.place.env["HQ_SERVER_DIR"] = "/nowhere"
     assert queue.place.shell([*hyperqueue.find(lab, "csa-1")]).code == 1

@@ -107,7 +107,7 @@ class Escrow:
     def fetched(self) -> None:
         """Record that its commits are here."""
         self.placement = replace(self.placement, awaits_code=False)
-        fetched(self._root, self.id)
+        _note_fetched(self._root, self.id)
 
     def give_back(self) -> None:
         """Give the allowance back: the order was never sent, or the host has refused it."""
@@ -255,7 +255,15 @@ def settle(root: Path, placement_id: str, spent: Spent) -> Placement | None:
 
 
 def fetched(root: Path, placement_id: str) -> None:
-    """Record that the commits of a placed session are here; one that is settled is forgotten."""
+    """Record that the commits of a placed session are here; one that is settled is forgotten.
+
+    Nothing is recorded while the process that has placed it is there, which has them too.
+    """
+    with suppress(NotFoundError, BusyError), _holding(root, placement_id):
+        _note_fetched(root, placement_id)
+
+
+def _note_fetched(root: Path, placement_id: str) -> None:
     with suppress(NotFoundError):
         placement = replace(find_placement(root, placement_id), awaits_code=False)
         forget_placement(root, placement_id) if placement.is_settled else save_placement(root, placement)

@@ -14,10 +14,9 @@ from csa.model.placement import RESERVED, SENT, Placement
 from csa.runner.hosts.answers import error_in, nonsense
 from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.escrow import give_back, move, move_unheld
-from csa.runner.hosts.frames import ProtocolError, read_line, write_line
+from csa.runner.hosts.frames import SUPERVISE, ProtocolError, read_line, write_line
 from csa.runner.hosts.jobs import find_job, name_of, take_back
 from csa.runner.hosts.schedulers import RUNNING, is_scheduler
-from csa.runner.hosts.supervising import SUPERVISE
 from csa.store.mirrors import is_host_name
 from csa.store.placements import list_placements
 

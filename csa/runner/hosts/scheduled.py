@@ -17,8 +17,8 @@ from csa.model.config import Config, Engine
 from csa.runner.hosts.code import Outgoing
 from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.jobs import Job, UnclearError, WithdrawnError, is_always_held, name_of, submit
-from csa.runner.hosts.placing import Begun, GoneError, StoppedError, Tether, first_line
 from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look, adapter_of
+from csa.runner.hosts.tether import Begun, GoneError, StoppedError, Tether, first_line
 from csa.store.mirrors import is_host_name
 from csa.structs import replace
 
