@@ -2,7 +2,9 @@
 
 With --on [HOST], what a turn on another host costs: one that does nothing, by a fake codex, after the same turn here;
 over a stand-in for ssh, and over ssh HOST, if that is given and has csa and a codex. With --sshd (as root), over a
-real ssh between two hosts of the tests' kind, with what `ssh HOST true` takes in the same rounds.
+real ssh between two hosts of the tests' kind, with what `ssh HOST true` takes in the same rounds. With --shared, ssh
+shares one connection among all. With --real, the tools are the real CLIs (CSA_REAL_CLIS as in make test-real), which
+greet a provider on each host's loopback.
 
 Prints how many events a second go through an outlet and an intake, beside `cat` of the same transcript into a file in
 the same round, and how long it takes until an event of a running turn can be read in the mirror.
@@ -23,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,8 @@ from csa.structs import replace
 
 CSA = str(Path(sys.executable).with_name("csa"))
 SESSION = "01JH4QWERT0000000000000000"
-ROUNDS, SINGLE, TURNS = 5, 100, 15
+ROUNDS, SINGLE, TURNS, REAL_TURNS = 5, 100, 15, 7
+SHARED_S = 3
 READ = 200  # of many records, those that lists may read
 _THEN = datetime(2026, 1, 1, tzinfo=UTC)  # the records' time
 _THEN_S = _THEN.timestamp()
@@ -106,7 +110,7 @@ def _place(hosts: list[str]) -> None:
             print(f"a turn: here {here_s * 1e3:.0f} ms, on {host} {there_s * 1e3:.0f} ms, {ratio:.1f}x")
 
 
-def _place_over_sshd() -> None:
+def _place_over_sshd(options: set[str]) -> None:
     """Print how long a turn takes on a host behind a real sshd, as a ratio to one here, and what of it is ssh's own."""
     from tests.realhosts import Hosts, make_openssh, why_not  # noqa: PLC0415  # only this needs it
 
@@ -122,19 +126,46 @@ def _place_over_sshd() -> None:
         config = home.tmp / "own.toml"
         config.write_text('[engines.n1]\ncode = "none"\n')
         home.env["CSA_CONFIG"] = str(config)
-        turn = ("run", "-q", "--tool", "codex", "hello")
-        ways = {
-            "a turn here": lambda: home.run(*turn),
-            "a turn on n1": lambda: home.run(*turn, "--on", "n1"),
-            "ssh n1 true": lambda: home.shell(["ssh", "n1", "true"]),
-        }
-        rounds = [[_timed(way) for way in ways.values()] for _ in range(TURNS + 1)][1:]
-        for what, seconds in zip(ways, zip(*rounds, strict=True), strict=True):
-            print(f"{what}: {statistics.median(seconds) * 1e3:.0f} ms")
-        ratios = [(there / here, (there - ssh) / here) for here, there, ssh in rounds]
-        whole, rest = (statistics.median(each) for each in zip(*ratios, strict=True))
-        print(f"on n1 {whole:.1f}x of here; without one ssh {rest:.1f}x")
-        hosts.close()
+        if "--shared" in options:
+            shares = f"Host *\nControlMaster auto\nControlPersist {SHARED_S}\nControlPath {home.tmp}/%C\n"
+            with (home.home / ".ssh" / "config").open("a") as file:
+                file.write(shares)
+        with ExitStack() as stack:
+            stack.callback(hosts.close)
+            tools, count = ["codex"], TURNS
+            if "--real" in options:
+                tools, count = _real_tools(stack, hosts), REAL_TURNS
+            for tool in tools:
+                _compare(home, tool, count)
+            if "--shared" in options:
+                time.sleep(SHARED_S + 1)
+
+
+def _real_tools(stack: ExitStack, hosts: Any) -> list[str]:
+    """Set the real CLIs up on both hosts; return their names."""
+    from tests.real.elsewhere import furnish, provider_on  # noqa: PLC0415  # only this needs it
+    from tests.real.workplace import TOOLS  # noqa: PLC0415  # likewise
+
+    for host in hosts.up("a", "n1"):
+        provider = provider_on(host)
+        stack.callback(provider.__exit__, None, None, None)
+        furnish(host, provider)
+    return [tool.name for tool in TOOLS]
+
+
+def _compare(home: Any, tool: str, count: int) -> None:
+    turn = ("run", "-q", "--tool", tool, "hello")
+    ways = {
+        "here": lambda: home.run(*turn),
+        "on n1": lambda: home.run(*turn, "--on", "n1"),
+        "ssh n1 true": lambda: home.shell(["ssh", "n1", "true"]),
+    }
+    rounds = [[_timed(way) for way in ways.values()] for _ in range(count + 1)][1:]
+    medians = (statistics.median(seconds) * 1e3 for seconds in zip(*rounds, strict=True))
+    print(f"{tool}: " + ", ".join(f"{what} {ms:.0f} ms" for what, ms in zip(ways, medians, strict=True)))
+    ratios = [(there / here, (there - ssh) / here) for here, there, ssh in rounds]
+    whole, rest = (statistics.median(each) for each in zip(*ratios, strict=True))
+    print(f"{tool}: on n1 {whole:.2f}x of here; without one ssh {rest:.2f}x", flush=True)
 
 
 def _timed(way: Callable[[], Any]) -> float:
@@ -301,9 +332,9 @@ def _write_session(session: str, number: int, parent: str | None) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--many"]:
         _many(int(sys.argv[2]), int((sys.argv[3:] or ["10"])[0]))
-    elif sys.argv[1:] == ["--on", "--sshd"]:
+    elif sys.argv[1:3] == ["--on", "--sshd"]:
         sys.path.insert(0, str(Path(__file__).parents[1]))
-        _place_over_sshd()
+        _place_over_sshd(set(sys.argv[3:]))
     elif sys.argv[1:2] == ["--on"]:
         _place(sys.argv[2:])
     elif sys.argv[1:2] == ["--intake"]:

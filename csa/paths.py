@@ -115,6 +115,17 @@ def _base_directory(environ: Mapping[str, str], variable: str, default: str) -> 
     return chosen if os.path.isabs(chosen) else os.path.join(home_pathname(environ), default)
 
 
+def is_project_path(name: object) -> bool:
+    """Say whether another host's word for a project can be its path, and leads nowhere else."""
+    if not (isinstance(name, str) and name.startswith("/") and "\0" not in name and os.path.normpath(name) == name):
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def store_dir(root: str, project: str) -> str:
     """Return the store of an absolute project path: the path itself, in the state root.
 

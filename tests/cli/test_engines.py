@@ -12,6 +12,7 @@ from csa.errors import CsaError
 from csa.model.config import Engine
 from csa.runner.hosts import jobs
 from csa.runner.hosts.acting import Answer
+from csa.runner.hosts.answers import begun_in
 from csa.runner.hosts.ending_there import kill_there
 from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.jobs import Job, UnclearError, submit
@@ -20,6 +21,7 @@ from csa.store.placements import list_placements
 from csa.store.sessions import Store, Target
 from csa.structs import replace
 from tests.cli.test_escrow import AWAY, Family
+from tests.store.support import IDS
 from tests.support import CSA, Place, wait_for
 
 BROKEN = """
@@ -203,6 +205,15 @@ def test_a_host_that_does_not_greet_is_given_up(monkeypatch: pytest.MonkeyPatch)
     with closing(link), pytest.raises(HostError, match=r"csa outlet on n1 has said nothing for 0.1 s") as failure:
         link.greeting()
     assert failure.value.hint == "csa hosts --check n1"
+
+
+@pytest.mark.parametrize("project", ["/../../home/me", "/srv/app/../../x", "srv", "/a\0b", "/\ud800", 7])
+def test_what_a_host_calls_a_project_leads_nowhere_else(project: object) -> None:
+    """It becomes a part of a path in its mirror."""
+    said = {"session_id": IDS[0], "turn": 1, "tool": "codex", "pid": 1, "project": "/srv/app"}
+    assert begun_in("n1", IDS[0], said)["project"] == "/srv/app"
+    with pytest.raises(HostError, match="makes no sense"):
+        begun_in("n1", IDS[0], {**said, "project": project})
 
 
 def test_an_answer_that_makes_no_sense_keeps_nobody_busy() -> None:

@@ -24,7 +24,7 @@ from typing import IO, Any
 from csa.errors import BusyError, CsaError, StateError
 from csa.ids import is_session_id
 from csa.ownership import open_private
-from csa.paths import NEW_PREFIX, OWN
+from csa.paths import NEW_PREFIX, OWN, is_project_path
 from csa.runner.hosts.frames import (
     SMALL_FILES,
     Frame,
@@ -205,7 +205,7 @@ class Intake:
     def _place(self, frame: Frame) -> tuple[Store, str]:
         """Return where a frame belongs; ProtocolError for a name that would lead out of the mirror."""
         project, session_id = str(frame.said.get("p")), str(frame.said.get("s"))
-        if not is_session_id(session_id) or not _is_project(project):
+        if not is_session_id(session_id) or not is_project_path(project):
             raise ProtocolError(f"The outlet names a session {session_id!r} in {project!r}.")
         return Store(self._root, project), session_id
 
@@ -285,15 +285,6 @@ def with_skew(greeting: Mapping[str, Any]) -> dict[str, Any]:
         "running": running if isinstance(running, int) else 0,
         "skew_s": round(at - time.time(), 3),
     }
-
-
-def _is_project(project: str) -> bool:
-    """Say whether that can be a project's path, and leads nowhere else."""
-    try:
-        os.fsencode(project)
-    except UnicodeEncodeError:
-        return False
-    return project.startswith("/") and "\0" not in project and os.path.normpath(project) == project
 
 
 def _begin_anew(session: str, at: Any) -> None:

@@ -23,6 +23,7 @@ from csa.runner.environment import outer_sandbox
 from csa.runner.hosts.code import Outgoing, outgoing
 from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.escrow import Escrow, reserve, settle_heard
+from csa.runner.hosts.passport import with_repository
 from csa.runner.hosts.placing import directory_there, order_of
 from csa.runner.hosts.scheduled import QueuedTether
 from csa.runner.hosts.schedulers import is_scheduler
@@ -219,11 +220,12 @@ def begin_there(
         order = order_of(
             context, where.request, escrow, session_id=where.session_id, directory=where.directory, wait_s=wait_s
         )
+        passport = with_repository(escrow.passport, context, where.engine)
         with nullcontext() if noted is None or is_scheduler(where.engine) else handled(_stop):
             if noted and not is_scheduler(where.engine):
                 heed(noted)
             begun = tether.begin(
-                order, passport=escrow.passport, code=where.code, before_sending=escrow.sent, meanwhile=meanwhile
+                order, passport=passport, code=where.code, before_sending=escrow.sent, meanwhile=meanwhile
             )
     except BaseException as error:
         if not tether.is_sent or (isinstance(error, CsaError) and not isinstance(error, HostError)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -10,10 +11,12 @@ from pathlib import Path
 from csa.errors import BusyError, ConfigError, CsaError, NotFoundError, StateError
 from csa.model.config import Engine
 from csa.model.limits import Budget
-from csa.model.placement import RESERVED, Placement
+from csa.model.placement import RESERVED, SENT, Placement
+from csa.runner.caller import Caller
 from csa.runner.context import Context
 from csa.runner.detach import AppearedError
-from csa.runner.hosts.escrow import Escrow, give_back
+from csa.runner.hosts.escrow import ON_ITS_WAY_S, Escrow, give_back, mirrored_of
+from csa.runner.hosts.fencing import is_fenced
 from csa.runner.hosts.fetching import fetch_work
 from csa.runner.hosts.placing import for_elsewhere
 from csa.runner.hosts.schedulers import is_scheduler
@@ -24,7 +27,9 @@ from csa.runner.hosts.tether import Begun
 from csa.runner.hosts.watching import Keeping, has_ended
 from csa.runner.request import RunRequest
 from csa.runner.turns.patience import try_until_free
+from csa.store.genealogy import find_record
 from csa.store.placements import find_placement, is_held, list_placements
+from csa.store.statefile import load_state
 
 Tell = Callable[[str], None]
 PARTS = 2  # of what the budgets above have: one goes along where nobody says how much, and one stays
@@ -164,21 +169,50 @@ def _watch(
     root, session_id, host = context.store.root, placement.session_id, placement.host
 
     def fetch() -> None:
-        with suppress(CsaError):  # its directory may be gone
-            _fetch(context_in(placement.directory or placement.project), engine, session_id, host)
+        with suppress(CsaError):  # its directory may be gone, or the session that has placed it
+            there = context_in(placement.directory or placement.project)
+            _fetch(there.on_behalf_of(_caller_of(root, placement)), engine, session_id, host)
 
     key = (f"{host}:{placement.there or ''}", session_id)
-    keeping.keep(engine, key, lambda: _is_settled(root, placement.id), fetch)
+    keeping.keep(engine, key, _Out(root, engine, placement).is_over, fetch)
 
 
-def _is_settled(root: Path, placement_id: str) -> bool:
-    """Say whether what a mirror's beat settles was: then the turn, and all below it there, have ended."""
-    try:
-        return find_placement(root, placement_id).is_settled
-    except NotFoundError:
-        return True
-    except StateError:
-        return False
+def _caller_of(root: Path, placement: Placement) -> Caller | None:
+    """Return who has placed it, and would have fetched its commits: an agent may not into any repository."""
+    if placement.parent is None:
+        return None
+    if (paths := find_record(root, placement.project, placement.parent)) is None:
+        raise NotFoundError(f"There is no session {placement.parent} any more, which has placed {placement.id}.")
+    return Caller(load_state(paths.state), paths, root)
+
+
+class _Out:
+    """A placement that nobody holds; its order may have been cut off, and then nobody knows of it but we."""
+
+    def __init__(self, root: Path, engine: Engine, placement: Placement) -> None:
+        self._root, self._engine, self._id = root, engine, placement.id
+        self._asks_at = time.monotonic() + ON_ITS_WAY_S
+
+    def is_over(self) -> bool:
+        """Say whether what a mirror's beat settles was: then the turn, and all below it there, have ended."""
+        try:
+            placement = find_placement(self._root, self._id)
+        except NotFoundError:
+            return True
+        except StateError:
+            return False
+        if placement.state == SENT and time.monotonic() > self._asks_at:
+            self._call_off(placement)
+        return placement.is_settled
+
+    def _call_off(self, placement: Placement) -> None:
+        """Give back what an order holds that has not arrived, and that its host then refuses for all time."""
+        self._asks_at = time.monotonic() + ON_ITS_WAY_S
+        if mirrored_of(self._root, placement).accounts():  # the session is there
+            return
+        with suppress(CsaError, OSError):
+            if is_fenced(self._engine, placement.id):
+                give_back(self._root, placement)
 
 
 def _fetch(context: Context, engine: Engine, session_id: str, host: str) -> None:
