@@ -11,8 +11,8 @@ the same round, and how long it takes until an event of a running turn can be re
 
 python bench/hosts.py --many SESSIONS [HOSTS] prints what finding some costs where mirrors of so many hosts (10) have
 so many sessions: one by its id, the newest 50, and those below a session here that has placed one. The first look makes
-the indexes of ids. With TMPDIR=/dev/shm 1,000,000 sessions are made in a minute, and take 2 GB: only records that are
-read have content.
+the indexes of ids. With TMPDIR=/dev/shm 1,000,000 sessions are made in a minute, and take 2 GB: only sessions that
+are read have content, that of three turns.
 """
 
 from __future__ import annotations

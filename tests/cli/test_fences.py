@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -192,6 +193,23 @@ def test_what_is_being_prepared_never_begins_after_a_kill(
     if is_held:
         assert (busy.wait().code != 0, remote.events(AWAY)[-1]["turn"]) == (True, 1)
     assert placed(place) == []
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("harm", ["purged", "damaged"])
+def test_an_order_that_is_lost_begins_nothing(remote: Place, harm: str) -> None:
+    """Its job waits for who holds it; but whoever asks for it would be told that it never came, or nothing."""
+    quiet = subprocess.DEVNULL
+    argv = [CSA, "supervise", "--job"]
+    with subprocess.Popen(argv, env=remote.environment(None), cwd="/", stdin=subprocess.PIPE, stdout=quiet) as process:
+        assert process.stdin
+        process.stdin.write(order_for(remote, OTHER, session_id=AWAY))
+        process.stdin.flush()
+        order = remote.state_root / ".orders" / f"{OTHER}.json"
+        wait_for(lambda: order.exists() and order.stat().st_size, "it is taken")
+        shutil.rmtree(order.parent) if harm == "purged" else order.write_bytes(order.read_bytes() + b"{\n")
+        assert process.wait() == 1
+    assert remote.ids() == []
 
 
 @pytest.mark.thorough

@@ -35,6 +35,7 @@ _POD_IS_GONE = "a pod is gone with its turn; csa show {host}:NAME shows what was
 _STEPS = (
     ("error from server (notfound)", _POD_IS_GONE),
     ("in a completed pod", _POD_IS_GONE),
+    ("container not found (", _POD_IS_GONE),
     (
         "remote host identification has changed",
         "{host} has another key than before; if that is right: ssh-keygen -R ADDRESS",

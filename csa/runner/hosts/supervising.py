@@ -207,9 +207,9 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
 
 
 def _refuse_cancelled(order: Order) -> None:
-    """Raise CsaError for an order that whoever placed it wants no more."""
+    """Raise CsaError for an order that whoever placed it wants no more, or could not find here any more."""
     known = order.known()
-    if known.get("refused") or known.get("cancel"):
+    if known.get("refused") or known.get("cancel") or order.is_lost():
         error = CsaError(f"Order {order.order_id} was cancelled before its turn had begun.")
         error.code = NOT_PLACED
         raise error
@@ -224,6 +224,7 @@ def _await_holder(order: Order, limit_s: float) -> None:
             error.code = NOT_PLACED
             raise error
         time.sleep(_LOOK_AT_HELD_S)
+        _refuse_cancelled(order)
 
 
 def _await_no_holder(order: Order, limit_s: float, linger_s: float) -> None:
