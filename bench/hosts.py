@@ -2,15 +2,17 @@
 
 With --on [HOST], what a turn on another host costs: one that does nothing, by a fake codex, after the same turn here;
 over a stand-in for ssh, and over ssh HOST, if that is given and has csa and a codex. With --sshd (as root), over a
-real ssh between two hosts of the tests' kind, with what `ssh HOST true` takes in the same rounds.
+real ssh between two hosts of the tests' kind, with what `ssh HOST true` takes in the same rounds. With --shared, ssh
+shares one connection among all. With --real, the tools are the real CLIs (CSA_REAL_CLIS as in make test-real), which
+greet a provider on each host's loopback.
 
 Prints how many events a second go through an outlet and an intake, beside `cat` of the same transcript into a file in
 the same round, and how long it takes until an event of a running turn can be read in the mirror.
 
 python bench/hosts.py --many SESSIONS [HOSTS] prints what finding some costs where mirrors of so many hosts (10) have
 so many sessions: one by its id, the newest 50, and those below a session here that has placed one. The first look makes
-the indexes of ids. With TMPDIR=/dev/shm 1,000,000 sessions are made in a minute, and take 2 GB: only records that are
-read have content.
+the indexes of ids. With TMPDIR=/dev/shm 1,000,000 sessions are made in a minute, and take 2 GB: only sessions that
+are read have content, that of three turns.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from csa.model.redaction import Redactor
-from csa.model.state import SessionState
+from csa.model.state import SessionState, ToolState, render_state
+from csa.model.usage import Usage
 from csa.runner.client import Csa
 from csa.runner.hosts.intake import Intake
 from csa.runner.hosts.outlet import write_having
@@ -38,13 +43,25 @@ from csa.store.held import build_session
 from csa.store.journal import Journal
 from csa.store.mirrors import Mirror, find_mirrors, mirror_for
 from csa.store.sessions import Store
+from csa.store.tomlfile import render_toml
 from csa.structs import replace
 
 CSA = str(Path(sys.executable).with_name("csa"))
 SESSION = "01JH4QWERT0000000000000000"
-ROUNDS, SINGLE, TURNS = 5, 100, 15
+ROUNDS, SINGLE, TURNS, REAL_TURNS = 5, 100, 15, 7
+SHARED_S = 3
 READ = 200  # of many records, those that lists may read
-_THEN_S = 1767225600.0  # the records' time, in Unix seconds
+_THEN = datetime(2026, 1, 1, tzinfo=UTC)  # the records' time
+_THEN_S = _THEN.timestamp()
+_TURN: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("run_started", {"tool": "codex", "cwd": "/srv/app", "argv": ["x" * 1200], "prompt": "y" * 800}),
+    ("agent_message", {"text": "z" * 400}),
+    (
+        "run_finished",
+        {"status": "succeeded", "exit_code": 0, "tool": "codex", "summary": "z" * 200, "duration_s": 0.129}
+        | {"started_at": "2026-01-01T00:00:00.000Z", "denied": [], "usage": {"input_tokens": 1001, "cost_usd": None}},
+    ),
+)
 PAUSE_S = 0.03  # between two events, which come at any moment of a look
 
 
@@ -93,7 +110,7 @@ def _place(hosts: list[str]) -> None:
             print(f"a turn: here {here_s * 1e3:.0f} ms, on {host} {there_s * 1e3:.0f} ms, {ratio:.1f}x")
 
 
-def _place_over_sshd() -> None:
+def _place_over_sshd(options: set[str]) -> None:
     """Print how long a turn takes on a host behind a real sshd, as a ratio to one here, and what of it is ssh's own."""
     from tests.realhosts import Hosts, make_openssh, why_not  # noqa: PLC0415  # only this needs it
 
@@ -109,19 +126,46 @@ def _place_over_sshd() -> None:
         config = home.tmp / "own.toml"
         config.write_text('[engines.n1]\ncode = "none"\n')
         home.env["CSA_CONFIG"] = str(config)
-        turn = ("run", "-q", "--tool", "codex", "hello")
-        ways = {
-            "a turn here": lambda: home.run(*turn),
-            "a turn on n1": lambda: home.run(*turn, "--on", "n1"),
-            "ssh n1 true": lambda: home.shell(["ssh", "n1", "true"]),
-        }
-        rounds = [[_timed(way) for way in ways.values()] for _ in range(TURNS + 1)][1:]
-        for what, seconds in zip(ways, zip(*rounds, strict=True), strict=True):
-            print(f"{what}: {statistics.median(seconds) * 1e3:.0f} ms")
-        ratios = [(there / here, (there - ssh) / here) for here, there, ssh in rounds]
-        whole, rest = (statistics.median(each) for each in zip(*ratios, strict=True))
-        print(f"on n1 {whole:.1f}x of here; without one ssh {rest:.1f}x")
-        hosts.close()
+        if "--shared" in options:
+            shares = f"Host *\nControlMaster auto\nControlPersist {SHARED_S}\nControlPath {home.tmp}/%C\n"
+            with (home.home / ".ssh" / "config").open("a") as file:
+                file.write(shares)
+        with ExitStack() as stack:
+            stack.callback(hosts.close)
+            tools, count = ["codex"], TURNS
+            if "--real" in options:
+                tools, count = _real_tools(stack, hosts), REAL_TURNS
+            for tool in tools:
+                _compare(home, tool, count)
+            if "--shared" in options:
+                time.sleep(SHARED_S + 1)
+
+
+def _real_tools(stack: ExitStack, hosts: Any) -> list[str]:
+    """Set the real CLIs up on both hosts; return their names."""
+    from tests.real.elsewhere import furnish, provider_on  # noqa: PLC0415  # only this needs it
+    from tests.real.workplace import TOOLS  # noqa: PLC0415  # likewise
+
+    for host in hosts.up("a", "n1"):
+        provider = provider_on(host)
+        stack.callback(provider.__exit__, None, None, None)
+        furnish(host, provider)
+    return [tool.name for tool in TOOLS]
+
+
+def _compare(home: Any, tool: str, count: int) -> None:
+    turn = ("run", "-q", "--tool", tool, "hello")
+    ways = {
+        "here": lambda: home.run(*turn),
+        "on n1": lambda: home.run(*turn, "--on", "n1"),
+        "ssh n1 true": lambda: home.shell(["ssh", "n1", "true"]),
+    }
+    rounds = [[_timed(way) for way in ways.values()] for _ in range(count + 1)][1:]
+    medians = (statistics.median(seconds) * 1e3 for seconds in zip(*rounds, strict=True))
+    print(f"{tool}: " + ", ".join(f"{what} {ms:.0f} ms" for what, ms in zip(ways, medians, strict=True)))
+    ratios = [(there / here, (there - ssh) / here) for here, there, ssh in rounds]
+    whole, rest = (statistics.median(each) for each in zip(*ratios, strict=True))
+    print(f"{tool}: on n1 {whole:.2f}x of here; without one ssh {rest:.2f}x", flush=True)
 
 
 def _timed(way: Callable[[], Any]) -> float:
@@ -139,8 +183,6 @@ def _turn(environ: dict[str, str], place: Path, *words: str) -> float:
 
 
 def _state() -> SessionState:
-    from datetime import UTC, datetime  # noqa: PLC0415  # only this needs it
-
     now = datetime.now(UTC)
     return SessionState(session_id=SESSION, project_path="/p", created_at=now, last_accessed=now, schema=1)
 
@@ -243,29 +285,56 @@ def _ulid(number: int) -> str:
 
 def _many_states(root: Path, hosts: int, count: int) -> None:
     """Make so many sessions in the mirrors of so many hosts. The one in the middle has a parent here."""
-    text = 'schema = 1\nproject_path = "/srv/app"\ncreated_at = 2026-01-01T00:00:00Z\n'
-    parent = f'[genealogy]\nparent_session_id = "{SESSION}"\ndepth = 1\n'
     for host in range(hosts):
         mirror = mirror_for(str(root), f"h{host}")
         Path(mirror.pathname, ".mirror").mkdir(parents=True)
-        sessions = Store(mirror.pathname, "/srv/app").sessions_dir
-        os.makedirs(sessions)
+        store = Store(mirror.pathname, "/srv/app")
+        os.makedirs(store.sessions_dir)
         for number in range(host, count, hosts):
-            os.mkdir(session := f"{sessions}/{_ulid(number)}")
-            with open(state := f"{session}/state.toml", "w") as file:
-                if number == count // 2 or number >= count - READ:
-                    used = f"last_accessed = 2026-01-01T00:00:00.{number:06d}Z\n"
-                    file.write(f'meta_session_id = "{_ulid(number)}"\n{text}{used}')
-                    file.write(parent * (number == count // 2))
-            os.utime(state, (_THEN_S + number / 1e6,) * 2)
+            os.mkdir(session := f"{store.sessions_dir}/{_ulid(number)}")
+            if number == count // 2 or number >= count - READ:
+                _write_session(session, number, SESSION if number == count // 2 else None)
+                Path(session, "home.json").write_text('{"state":"not_alive","owner":null}')
+            else:
+                open(f"{session}/state.toml", "w").close()
+            os.utime(f"{session}/state.toml", (_THEN_S + number / 1e6,) * 2)
+
+
+def _write_session(session: str, number: int, parent: str | None) -> None:
+    """Write the files of a session that has had three turns, as lists read them."""
+    used = _THEN + timedelta(microseconds=number)
+    tool = ToolState(provider_session_id=f"{number:032x}", cwd="/srv/app", last_exit_code=0, updated_at=used)
+    state = SessionState(
+        session_id=_ulid(number),
+        project_path="/srv/app",
+        created_at=_THEN,
+        last_accessed=used,
+        description=f"number {number}",
+        owner="me@host",
+        permission="edit",
+        turns=3,
+        parent_session_id=parent,
+        depth=int(parent is not None),
+        max_depth=5,
+        tools={"codex": replace(tool, totals={"input_tokens": 3003, "cached_tokens": 0, "output_tokens": number})},
+        usage=Usage(input_tokens=3003, output_tokens=number, turns_unpriced=3),
+        duration_s=0.406,
+        schema=1,
+    )
+    Path(session, "state.toml").write_bytes(render_toml(render_state(state)))
+    with Path(session, "transcript.jsonl").open("w") as file:
+        for turn in range(1, 4):
+            for kind, data in _TURN:
+                line = {"v": 1, "seq": 1, "ts": "2026-01-01T00:00:00.000Z", "type": kind, "turn": turn, "data": data}
+                file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--many"]:
         _many(int(sys.argv[2]), int((sys.argv[3:] or ["10"])[0]))
-    elif sys.argv[1:] == ["--on", "--sshd"]:
+    elif sys.argv[1:3] == ["--on", "--sshd"]:
         sys.path.insert(0, str(Path(__file__).parents[1]))
-        _place_over_sshd()
+        _place_over_sshd(set(sys.argv[3:]))
     elif sys.argv[1:2] == ["--on"]:
         _place(sys.argv[2:])
     elif sys.argv[1:2] == ["--intake"]:

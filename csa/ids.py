@@ -4,10 +4,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _ORDER = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_ALPHABET = frozenset(_ORDER)
+_ALPHABET, _LETTERS = frozenset(_ORDER), _ORDER.encode()
 ID_LENGTH = 26
 ENTROPY_BYTES = 10
 _TIME_LENGTH = 10
@@ -16,6 +16,13 @@ _TIME_LENGTH = 10
 def is_session_id(text: str) -> bool:
     """Say whether `text` is a canonical ULID; anything else in a sessions directory is not a session."""
     return len(text) == ID_LENGTH and text[0] in "01234567" and _ALPHABET.issuperset(text)
+
+
+def session_ids_in(names: Iterable[str]) -> list[str]:
+    """Return those of many names that are canonical ULIDs; usually all, which is found out about all at once."""
+    found = [name for name in names if len(name) == ID_LENGTH and name[0] in "01234567"]
+    text = "".join(found).encode("ascii", "replace")
+    return [*filter(is_session_id, found)] if text.translate(None, _LETTERS) else found
 
 
 def may_be_id(text: str) -> bool:

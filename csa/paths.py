@@ -115,6 +115,17 @@ def _base_directory(environ: Mapping[str, str], variable: str, default: str) -> 
     return chosen if os.path.isabs(chosen) else os.path.join(home_pathname(environ), default)
 
 
+def is_project_path(name: object) -> bool:
+    """Say whether another host's word for a project can be its path, and leads nowhere else."""
+    if not (isinstance(name, str) and name.startswith("/") and "\0" not in name and os.path.normpath(name) == name):
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def store_dir(root: str, project: str) -> str:
     """Return the store of an absolute project path: the path itself, in the state root.
 
@@ -132,8 +143,8 @@ def plain_store_dir(root: str, project: str) -> str:
 
 
 def project_of_store(root: str, store: str) -> str:
-    """Return the project of a store."""
-    names = os.path.relpath(store, root).split("/")
+    """Return the project of a store, which is the state root or below it."""
+    names = store[len(root) :].strip("/").split("/")
     plain = [name[1:] if name.startswith("=") and _is_taken(names, at) else name for at, name in enumerate(names)]
     return os.path.normpath(f"/{'/'.join(plain)}")
 

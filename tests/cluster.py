@@ -17,6 +17,7 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import IO, Any
@@ -39,17 +40,25 @@ _OPENAPI = {
     "info": {"title": "Kubernetes", "version": "v1"},
     "paths": {"/apis/batch/v1/namespaces/{namespace}/jobs/{name}": {"patch": _PATCH}},
 }
+# As recorded in fixtures/recordings/kubernetes.
+_FAILED = {
+    "status": "True",
+    "reason": "BackoffLimitExceeded",
+    "message": "Job has reached the specified backoff limit",
+}
+_REVIEW = "authorization.k8s.io/v1"
 _VERBS = ["create", "delete", "get", "list", "patch", "watch"]
 
 
 class Pod:
     """A container that runs, or waits, and what the cluster says of it."""
 
-    def __init__(self, job: Json, home: str, environ: dict[str, str]) -> None:
-        self.name = f"{job['metadata']['name']}-x7k2p"
+    def __init__(self, job: Json, home: str, environ: dict[str, str], suffix: str = "x7k2p") -> None:
+        self.name = f"{job['metadata']['name']}-{suffix}"
         template = job["spec"]["template"]
         self.labels, (self._container,) = template["metadata"]["labels"], template["spec"]["containers"]
         self._home, self._environ = home, environ
+        self._made_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -65,6 +74,7 @@ class Pod:
         if (code := self.process.poll()) is None:
             return {"running": {"startedAt": "2026-11-30T12:00:00Z"}}
         reason = "Error" if code else "Completed"
+        code = 128 - code if code < 0 else code
         return {"terminated": {"exitCode": code, "reason": reason, "startedAt": "2026-11-30T12:00:00Z"}}
 
     def to_json(self) -> Json:
@@ -77,7 +87,7 @@ class Pod:
             message = "0/1 nodes are available: 1 Insufficient memory."
             why = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
             status["conditions"] = [why]
-        metadata = {"name": self.name, "namespace": "agents", "labels": self.labels, "creationTimestamp": None}
+        metadata = {"name": self.name, "namespace": "agents", "labels": self.labels, "creationTimestamp": self._made_at}
         spec = {"containers": [{"name": "csa", "image": "i"}]}
         return {"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": spec, "status": status}
 
@@ -101,6 +111,8 @@ class Cluster:
         self.pods: dict[str, Pod] = {}
         self.asked: list[str] = []
         self.is_full = False
+        self.refusal: Json | None = None  # what is said to who creates a job
+        self.denied: set[tuple[bytes, bytes]] = set()  # verbs, of which things
         cluster = self
 
         class Handler(_Handler):
@@ -128,7 +140,8 @@ class Cluster:
         job["metadata"] |= {"namespace": "agents", "uid": name, "creationTimestamp": "2026-11-30T12:00:00Z"}
         job["status"] = {}
         self.jobs[name] = job
-        self.pods[name] = Pod(job, self.home, self.environ)
+        pod = Pod(job, self.home, self.environ)
+        self.pods[pod.name] = pod
         self.schedule()
         return job
 
@@ -138,9 +151,26 @@ class Cluster:
             if not self.is_full and pod.process is None:
                 pod.start()
 
+    def replace(self, pod: Pod, meanwhile: Callable[[], object]) -> None:
+        """Have it killed, and another one begun in its place, as a cluster may."""
+        pod.end(signal.SIGKILL)
+        meanwhile()
+        (job,) = self.jobs.values()
+        new = Pod(job, self.home, self.environ, "q4w8z")
+        new.start()
+        self.pods[new.name] = new
+
+    def remove(self, pod: Pod) -> None:
+        """End a pod, as `kubectl delete pod` and evictions do: its job has failed then, and makes no other."""
+        pod.end()
+        (job,) = self.jobs.values()
+        job["status"] = {"failed": 1, "conditions": [{"type": kind, **_FAILED} for kind in ("FailureTarget", "Failed")]}
+        del self.pods[pod.name]
+
     def delete(self, name: str) -> None:
-        if pod := self.pods.pop(name, None):
+        for pod in [each for each in self.pods.values() if each.labels["csa-order"] == name]:
             pod.end()
+            del self.pods[pod.name]
         self.jobs.pop(name, None)
 
     def stop(self) -> None:
@@ -195,8 +225,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._missing(words)
 
     def do_POST(self) -> None:
-        job = json.loads(self._body())
-        self._say(self.cluster.create(job), 201)
+        body, cluster = self._body(), self.cluster
+        if self.path.partition("?")[0] == f"/apis/{_REVIEW}/selfsubjectaccessreviews":  # in the binary form
+            is_denied = any(verb in body and thing in body for verb, thing in cluster.denied)
+            said = {"kind": "SelfSubjectAccessReview", "apiVersion": _REVIEW, "spec": {}}
+            self._say({**said, "status": {"allowed": not is_denied}}, 201)
+        elif cluster.refusal:
+            self._say(cluster.refusal, cluster.refusal["code"])
+        else:
+            self._say(cluster.create(json.loads(body)), 201)
 
     def do_DELETE(self) -> None:
         self._body()

@@ -124,7 +124,7 @@ class Host(Place):
         self.home = tmp / "home"
         self._switch, self._openssh = switch, openssh
         self._process: subprocess.Popen[bytes] | None = None
-        self._pid = 0
+        self.first_pid = 0
         self._ports = 0
         self._port = ""
         for directory in (self.home / ".ssh", self.project / ".git", tmp / "etc", tmp / "tmp", tmp / "same"):
@@ -138,12 +138,12 @@ class Host(Place):
 
     def prepare(self, argv: list[str], cwd: Path) -> tuple[list[str], Path | None]:
         """Have a command run there."""
-        self._tell_logins()
-        return ["nsenter", "--target", str(self._pid), *_NAMESPACES, "env", "-C", str(cwd), *argv], None
+        self.tell_logins()
+        return ["nsenter", "--target", str(self.first_pid), *_NAMESPACES, "env", "-C", str(cwd), *argv], None
 
     def script(self, *rules: Json, strict: bool = False) -> None:
         super().script(*rules, strict=strict)
-        self._tell_logins()
+        self.tell_logins()
 
     def git(self, *words: str, cwd: Path | None = None) -> str:
         """Run git there, which must succeed."""
@@ -157,7 +157,7 @@ class Host(Place):
         """Start it, with a boot id that it has not had; it can be reached then."""
         assert self._process is None, f"{self.name} is up"
         (self.tmp / "etc" / "boot_id").write_text(f"{uuid.uuid4()}\n")
-        self._tell_logins()
+        self.tell_logins()
         openssh = self._openssh
         words = [self.name, self.tmp, self.tmp.parent, self.address, openssh.sshd, openssh.libraries]
         since_boot = [f"--boottime=-{int(time.clock_gettime(time.CLOCK_BOOTTIME))}"]
@@ -165,7 +165,7 @@ class Host(Place):
         process = self._process = _start([*unshare, "sh", *words], self.tmp / "boot.log")
         assert process.stdin
         _expect(process, "mounted", self.tmp / "boot.log")
-        (self._pid,) = children_of(process.pid)
+        (self.first_pid,) = children_of(process.pid)
         self._plug_in()
         process.stdin.write(b"go on\n")
         process.stdin.flush()
@@ -174,7 +174,7 @@ class Host(Place):
     def kill(self) -> None:
         """Kill its first process: everything there ends at once, and nobody is told."""
         assert self._process is not None, f"{self.name} is down"
-        os.kill(self._pid, signal.SIGKILL)
+        os.kill(self.first_pid, signal.SIGKILL)
         self._wait()
 
     def start_again(self) -> None:
@@ -205,7 +205,7 @@ class Host(Place):
 
     def everyone(self) -> set[int]:
         """Return the processes there, by their pids here."""
-        there = os.stat(f"/proc/{self._pid}/ns/pid").st_ino
+        there = os.stat(f"/proc/{self.first_pid}/ns/pid").st_ino
         return {int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _pid_namespace(pid) == there}
 
     def close(self) -> None:
@@ -247,7 +247,8 @@ class Host(Place):
             (self.tmp / "bin" / "ssh").chmod(0o755)
             self.env["PATH"] = f"{self.tmp}/bin:{self.env['PATH']}"
 
-    def _tell_logins(self) -> None:
+    def tell_logins(self) -> None:
+        """Have logins get what `env` has now."""
         lines = [f"{name}={value}\n" for name, value in self.env.items() if name not in {"HOME", "USER"}]
         (self.home / ".ssh" / "environment").write_text("".join(lines))
 
@@ -255,7 +256,7 @@ class Host(Place):
         self._ports += 1
         self._port = f"{self.name}-{self._ports}"
         own = f"02:00:0a:11:00:{NAMES.index(self.name):02x}"  # a reboot does not change it
-        peer = ("peer", "name", "eth0", "address", own, "netns", str(self._pid))
+        peer = ("peer", "name", "eth0", "address", own, "netns", str(self.first_pid))
         self._ip("link", "add", self._port, "master", "switch", "up", "type", "veth", *peer)
 
     def _ip(self, *words: str) -> None:

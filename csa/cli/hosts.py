@@ -270,7 +270,7 @@ def execute_outlet(arguments: argparse.Namespace) -> int:
 
     client = open_client()
     out = sys.stdout.buffer
-    write_line(out, greeting(client.store.root, _installed(client)))
+    write_line(out, greeting(client.context))
     out.flush()
     if arguments.hello:
         return 0
@@ -281,20 +281,6 @@ def execute_outlet(arguments: argparse.Namespace) -> int:
     if arguments.follow:
         outlet.follow(wait_for_end(sys.stdin.fileno()))
     return 0
-
-
-def _installed(client: Csa) -> list[str]:
-    from csa.runner.toolbox import adapter_names, find_adapter, find_command  # noqa: PLC0415  # as above
-
-    config, environ = client.context.config, client.context.environ
-    found = []
-    for name in adapter_names(config):
-        try:
-            if find_command(find_adapter(name, config), config, environ):
-                found.append(name)
-        except CsaError:  # a tool that cannot be used is not listed; csa doctor says why
-            continue
-    return found
 
 
 def configure_intake(parser: argparse.ArgumentParser) -> None:

@@ -19,8 +19,8 @@ from csa.runner.client import Csa
 from csa.runner.context import Context
 from csa.runner.hosts.escrow import Escrow
 from csa.runner.hosts.fetching import fetch_work
-from csa.runner.hosts.placing import Begun, Tether
 from csa.runner.hosts.sending import Where, has_code, recording, unseen
+from csa.runner.hosts.tether import Begun, Tether
 from csa.runner.hosts.watching import LOOK_AT_END_S, SEEN_WITHIN_S, Watching
 from csa.runner.on_finish import FollowUp
 from csa.runner.session import Session
@@ -143,9 +143,10 @@ class Watch:
                     progress.begin(self._subject())
                 try:
                     tasks.start_soon(progress.keep_fresh)
+                    await self._show_new(progress)
                     while not self._is_over():
-                        await self._show_new(progress)
                         await anyio.sleep(_LOOK_S)
+                        await self._show_new(progress)
                         if self._lags():
                             await anyio.to_thread.run_sync(self._sync.catch_up, self._tether.engine_now())
                             await self._show_new(progress)

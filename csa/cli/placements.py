@@ -16,9 +16,7 @@ from csa.model.state import parse_time
 from csa.model.wording import elapsed, money, tokens
 from csa.runner.client import Csa
 from csa.runner.hosts.escrow import release
-from csa.runner.hosts.fencing import is_fenced
-from csa.runner.hosts.jobs import cancel_order, name_of
-from csa.runner.hosts.schedulers import is_scheduler
+from csa.runner.hosts.fencing import find_order, is_fenced
 from csa.runner.hosts.syncing import Sync
 from csa.store.liveness import HEARTBEAT_FRESH_S
 from csa.store.mirrors import mirror_for
@@ -42,15 +40,13 @@ def print_placed(client: Csa, hosts: list[str], *, json: bool) -> int:
 
 def release_placed(client: Csa, selector: str, *, force: bool, json: bool) -> int:
     """Give one back."""
+    root = client.store.root
 
     def ask(placement: Placement) -> bool:
         tell("csa", f"asking {placement.host}")
-        engine = client.context.config.engine(placement.host)
-        if is_scheduler(engine):
-            if cancel_order(engine, name_of(placement.id)):
-                return True
-            words = f"The job of session {placement.session_id} was cancelled, and nobody knows whether it had begun."
-            raise BusyError(words, hint=f"csa hosts --release {placement.id} --force")
+        placement, engine = find_order(root, client.context.config, placement)
+        if engine is None:
+            return True
         refused = is_fenced(engine, placement.id)
         try:
             Sync(client.store.root_pathname, engine).once()
@@ -59,7 +55,7 @@ def release_placed(client: Csa, selector: str, *, force: bool, json: bool) -> in
                 raise  # otherwise another process keeps it up to date
         return refused
 
-    given = release(client.store.root, selector, ask, force=force)
+    given = release(root, selector, ask, force=force)
     if json:
         print_json(_to_json(given))
     else:

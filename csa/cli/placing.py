@@ -17,20 +17,27 @@ from csa.model.limits import Budget
 from csa.process.wakeup import noted_signals
 from csa.runner.client import Csa
 from csa.runner.detach import AppearedError
+from csa.runner.hosts.engines import Link
 from csa.runner.hosts.escrow import Escrow, settle_heard
 from csa.runner.hosts.jobs import WithdrawnError, words_of
-from csa.runner.hosts.placing import Begun, StoppedError, Tether, for_elsewhere
-from csa.runner.hosts.schedulers import is_scheduler
+from csa.runner.hosts.placing import for_elsewhere
 from csa.runner.hosts.sending import Where, begin_there, find_where, heed, reserve_for, tether_to, where_appeared
 from csa.runner.hosts.syncing import Sync
+from csa.runner.hosts.tether import Begun, StoppedError, Tether
 from csa.runner.hosts.watching import Watching
 from csa.runner.on_finish import FollowUp
 from csa.runner.request import RunRequest
 from csa.runner.turns.patience import try_until_free
+from csa.structs import replace
 
 
-def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, host: str | None) -> int:
-    """Run the turn on the host that is named, or that a session's name names; return its exit code."""
+def run_there(
+    client: Csa, request: RunRequest, arguments: argparse.Namespace, host: str | None, link: Link | None
+) -> int:
+    """Run the turn on the host that is named, or that a session's name names; return its exit code.
+
+    `link` is to a host that is being reached: that one, as far as is known.
+    """
     request = for_elsewhere(client.context, request)
     if arguments.queue or arguments.steal:
         raise UsageError("--queue and --steal are for sessions of this host.", hint=f"ssh {host} csa run --queue ...")
@@ -40,6 +47,8 @@ def run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, h
             raise UsageError("--on-finish runs here when a turn has ended; with --detach nobody waits for that.")
     after = None if arguments.detach else follow_up(client, arguments)
     where = find_where(client.context, request, host, arguments.cd)
+    if link and link.engine == where.engine:
+        where = replace(where, link=link)
     if arguments.dry_run:
         _print_plan(where, as_json=arguments.json)
         return 0
@@ -88,8 +97,6 @@ def _place(
 ) -> int:
     warn(where.code.warnings if where.code else ())
     sync = Watching(client.store.root_pathname)
-    if not (arguments.detach or is_scheduler(where.engine)):
-        sync.begin(where.engine)
     try:
         while True:
             try:
@@ -143,7 +150,10 @@ def _place_once(
 
     context, is_detached = client.context, arguments.detach
     queue_s = where.engine.queue_s if client.caller else None
-    tether = tether_to(context, where, escrow, is_detached=is_detached, queue_s=queue_s, noted=noted, tell=announce)
+    watching = None if is_detached else sync
+    tether = tether_to(
+        context, where, escrow, is_detached=is_detached, queue_s=queue_s, noted=noted, tell=announce, watching=watching
+    )
     try:
         begun = begin_there(
             context, where, escrow, tether, wait_s=arguments.wait, noted=noted, warn=warn, meanwhile=_load

@@ -112,9 +112,13 @@ def run_turn(arguments: argparse.Namespace) -> int:
 
 
 def _run_there(client: Csa, request: RunRequest, arguments: argparse.Namespace, host: str | None) -> int:
-    from csa.cli.placing import run_there  # noqa: PLC0415  # most turns run here
+    from csa.runner.hosts.ahead import reached_ahead  # noqa: PLC0415  # most turns run here
 
-    return run_there(client, request, arguments, host)
+    named = host or (request.session or "").rpartition(":")[0]
+    with reached_ahead(client.context.config, "" if arguments.dry_run or arguments.wait else named) as link:
+        from csa.cli.placing import run_there  # noqa: PLC0415  # while the host is being reached
+
+        return run_there(client, request, arguments, host, link)
 
 
 def _run_here(client: Csa, request: RunRequest, arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from csa.cli.output import STATUS_STYLES, Style, can_redraw, cut, one_line, print_json, shorten, terminal_width
 from csa.cli.selecting import add_hosts, find_projects, open_client
 from csa.cli.views.live import group, lay_out
-from csa.cli.views.naming import called, doing_of
+from csa.cli.views.naming import called, doing_of, place_of
 from csa.cli.views.table import Column, Table, columns_for
 from csa.model.wording import describe, elapsed, size
 from csa.paths import home, make_path, state_root
@@ -58,7 +58,7 @@ def execute_ps(arguments: argparse.Namespace) -> int:
     find = partial(find_projects, with_retired=False)
     sessions = LiveSessions(_finder(arguments, find), describe)
     infos = sessions.running(others=_others(arguments))
-    lines = [_Line(info, _place(info.store), _resources(info)) for info in infos]
+    lines = [_Line(info, place_of(info.store, home(os.environ)), _resources(info)) for info in infos]
     if arguments.json:
         print_json([_to_json(line) for line in lines])
     elif lines:
@@ -134,10 +134,6 @@ def _others(arguments: argparse.Namespace) -> int:
 def _resources(info: SessionInfo) -> Resources | None:
     owner = info.owner
     return measure_trees([owner.process]) if owner and owner.is_local and not info.store.host else None
-
-
-def _place(store: Store) -> str:
-    return (f"{store.host}:" if store.host else "") + shorten(store.project_pathname, home(os.environ))
 
 
 def _to_json(line: _Line) -> dict[str, object]:

@@ -282,9 +282,10 @@ def _current(client: Csa, stores: list[Store]) -> dict[str, str | None]:
 
 
 def _places(client: Csa, stores: list[Store]) -> dict[str, str]:
+    from csa.cli.views.naming import place_of  # noqa: PLC0415  # JSON needs none of it
+
     user_home = home(client.context.environ)
-    places = {store.pathname: shorten(store.project_pathname, user_home) for store in stores}
-    return {store.pathname: (f"{store.host}:" if store.host else "") + places[store.pathname] for store in stores}
+    return {store.pathname: place_of(store, user_home) for store in stores}
 
 
 def _watch(client: Csa, limit: int | None) -> int:

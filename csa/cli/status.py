@@ -42,7 +42,6 @@ TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     import argparse
 
-    from csa.model.worktree import Worktree
     from csa.store.turns import ConversationRecord
 
 _LABEL_WIDTH = 12
@@ -165,7 +164,7 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
         for label, value in (
             ("owner", state.owner),
             ("branch", state.branch),
-            ("worktree", state.worktree and _worktree(state.worktree, place)),
+            ("worktree", _worktree(card.info, place)),
             ("permission", state.permission),
             ("template", card.last_turn and card.last_turn.template),
             ("shared", _SHARED.get(str(state.shared), "")),
@@ -191,10 +190,12 @@ def _fields(card: SessionCard, now: datetime, place: Callable[[Path], str]) -> I
         yield "" if index else "denied", f"turn {turn}: {what}"
 
 
-def _worktree(tree: Worktree, place: Callable[[Path], str]) -> str:
-    """Return where a session's worktree is, what it was made from, and what has become of its work."""
+def _worktree(info: SessionInfo, place: Callable[[Path], str]) -> str:
+    """Return where a session's worktree is, what it was made from, and what has become of its work; empty without."""
+    if (tree := info.worktree) is None:
+        return ""
     origin = f"from {tree.target or 'a detached HEAD'} ({tree.base[:_SHORT]})"
-    gone = "" if os.path.isdir(tree.path) else ", gone"
+    gone = "" if info.store.host or os.path.isdir(tree.path) else ", gone"
     landed = f", landed {tree.landed[:_SHORT]}" if tree.landed else ""
     refused = f", refused: {tree.refused.kind}" if tree.refused else ""
     return f"{place(Path(tree.path))} {origin}{gone}{landed}{refused}"

@@ -8,6 +8,7 @@ import sys
 import time
 
 from csa import __version__
+from csa.cli.ourselves import own_command
 from csa.cli.selecting import open_client
 
 
@@ -24,11 +25,10 @@ def execute(arguments: argparse.Namespace) -> int:
     from csa.runner.hosts.frames import PROTOCOL, write_line  # noqa: PLC0415  # `csa completion` loads every command
 
     out, node = sys.stdout.buffer, os.uname().nodename
-    write_line(
-        out, {"csa": "supervise", "protocol": PROTOCOL, "version": __version__, "node": node, "time": time.time()}
-    )
+    known = {"protocol": PROTOCOL, "version": __version__, "node": node, "time": time.time()}
+    write_line(out, {"csa": "supervise", **known, "feeds": arguments.hold is None})
     out.flush()  # first of all: the other side goes on meanwhile
-    context = open_client().context
+    context = open_client(command=own_command()).context  # which need not be on the PATH of agents here
     if arguments.hold is None:
         from csa.runner.hosts.supervising import supervise  # noqa: PLC0415  # as above
 

@@ -19,12 +19,14 @@ from csa.model.recordkeys import (
     amounts_of,
     count_of,
     ids_in,
+    is_table,
     optional,
     optional_id,
     path_in,
     paths_in,
     required,
     table_of,
+    values_in,
 )
 from csa.model.usage import Usage, counted
 from csa.model.worktree import Refused, Task, Worktree, render_task, render_worktree, words_of
@@ -32,11 +34,17 @@ from csa.structs import Struct, field, fields, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    from csa.model.recordkeys import Kinds
+
+    _T = TypeVar("_T")
 
 SCHEMA = 1
 SEALED_SCHEMA = 2  # of a session that is encrypted, so that a csa that cannot open it leaves it alone
 _NO_LIMITS, _NO_BUDGET, _NO_WINDOW = Limits(), Budget(), ContextWindow()
+_OF_USAGE = frozenset(fields(Usage))
 _UNKNOWN = counted(None)  # what the turns of another implementation have used
 
 
@@ -89,9 +97,9 @@ class SessionState(Struct, kw_only=True):
     max_depth: int | None = None  # the limit when it was created; applies to its children
     is_compacted: bool = False  # at some time; the conversation continues from a summary
     last_compacted_at: str | None = None  # a string, as in other implementations
-    limits: Limits = field(default_factory=Limits)  # those of its last turn; they apply to its children
-    budget: Budget = field(default_factory=Budget)  # of the session and everything below it
-    window: ContextWindow = field(default_factory=ContextWindow)
+    limits: Limits = _NO_LIMITS  # those of its last turn; they apply to its children
+    budget: Budget = _NO_BUDGET  # of the session and everything below it
+    window: ContextWindow = _NO_WINDOW
     worktree: Worktree | None = None  # its own, not one that it merely works in
     task: Task | None = None  # of the plan that its parent runs
     tools: Mapping[str, ToolState] = field(default_factory=dict)
@@ -127,62 +135,25 @@ def parse_state(record: Mapping[str, Any]) -> SessionState:
     if schema is not None and schema > SEALED_SCHEMA:
         words = f"version {schema} was written by a newer csa (this one reads {SEALED_SCHEMA})"
         raise NewerSchemaFault("schema", words)
-    genealogy = table_of(record, "genealogy")
-    context = table_of(record, "context_status")
-    usage = table_of(record, "usage")
     session_id = required(record, "meta_session_id", str)
     if not is_session_id(session_id):
         raise RecordFault("meta_session_id", f"'{session_id}' is not a ULID")
-    depth = optional(genealogy, "depth", int) or 0
-    if depth < 0:
-        raise RecordFault("genealogy.depth", f"{depth} is negative")
-    turn_count, turns = (count_of(record, key) for key in ("turn_count", "turns"))
-    created_at = _optional_time(record, "created_at") or _time_of(session_id)
-    return SessionState(
-        session_id=session_id,
-        project_path=path_in(record, "project_path") or required(record, "project_path", str),
-        created_at=created_at,
-        last_accessed=_optional_time(record, "last_accessed") or created_at,
-        description=optional(record, "description", str) or "",
-        name=optional(record, "name", str),
-        owner=optional(record, "owner", str),
-        branch=optional(record, "branch", str),
-        permission=optional(record, "permission", str),
-        ask=optional(record, "ask", bool),
-        shared=optional(record, "shared", bool),
-        extra_writable=paths_in(record, "extra_writable"),
-        ephemeral=optional(record, "ephemeral", bool) or False,
-        pinned=optional(record, "pinned", bool) or False,
-        expires_at=_optional_time(record, "expires_at"),
-        closed_at=parse_time(record.get("closed_at")),
-        phase=optional(record, "phase", str) or "active",
-        retired_at=parse_time(record.get("retired_at")),
-        retired_phase=optional(record, "retired_phase", str),
-        turns=max(turns or 0, turn_count or 0),
-        turn_count=turn_count,
-        parent_session_id=optional_id(genealogy, "parent_session_id"),
-        parent_project=path_in(genealogy, "parent_project"),
-        parent_host=optional(genealogy, "parent_host", str),
-        above=ids_in(genealogy, "above"),
-        root_session_id=optional_id(genealogy, "root_session_id"),
-        fork_of=optional_id(genealogy, "fork_of") or optional_id(genealogy, "fork_of_session_id"),
-        merged_from=ids_in(genealogy, "merged_from"),
-        depth=depth,
-        max_depth=optional(genealogy, "max_depth", int),
-        is_compacted=optional(context, "is_compacted", bool) or False,
-        last_compacted_at=_time_text(context.get("last_compacted_at")),
-        limits=parse_limits(table_of(record, "limits")),
-        budget=_parse_budget(table_of(record, "budget")),
-        window=_parse_window(table_of(record, "context_window")),
-        worktree=_parse_worktree(table_of(record, "worktree")),
-        task=_parse_task(table_of(record, "task")),
-        tools={name: _parse_tool(name, table) for name, table in table_of(record, "tools").items()},
-        usage=_parse_usage(usage) if usage or schema is not None else _strange_usage(record),
-        duration_s=float(amount_in(usage, "usage", "duration_s", (int, float))),
-        schema=schema,
-        sealed_at=parse_time(record.get("sealed_at")),
-        sealed_seq=count_of(record, "sealed_seq"),
-    )
+    required(record, "project_path", str)
+    given = values_in(record, _RECORD)
+    given |= values_in(table_of(record, "genealogy"), _GENEALOGY)
+    given |= values_in(table_of(record, "context_status"), _CONTEXT)
+    given["session_id"] = session_id
+    if "created_at" not in given:
+        given["created_at"] = _time_of(session_id)
+    given.setdefault("last_accessed", given["created_at"])
+    given["turns"] = max(given.get("turns", 0), given.get("turn_count", 0))
+    if other := given.pop("fork_of_session_id", None):
+        given.setdefault("fork_of", other)
+    given["window"] = _parse_window(table_of(record, "context_window"))
+    usage = table_of(record, "usage")
+    given["usage"] = _parse_usage(usage) if usage or schema is not None else _strange_usage(record)
+    given["duration_s"] = float(amount_in(usage, "usage", "duration_s", (int, float)))
+    return SessionState(**given)  # with keywords beside these it would take three times as long
 
 
 def render_state(state: SessionState) -> dict[str, Any]:
@@ -244,6 +215,8 @@ def render_state(state: SessionState) -> dict[str, Any]:
 
 def parse_time(value: Any) -> datetime | None:
     """Read a TOML date-time or an RFC 3339 string as UTC; None if it is neither, or out of range."""
+    if type(value) is datetime and value.tzinfo is UTC:  # as csa writes it
+        return value
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -251,8 +224,6 @@ def parse_time(value: Any) -> datetime | None:
             return None
     if not isinstance(value, datetime):
         return None
-    if value.tzinfo is UTC:  # as csa writes it
-        return value
     try:
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:
@@ -273,20 +244,13 @@ def _time_text(value: Any) -> str | None:
 
 
 def _parse_tool(name: str, table: Any) -> ToolState:
-    if not isinstance(table, Mapping):
+    if not is_table(table):
         raise RecordFault(f"tools.{name}", "is not a table")
-    totals = table.get("totals")
-    return ToolState(
-        provider_session_id=optional(table, "provider_session_id", str) or None,
-        cwd=optional(table, "cwd", str),
-        account=optional(table, "account", str),
-        model=optional(table, "model", str) or None,
-        effort=optional(table, "effort", str) or None,
-        last_action_summary=optional(table, "last_action_summary", str),
-        last_exit_code=optional(table, "last_exit_code", int),
-        updated_at=parse_time(table.get("updated_at")),
-        totals=amounts_of(f"tools.{name}.totals", totals) if isinstance(totals, Mapping) else None,
-    )
+    given = values_in(table, _TOOL)
+    given.setdefault("last_action_summary", None)
+    if is_table(totals := table.get("totals")):
+        given["totals"] = amounts_of(f"tools.{name}.totals", totals)
+    return ToolState(**given)
 
 
 def _render_tool(tool: ToolState) -> dict[str, Any]:
@@ -304,7 +268,7 @@ def _render_tool(tool: ToolState) -> dict[str, Any]:
 
 
 def _parse_usage(table: Mapping[str, Any]) -> Usage:
-    return Usage.from_dict(amounts_of("usage", {key: table[key] for key in fields(Usage) if key in table}))
+    return Usage.from_dict(amounts_of("usage", {key: table[key] for key in table if key in _OF_USAGE}))
 
 
 def _strange_usage(record: Mapping[str, Any]) -> Usage:
@@ -386,6 +350,17 @@ def _parse_task(table: Mapping[str, Any]) -> Task | None:
     return Task(name=required(table, "name", str), digest=required(table, "digest", str))
 
 
+def _parse_tools(record: Mapping[str, Any], key: str) -> dict[str, ToolState]:
+    return {name: _parse_tool(name, table) for name, table in table_of(record, key).items()}
+
+
+def _parse_depth(table: Mapping[str, Any], key: str) -> int:
+    depth = optional(table, key, int) or 0
+    if depth < 0:
+        raise RecordFault("genealogy.depth", f"{depth} is negative")
+    return depth
+
+
 def _time_of(session_id: str) -> datetime:
     """Return when an id was made."""
     try:
@@ -394,7 +369,7 @@ def _time_of(session_id: str) -> datetime:
         raise RecordFault("created_at", "is missing, and the id does not contain a valid time") from None
 
 
-def _optional_time(record: Mapping[str, Any], key: str) -> datetime | None:
+def _strict_time(record: Mapping[str, Any], key: str) -> datetime | None:
     value = record.get(key)
     moment = parse_time(value)
     if isinstance(value, datetime) and moment is None:
@@ -402,3 +377,49 @@ def _optional_time(record: Mapping[str, Any], key: str) -> datetime | None:
     if value is not None and moment is None:
         raise RecordFault(key, f"{value!r} is not a time")
     return moment
+
+
+def _lenient_time(record: Mapping[str, Any], key: str) -> datetime | None:
+    return parse_time(record[key])
+
+
+def _some_text(record: Mapping[str, Any], key: str) -> str | None:
+    return optional(record, key, str) or None
+
+
+def _in_table(parse: Callable[[Mapping[str, Any]], _T]) -> Callable[[Mapping[str, Any], str], _T]:
+    return lambda record, key: parse(table_of(record, key))
+
+
+# The keys that are read as fields of the same name: see `values_in`.
+_RECORD: Kinds = {
+    "project_path": path_in,
+    **dict.fromkeys(("description", "name", "owner", "branch", "permission", "retired_phase"), str),
+    **dict.fromkeys(("ask", "shared", "ephemeral", "pinned"), bool),
+    **dict.fromkeys(("created_at", "last_accessed", "expires_at"), _strict_time),
+    **dict.fromkeys(("closed_at", "retired_at", "sealed_at"), _lenient_time),
+    **dict.fromkeys(("turns", "turn_count", "sealed_seq"), count_of),
+    "schema": int,
+    "extra_writable": paths_in,
+    "phase": lambda record, key: _some_text(record, key) or "active",
+    "limits": _in_table(parse_limits),
+    "budget": _in_table(_parse_budget),
+    "worktree": _in_table(_parse_worktree),
+    "task": _in_table(_parse_task),
+    "tools": _parse_tools,
+}
+_GENEALOGY: Kinds = {
+    **dict.fromkeys(("parent_session_id", "root_session_id", "fork_of", "fork_of_session_id"), optional_id),
+    **dict.fromkeys(("above", "merged_from"), ids_in),
+    "parent_project": path_in,
+    "parent_host": str,
+    "depth": _parse_depth,
+    "max_depth": int,
+}
+_CONTEXT: Kinds = {"is_compacted": bool, "last_compacted_at": lambda context, key: _time_text(context[key])}
+_TOOL: Kinds = {
+    **dict.fromkeys(("provider_session_id", "model", "effort"), _some_text),
+    **dict.fromkeys(("cwd", "account", "last_action_summary"), str),
+    "last_exit_code": int,
+    "updated_at": _lenient_time,
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from csa.structs import Struct, asdict, replace
+from csa.structs import Struct, asdict, fields, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -57,15 +57,13 @@ class Usage(Struct):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Usage:
         """Read the keys of `to_sum`; missing or invalid ones count as none."""
-        cost, unpriced = number_of(data.get("cost_usd")), count_of(data.get("turns_unpriced"))
-        return cls(
-            count_of(data.get("input_tokens")),
-            count_of(data.get("output_tokens")),
-            count_of(data.get("cached_tokens")),
-            _known(float(cost) if cost is not None else None, unpriced),
-            count_of(data.get("turns_unmeasured")),
-            unpriced,
-        )
+        known: dict[str, Any] = {key: count_of(data[key]) for key in data if key in _COUNTS}
+        if (cost := number_of(data.get("cost_usd"))) is not None:
+            known["cost_usd"] = _known(float(cost), known.get("turns_unpriced", 0))
+        return cls(**known)
+
+
+_COUNTS = frozenset(fields(Usage)) - {"cost_usd"}
 
 
 def counted(usage: Usage | None) -> Usage:

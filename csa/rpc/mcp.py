@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from csa import __version__
+from csa.errors import CsaError
 from csa.model.schemas.mcp import BY_NAME, INSTRUCTIONS, TEMPLATES, TOOLS, VERSIONS
 from csa.rpc.jsonrpc import INVALID_PARAMS, Call, Connection, Later, RpcError, take_stdio
 
@@ -88,7 +90,10 @@ class Server:
 
         with self._loading:
             if self._tools is None:
-                elsewhere = Elsewhere(Keeping(self._client_for(None).store.root_pathname))
+                client = self._client_for(None)
+                elsewhere = Elsewhere(Keeping(client.store.root_pathname))
+                with suppress(CsaError):  # the calls that need what is wrong say so
+                    elsewhere.take_up(client, self._client_for)
                 self._tools = Tools(self._client_for, elsewhere, attaches=True)
         return self._tools
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 from csa.runner.attached import Placed, start_placed
+from csa.runner.client import Csa
 from csa.runner.context import Context
-from csa.runner.hosts.placing import Begun
-from csa.runner.hosts.starting import PARTS, budget_of, start_watched
-from csa.runner.hosts.watching import SEEN_WITHIN_S, Keeping
+from csa.runner.hosts.starting import PARTS, budget_of, start_watched, take_up
+from csa.runner.hosts.tether import Begun
+from csa.runner.hosts.watching import SEEN_WITHIN_S, Keeping, has_ended
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
 
@@ -21,6 +24,17 @@ class Elsewhere:
     def __init__(self, keeping: Keeping) -> None:
         self._keeping = keeping
         self._attached: list[Placed] = []
+
+    def take_up(self, client: Csa, client_for: Callable[[str], Csa]) -> None:
+        """Watch what was placed from this project, by who asks here, and is watched by nobody. Raises as `take_up`."""
+        project, caller = client.store.project_pathname, client.caller
+        parent = caller and caller.session_id
+        take_up(
+            client.context,
+            self._keeping,
+            lambda directory: client_for(directory).context,
+            lambda each: (each.project, each.parent) == (project, parent),
+        )
 
     def start(self, context: Context, request: RunRequest, on: str, *, is_detached: bool) -> str:
         """Start a turn on a host, or on one that a scheduler finds; return `HOST:ID`, which is in the mirror then.
@@ -45,7 +59,9 @@ class Elsewhere:
     def watch(self, context: Context, session: Session) -> None:
         """Keep the mirror of a session's host up to date until it has ended; nothing is to be done for one of here."""
         if (host := session.store.host) and session.liveness().state != "not_alive":
-            self._keeping.keep(context.config.engine(host), session.target, 0)
+            store, session_id = session.target
+            is_over = partial(has_ended, store, session_id, 0)
+            self._keeping.keep(context.config.engine(host), store.key(session_id), is_over)
 
 
 def _when_seen(context: Context, begun: Begun | Placed) -> str:

@@ -31,7 +31,7 @@ class Caller(Struct):
     """The session in which csa was called.
 
     If it is on another `host`, `state` is what its passport says, there are no files, and `above` are it and its
-    ancestors (csa/runner/hosts/passport.py).
+    ancestors (csa/runner/hosts/passport.py). `repository` is one that it may use, as that host has found out.
     """
 
     state: SessionState
@@ -39,6 +39,7 @@ class Caller(Struct):
     root: Path  # the state root
     host: str | None = None
     above: tuple[str, ...] = ()
+    repository: str | None = None
 
     @property
     def session_id(self) -> str:

@@ -23,8 +23,6 @@ from csa.runner.context import Context
 from csa.runner.detach import error_to_json, request_from_json
 from csa.runner.hosts.escrow import Escrow, settle_heard
 from csa.runner.hosts.fetching import fetch_work
-from csa.runner.hosts.placing import Begun, StoppedError, Tether
-from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.sending import (
     begin_there,
     find_where,
@@ -36,6 +34,7 @@ from csa.runner.hosts.sending import (
     unseen,
 )
 from csa.runner.hosts.sharing import part_of_budgets
+from csa.runner.hosts.tether import Begun, StoppedError, Tether
 from csa.runner.hosts.watching import LOOK_AT_END_S, SEEN_WITHIN_S, Watching
 from csa.runner.ordered import client_for
 from csa.runner.turns.patience import try_until_free
@@ -99,8 +98,6 @@ class _Placing:
         where, sync = self._where, self._sync
         for warning in where.code.warnings if where.code else ():
             _tell(warning)
-        if not is_scheduler(where.engine):
-            sync.begin(where.engine)
         wait_s = self._order["wait_s"] or 0
         try:
             with try_until_free(self._reserved, limit_s=wait_s, tell=_tell, check=lambda: heed(self._noted)) as escrow:
@@ -121,7 +118,9 @@ class _Placing:
     def _place(self, escrow: Escrow) -> int:
         context, where, noted = self._context, self._where, self._noted
         queue_s, wait_s = self._order["queue_s"], self._order["wait_s"]
-        tether = tether_to(context, where, escrow, is_detached=False, queue_s=queue_s, noted=noted, tell=_tell)
+        tether = tether_to(
+            context, where, escrow, is_detached=False, queue_s=queue_s, noted=noted, tell=_tell, watching=self._sync
+        )
         try:
             begun = begin_there(context, where, escrow, tether, wait_s=wait_s, noted=noted, warn=_warn)
             _say({**begun.to_json(), "host": begun.host})

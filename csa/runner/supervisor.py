@@ -11,6 +11,7 @@ process ends; it may say why before. Queued prompts follow it here, while the ca
 from __future__ import annotations
 
 import codecs
+import gc
 import json
 import math
 import os
@@ -320,4 +321,6 @@ def _redirect(path: str, fd: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    gc.freeze()  # the process ends here, and who waits for that would wait for another garbage collection
+    sys.exit(code)

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.errors import ConfigError, StateError, ToolUnavailableError, UsageError
+from csa.errors import ConfigError, CsaError, StateError, ToolUnavailableError, UsageError
 from csa.model.adapter import Adapter, Login, LoginJudge, LoginRequest
 from csa.model.config import Config
 from csa.model.configkeys import AUTO, NATIVE
@@ -186,6 +186,16 @@ def installed_agents(config: Config, environ: Mapping[str, str]) -> list[Adapter
     others = sorted(known_agents().keys() - {*adapter_names(config)})
     found = [find_adapter(name, config) for name in others]
     return [adapter for adapter in found if find_command(adapter, config, environ)]
+
+
+def startable_tools(config: Config, environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the tools that can be started; csa doctor says why others cannot."""
+    found = []
+    for name in adapter_names(config):
+        with suppress(CsaError):
+            if find_command(find_adapter(name, config), config, environ):
+                found.append(name)
+    return found
 
 
 def choose_tool(

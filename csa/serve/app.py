@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from csa.runner.turns.ahead import load_at_once
 from csa.serve.assets import find_asset, load
 from csa.serve.attachments import Attachment
 from csa.serve.chatapi import CHAT_HANDLERS, Updates, find_chat
+from csa.serve.elsewhere import take_up_elsewhere
 from csa.serve.guard import TOKEN, Application, Guard, Receive, Scope, Send, only_reads, send_error
 from csa.serve.handlers import HANDLERS, transcript_of
 from csa.serve.problems import RequestError, failure_of
@@ -47,6 +48,7 @@ class Api:
 
     def __init__(self, served: Served, tokens: Tokens, hosts: frozenset[str], *, read_only: bool) -> None:
         self.served = served
+        self._read_only = read_only
         self.ending = asyncio.Event()  # the server is about to end: streams do
         self.watch = Watch(served.fleet, secrets.token_hex(4))
         self.channels: Channels
@@ -74,6 +76,8 @@ class Api:
             self._tasks = tasks
             tasks.start_soon(self.watch.run)
             tasks.start_soon(anyio.to_thread.run_sync, _load_rest)
+            if not self._read_only:
+                tasks.start_soon(anyio.to_thread.run_sync, take_up_elsewhere, self.served)
             yield
             tasks.cancel_scope.cancel()
 
@@ -131,10 +135,18 @@ class Api:
 
     async def _call(self, route: Route, asked: Asked) -> Any:
         kind = "s" if route.name in _STARTING else "e" if route.name in _ENDING else "r"
-        is_far = route.access == ACT and ("on" in asked.body or self.served.is_elsewhere(asked.path.get("id", "")))
-        if asked.body.get("wait_s") or route.name in _LONG or is_far:
+        may_wait = asked.body.get("wait_s") or asked.body.get("tree")  # a tree may be on hosts that do not answer
+        if may_wait or route.name in _LONG or await self._is_far(route, asked, kind):
             kind = "w"
-        call = partial(_CALLS[route.name], self.served, asked)
+        return await self._in_thread(partial(_CALLS[route.name], self.served, asked), kind)
+
+    async def _is_far(self, route: Route, asked: Asked, kind: str) -> bool:
+        """Say whether another host has to do it, which may take long."""
+        if route.access != ACT or "on" in asked.body or "id" not in asked.path:
+            return "on" in asked.body
+        return bool(await self._in_thread(partial(self.served.is_elsewhere, asked.path["id"]), kind))
+
+    async def _in_thread(self, call: Callable[[], Any], kind: str) -> Any:
         return await anyio.to_thread.run_sync(call, limiter=self._limiters[kind], abandon_on_cancel=True)
 
     async def _stream(self, route: Route, asked: Asked, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -10,7 +11,7 @@ from csa.errors import CsaError, MirroredError, NotFoundError
 from csa.runner.client import Csa
 from csa.runner.hosts.acting import do_there
 from csa.runner.hosts.fetching import fetch_work
-from csa.runner.hosts.starting import PARTS, start_watched
+from csa.runner.hosts.starting import PARTS, start_watched, take_up
 from csa.runner.hosts.syncing import Sync
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
@@ -45,6 +46,16 @@ def start_elsewhere(
     goes_on = request.session is not None  # else a request that comes again would be a turn more
     begun = start_watched(client.context, request, on, served.keeping, wait_s=wait_s, parts=PARTS, goes_on=goes_on)
     return begun.to_json()
+
+
+def take_up_elsewhere(served: Served) -> None:
+    """Watch what was placed on other hosts, and that nobody watches, as after a server that was killed."""
+    if not served.fleet.is_served(ELSEWHERE):
+        return
+    try:
+        take_up(served.client().context, served.keeping, lambda directory: served.client(directory).context)
+    except (CsaError, OSError) as error:
+        logging.getLogger(__name__).warning("what runs on other hosts is not watched: %s", error)
 
 
 def edit_there(served: Served, session: Session, body: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from csa.errors import MirroredError, NotFoundError, RetiredError, UsageError
+from csa.errors import CsaError, MirroredError, NotFoundError, RetiredError, UsageError
 from csa.ids import may_be_id
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.client import Csa
@@ -110,9 +110,11 @@ class Served:
         return found
 
     def is_elsewhere(self, typed: str) -> bool:
-        """Say whether an id, or `HOST:NAME`, is that of a session of another host."""
-        hosts = {store.host for store in self.fleet.stores if store.has(typed)} if typed else set()
-        return ":" in typed or (bool(hosts) and None not in hosts)
+        """Say whether what is in a path means a session of another host; it looks at many files."""
+        try:
+            return ":" in typed or self._find(self.client().context, typed, retired=True).store.host is not None
+        except CsaError:  # whoever acts on it is told
+            return False
 
     def _find(self, context: Context, typed: str, *, retired: bool) -> Session:
         if ":" in typed:  # in no name and no id

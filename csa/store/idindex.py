@@ -18,36 +18,29 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from array import array
 from binascii import crc32
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from heapq import merge
 from itertools import takewhile
-from pathlib import Path
 from typing import overload
 
 from csa.errors import StateError
-from csa.ids import ID_LENGTH, is_session_id
-from csa.ownership import open_private
+from csa.ids import ID_LENGTH
 from csa.paths import OWN
 from csa.procfs import boot_id
 from csa.store.atomic import open_regular, read_regular, stamp_of
-from csa.store.listed import Listed, list_directory, walk, written_at
-from csa.store.locks import is_locked
-from csa.store.mirrors import HOST_FILE, LOCK_FILE
-from csa.structs import Struct, asdict, field
+from csa.store.listed import Listed, list_directory
+from csa.store.mirrors import HOST_FILE
+from csa.structs import Struct, field
 
 IDS_FILE, PLACES_FILE = f"{OWN}/ids", f"{OWN}/ids.json"
 WORTH = 100  # sessions: of fewer there is no index
-_MOST_NOTED = 64  # sessions; of more the ids are written again
 _VERSION = 1
-_ABANDONED_S = 3600
 _SMALL_BYTES = 1 << 16
 _MOST_OPEN = 64
-_BLOCK = 256  # ids, or times, that are read at once
-_LONG_AGO_NS = 10_000_000_000
+_BLOCK, _FIRST_BLOCK = 256, 16  # ids, or times, that are read at once
 _TIME, _NUMBER = array("d").itemsize, array("I").itemsize
 
 
@@ -63,7 +56,7 @@ class Place(Struct, frozen=False):
     noted: list[str] = field(default_factory=list)  # those whose records were written since, beside the added ones
 
 
-class _Ids:
+class IdsFile:
     """The file of ids, with its stamp. A small one is read at once; so is a large one if many are open."""
 
     open = 0
@@ -71,11 +64,11 @@ class _Ids:
     def __init__(self, fd: int, stamp: str) -> None:
         self._fd, self.stamp = fd, stamp
         self._content: bytes | None = None
-        _Ids.open += 1
+        IdsFile.open += 1
         if not self.is_as_written:
             return
         size = os.fstat(fd).st_size
-        if size <= _SMALL_BYTES or _Ids.open > _MOST_OPEN:
+        if size <= _SMALL_BYTES or IdsFile.open > _MOST_OPEN:
             self._content = os.pread(fd, size, 0)
             self._close()
 
@@ -121,14 +114,14 @@ class IndexedIds(Sequence[str]):
         if not -len(self) <= at < len(self):
             raise IndexError(at)
         at %= len(self)
-        return self._between(at, at + 1)[0]
+        return self._at(at) if at < self._count else self._added[at - self._count]
 
     def __iter__(self) -> Iterator[str]:
         return self._from(0)
 
     def __reversed__(self) -> Iterator[str]:
-        for stop in range(len(self), 0, -_BLOCK):
-            yield from reversed(self._between(max(0, stop - _BLOCK), stop))
+        for start, stop in _from_end(len(self)):
+            yield from reversed(self._between(start, stop))
 
     def __contains__(self, session_id: object) -> bool:
         from bisect import bisect_left  # noqa: PLC0415  # as below
@@ -161,18 +154,22 @@ class IndexedIds(Sequence[str]):
         """Yield the times of those that were not noted, last first."""
         times_at = self._first + self._count * ID_LENGTH
         whose_at = times_at + self._count * _TIME
-        for stop in range(self._count, 0, -_BLOCK):
-            start = max(0, stop - _BLOCK)
+        for start, stop in _from_end(self._count):
             times, whose = array("d"), array("I")
             times.frombytes(self._ids.read((stop - start) * _TIME, times_at + start * _TIME))
             whose.frombytes(self._ids.read((stop - start) * _NUMBER, whose_at + start * _NUMBER))
             for at, which in zip(reversed(times), reversed(whose), strict=True):
-                if (session_id := self[which]) not in self._noted:
+                if (session_id := self._at(which)) not in self._noted:
                     yield at, session_id
 
     def _from(self, start: int) -> Iterator[str]:
-        for at in range(start, len(self), _BLOCK):
-            yield from self._between(at, min(at + _BLOCK, len(self)))
+        size = _FIRST_BLOCK
+        while start < len(self):
+            yield from self._between(start, min(start + size, len(self)))
+            start, size = start + size, _BLOCK
+
+    def _at(self, at: int) -> str:
+        return self._ids.read(ID_LENGTH, self._first + at * ID_LENGTH).decode("ascii")
 
     def _between(self, start: int, stop: int) -> list[str]:
         last = min(stop, self._count)
@@ -181,22 +178,31 @@ class IndexedIds(Sequence[str]):
         return found + self._added[max(0, start - self._count) : max(0, stop - self._count)]
 
 
+def _from_end(count: int) -> Iterator[tuple[int, int]]:
+    """Yield the blocks of so many, the last first: few are looked at where there are many hosts."""
+    size, stop = _FIRST_BLOCK, count
+    while stop:
+        start = max(0, stop - size)
+        yield start, stop
+        size, stop = _BLOCK, start
+
+
 class Index(Struct, frozen=False):
     """The index of a mirror: its directories, by their pathnames in it, with the file of ids."""
 
     root: str
     places: dict[str, Place]
-    ids: _Ids
+    ids: IdsFile
     host: str  # the stamp of `host.json`, since when the times are right
 
     @property
     def has_times(self) -> bool:
-        return self.host == _stamp(f"{self.root}/{HOST_FILE}")
+        return self.host == stamp_at(f"{self.root}/{HOST_FILE}")
 
     def place(self, directory: str) -> Place | None:
         """Return what is known of a directory, if that is as it was."""
         place = self.places.get(directory[len(self.root) :])
-        return place if place and place.stamp == _stamp(directory) else None
+        return place if place and place.stamp == stamp_at(directory) else None
 
     def look(self, directory: str) -> Listed | None:
         """Return what is in a directory, if that is known."""
@@ -213,12 +219,12 @@ _opened: dict[str, tuple[str, Index]] = {}  # by their roots, with the stamps of
 
 def open_index(root: str) -> Index | None:
     """Return the index of a mirror; None if there is none, or none that can be believed."""
-    stamp = _stamp(f"{root}/{PLACES_FILE}")
+    stamp = stamp_at(f"{root}/{PLACES_FILE}")
     if known := _opened.get(root):
         if known[0] == stamp and known[1].ids.is_as_written:
             return known[1]
         del _opened[root]
-    if not stamp or (index := _load(root)) is None:
+    if not stamp or (index := load_index(root)) is None:
         return None
     _opened[root] = stamp, index
     return index
@@ -235,116 +241,33 @@ def ids_in(root: str, directory: str, prefix: str) -> Sequence[str] | None:
     return listed.ids.starting_with(prefix) if isinstance(listed.ids, IndexedIds) else None
 
 
-def _load(root: str) -> Index | None:
+def load_index(root: str) -> Index | None:
+    """Return the index of a mirror, which nobody else has; None as of `open_index`."""
     try:
         written, _, text = read_regular(f"{root}/{PLACES_FILE}").partition(b"\n")
         if int(written, 16) != crc32(text):
             return None
         said = json.loads(text)
-        ids = _Ids(open_regular(f"{root}/{IDS_FILE}"), said["ids"])
-        if said["made"] != _made() or not ids.is_as_written:
+        ids = IdsFile(open_regular(f"{root}/{IDS_FILE}"), said["ids"])
+        if said["made"] != made_under() or not ids.is_as_written:
             return None
         return Index(root, {at: Place(**each) for at, each in said["places"].items()}, ids, said["host"])
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):  # damaged, or of another csa
         return None
 
 
-def _made() -> list[object]:
+@lru_cache(1)
+def made_under() -> list[object]:
     """Return what an index must have been made under: after a power cut, files may be older than others."""
     return [_VERSION, sys.byteorder, boot_id()]
 
 
-def _save(index: Index) -> None:
-    """Write what is known of the directories."""
-    places = {at: asdict(place) for at, place in index.places.items()}
-    said = {"made": _made(), "ids": index.ids.stamp, "host": index.host, "places": places}
-    text = json.dumps(said).encode()
-    os.close(_replace(f"{index.root}/{PLACES_FILE}", [b"%08x\n" % crc32(text), text]))
-
-
-def _replace(pathname: str, content: Iterable[bytes]) -> int:
-    """Replace a file, by whichever thread; return its descriptor. Its time is one that no later change gives it."""
-    from threading import get_ident  # noqa: PLC0415  # readers need none of it
-
-    place, _, name = pathname.rpartition("/")
-    temporary = Path(f"{place}/.{name}.{os.getpid()}-{get_ident()}.tmp")
-    fd = open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.writelines(content)
-        _set_back(fd)
-        os.replace(temporary, pathname)
-    except BaseException:
-        os.close(fd)
-        temporary.unlink(missing_ok=True)
-        raise
-    return fd
-
-
-def _set_back(what: str | int) -> str:
-    """Give a file or directory a time that no later change gives it; return its stamp."""
-    then = time.time_ns() - _LONG_AGO_NS
-    os.utime(what, ns=(then, then))
-    return stamp_of(os.stat(what))
-
-
-def _stamp(pathname: str) -> str:
+def stamp_at(pathname: str) -> str:
     """Return what is different when a file or directory has changed; empty if there is none."""
     try:
         return stamp_of(os.stat(pathname))
     except OSError:
         return ""
-
-
-def _write(root: str, before: Index | None, host: str) -> Index | None:
-    """Write an index, with what another one has of what it still knows; None if it is not worth it.
-
-    Nobody else may write records meanwhile, or `host`, the stamp of `host.json`, must have been taken before.
-    """
-    found: dict[str, tuple[str, Listed]] = {}
-
-    def look(directory: str) -> Listed:
-        known = before.place(directory) if before else None
-        if before and known:
-            stamp, listed = known.stamp, before.listed(known)
-        else:
-            stamp = _set_back(directory)
-            listed = list_directory(directory)
-            if _stamp(directory) != stamp:  # it is being changed by somebody else
-                stamp = ""
-        found[directory] = stamp, listed
-        return listed
-
-    for _ in walk(root, look):
-        pass
-    if sum(len(listed.ids) for _, listed in found.values()) < WORTH:
-        _remove(root)
-        return None
-    places, parts, first = {}, [], 0
-    for directory, (stamp, listed) in found.items():
-        part = _part(directory, listed.ids)
-        places[directory[len(root) :]] = Place(stamp, listed.has_session, listed.below, first, len(listed.ids))
-        parts.append(part)
-        first += len(part)
-    fd = _replace(f"{root}/{IDS_FILE}", parts)
-    index = Index(root, places, _Ids(fd, stamp_of(os.fstat(fd))), host)
-    _save(index)
-    return index
-
-
-def _part(directory: str, ids: Sequence[str]) -> bytes:
-    """Return what there is of a directory in the file of ids."""
-    known = ids.times() if isinstance(ids, IndexedIds) else {}
-    names = list(ids)
-    times = [known[each] if each in known else written_at(f"{directory}/{each}") for each in names]
-    order = sorted(range(len(names)), key=times.__getitem__)
-    sorted_times = array("d", [times[each] for each in order])
-    return "".join(names).encode() + sorted_times.tobytes() + array("I", order).tobytes()
-
-
-def _remove(root: str) -> None:
-    for name in (PLACES_FILE, IDS_FILE):  # in this order
-        Path(f"{root}/{name}").unlink(missing_ok=True)
 
 
 class Reader:
@@ -364,90 +287,9 @@ class Reader:
         return found
 
     def end(self) -> None:
-        """Write the index if that is worth it, and nobody keeps it: a reader may be killed, or may not write."""
+        """Have the index written if that is worth it: a reader may be killed, or may not write."""
         has_times = self._index is not None and self._index.has_times
-        if self._listed < WORTH and (has_times or self._seen < WORTH):
-            return
-        host = _stamp(f"{self._root}/{HOST_FILE}")  # before the look at the lock: whoever takes that replaces it
-        with suppress(OSError, StateError):
-            if not is_locked(Path(f"{self._root}/{LOCK_FILE}")):
-                _write(self._root, self._index, host)
+        if self._listed >= WORTH or (self._seen >= WORTH and not has_times):
+            from csa.store.idkeeping import write_unless_kept  # noqa: PLC0415  # nearly always it knows enough
 
-
-class Keeper:
-    """Keeps the index of a mirror for who holds its lock. Without an index nothing is wrong, so no error is raised."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._index = _load(root)
-        self._is_saved = bool(self._index and self._index.has_times)
-        self._is_due = not self._is_saved  # to be written from scratch
-        self._is_changed = False
-        places = self._index.places if self._index else {}
-        self._noted = {(at, each) for at, place in places.items() for each in (*place.noted, *place.added)}
-        for left in Path(root, OWN).glob(".ids*.tmp"):  # of one that was killed
-            with suppress(OSError):
-                if time.time() - left.stat().st_mtime > _ABANDONED_S:
-                    left.unlink()
-
-    def begin(self) -> None:
-        """Note that from now on it is this process that writes records: `host.json` was replaced."""
-        if self._index and self._is_saved:
-            self._index.host = _stamp(f"{self._root}/{HOST_FILE}")
-            self._save()
-
-    def note(self, session: str) -> None:
-        """Note that the record in a session's directory is about to be written."""
-        at, _, session_id = session[len(self._root) :].rpartition("/")
-        place = self._index.places.get(at) if self._index else None
-        is_listed = is_session_id(session_id)  # or it is being built
-        if place and is_listed and (at, session_id) not in self._noted:
-            self._noted.add((at, session_id))
-            place.noted.append(session_id)
-            self._save()
-
-    @contextmanager
-    def changing(self, directory: str, *, new: str | None = None) -> Iterator[None]:
-        """Change a directory in a block: something that is no session comes, or the session `new`."""
-        place = self._index.place(directory) if self._index else None
-        yield
-        self._is_changed = True
-        if self._index is None or place is None:
-            self._is_due = True
-            return
-        place.has_session = True
-        ids = self._index.listed(place).ids
-        if new is None or not ids or new > ids[-1]:
-            place.stamp = _set_back(directory)
-            if new:
-                place.added.append(new)
-                self._noted.add((directory[len(self._root) :], new))
-        else:
-            place.stamp, self._is_due = "", True
-
-    def lose(self) -> None:
-        """Note that a session is about to leave its directory, or to return to it."""
-        self._is_due = True
-
-    def settle(self) -> None:
-        """Write what has changed; call it when nothing more is expected for a moment."""
-        if self._is_due:
-            with suppress(OSError, StateError):
-                self._index = _write(self._root, self._index, _stamp(f"{self._root}/{HOST_FILE}"))
-                self._is_saved, self._is_due, self._noted = self._index is not None, False, set()
-        elif self._is_changed:
-            self._save()
-        self._is_changed = False
-
-    def _save(self) -> None:
-        """Write what has changed, unless that is much: then there is no index until `settle`."""
-        if not self._is_saved or self._index is None:
-            return
-        try:
-            if len(self._noted) <= _MOST_NOTED:
-                _save(self._index)
-                return
-        except OSError:  # the disk is full: what is there must not be believed any more
-            pass
-        _remove(self._root)
-        self._is_saved, self._is_due = False, True
+            write_unless_kept(self._root, self._index)

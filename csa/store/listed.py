@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from csa.ids import is_session_id
+from csa.ids import is_session_id, session_ids_in
 from csa.paths import CHECKPOINTS, NO_PROJECTS, SESSION_DIRECTORIES, SESSIONS, is_of_session
 from csa.structs import Struct
 
@@ -23,18 +23,20 @@ class Listed(Struct):
 
 def list_directory(place: str) -> Listed:
     """Return what is in a directory. OSError if it cannot be listed."""
-    ids, below, has_remains = [], [], False
+    directories: list[str] = []
+    files: list[str] = []
     with os.scandir(place) as entries:  # which distinguishes directories from files without a stat for each
         for entry in entries:
-            if is_session_id(entry.name):
-                if entry.is_dir(follow_symlinks=False):
-                    ids.append(entry.name)
-            elif is_of_session(entry.name):
-                has_remains = True
-            elif entry.is_dir(follow_symlinks=False):
-                below.append(entry.name)
-    ids.sort()
-    return Listed(has_remains or bool(ids), ids, below)
+            (directories if entry.is_dir(follow_symlinks=False) else files).append(entry.name)
+    ids = sorted(session_ids_in(directories))
+    others = _without(directories, ids) if len(ids) < len(directories) else []
+    remains = [name for name in (*others, *files) if is_of_session(name) and not is_session_id(name)]
+    return Listed(bool(remains or ids), ids, _without(others, remains) if remains else others)
+
+
+def _without(names: list[str], some: Sequence[str]) -> list[str]:
+    known = {*some}
+    return [name for name in names if name not in known]
 
 
 def walk(
@@ -62,7 +64,7 @@ def walk(
 def _may_lead_on(root: str, place: str, name: str) -> bool:
     if place == root and name in NO_PROJECTS:
         return False
-    if os.path.basename(place) == CHECKPOINTS:  # where an older csa kept the store of a project with that name
+    if place.endswith(f"/{CHECKPOINTS}"):  # where an older csa kept the store of a project with that name
         return name in SESSION_DIRECTORIES
     return not _is_gits(f"{place}/{name}")
 

@@ -7,6 +7,7 @@ the format holds a flock instead (`csa.store.flocks`). Nothing is written, no lo
 
 from __future__ import annotations
 
+import os
 import time
 
 from csa.errors import StateError
@@ -120,13 +121,13 @@ def is_done(paths: SessionPaths, owner: Owner) -> bool:
 
     if owner.errand in {INTERFACE, COMPACTION}:
         return False
-    last = last_turn_event(paths.transcript)
+    last = last_turn_event(f"{paths.pathname}/transcript.jsonl")
     return last is not None and last.type == "run_finished" and last.turn >= owner.turn
 
 
 def heartbeat_age_s(paths: SessionPaths) -> float:
     """Return how long ago the session's heartbeat was touched; infinite if it has none."""
     try:
-        return time.time() - paths.heartbeat.stat().st_mtime
+        return time.time() - os.stat(f"{paths.pathname}/heartbeat").st_mtime
     except OSError:
         return float("inf")

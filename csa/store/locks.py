@@ -56,7 +56,11 @@ class Lock:
 
     def is_intact(self, path: Path) -> bool:
         """Say whether `path` is still this lock's file, with our last content: if not, another process has it."""
-        return _names(path, self.fd) and self.read() == self._content
+        return self.is_named(path) and self.read() == self._content
+
+    def is_named(self, path: Path) -> bool:
+        """Say whether `path` is still this lock's file."""
+        return _names(path, self.fd)
 
     def touch(self) -> None:
         """Write to the disk through the lock's own descriptor: a file server that has lost the lock refuses that.

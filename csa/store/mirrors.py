@@ -12,9 +12,11 @@ import json
 import os
 import re
 import time
+from functools import lru_cache
 
 from csa.errors import MirroredError, NotFoundError, RefusedError, StateError
 from csa.paths import MIRRORS, OWN, SessionPaths
+from csa.store.atomic import read_short
 from csa.store.liveness import HEARTBEAT_FRESH_S, Liveness, is_done
 from csa.store.owner import Owner, parse_owner
 from csa.structs import Struct
@@ -32,7 +34,6 @@ TOUCHED_FILE = f"{OWN}/touched"  # the ids of sessions that its intake has chang
 TOLD_FILE = "home.json"  # of a session in a mirror
 LOST = "transcript.jsonl.lost-"  # likewise, with a number: what was seen, and its host has no more
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
-_MOST_BYTES = 1 << 16
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 
@@ -103,10 +104,9 @@ class Mirror(Struct):
 
     def stores(self) -> Iterator[Store]:
         """Yield the stores in it, in no order; those with only deleted sessions too."""
-        from csa.paths import make_path  # noqa: PLC0415  # few look into mirrors
-        from csa.store.stores import find_stores  # noqa: PLC0415  # as above
+        from csa.store.stores import find_stores  # noqa: PLC0415  # few look into mirrors
 
-        return find_stores(make_path(self.pathname), with_retired=True)
+        return find_stores(self.pathname, with_retired=True)
 
 
 def is_host_name(name: str) -> bool:
@@ -207,14 +207,14 @@ def _is_over(paths: SessionPaths, owner: Owner | None) -> bool:
         return is_done(paths, owner)
     from csa.store.transcript import last_turn_event  # noqa: PLC0415  # most that run have an owner
 
-    last = last_turn_event(paths.transcript)
+    last = last_turn_event(f"{paths.pathname}/transcript.jsonl")
     return last is None or last.type == "run_finished"
 
 
 def _last_seq(paths: SessionPaths) -> int:
     from csa.store.transcript import read_events_backwards  # noqa: PLC0415  # as above
 
-    last = next(read_events_backwards(paths.transcript), None)
+    last = next(read_events_backwards(f"{paths.pathname}/transcript.jsonl"), None)
     return last.seq if last else 0
 
 
@@ -225,10 +225,14 @@ def _owner_of(told: Mapping[str, Any]) -> Owner | None:
 
 def _read_object(pathname: str) -> Mapping[str, Any]:
     try:
-        with open(pathname, "rb") as file:
-            found = json.loads(file.read(_MOST_BYTES))
+        return _parse_object(read_short(pathname))
     except (OSError, ValueError, RecursionError):
         return {}
+
+
+@lru_cache(16)  # the same is said of nearly all sessions
+def _parse_object(content: bytes) -> Mapping[str, Any]:
+    found = json.loads(content)
     return found if isinstance(found, dict) else {}
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,22 @@ class Order:
             sync_file(self._lock.fd)
 
     def known(self) -> Mapping[str, Any]:
-        """Return what is known; empty if nothing is, or as long as nobody has finished writing it."""
-        try:
-            lines = read_regular(self._path).split(b"\n")[:-1]
-            found = [json.loads(line) for line in lines]
-        except (OSError, ValueError):
-            return {}
-        return {name: value for each in found for name, value in each.items()}
+        """Return what is known; empty if nothing is, or as long as nobody has finished writing it.
+
+        `damaged`: there was more, which cannot be read.
+        """
+        found: dict[str, Any] = {}
+        with suppress(OSError):
+            for line in read_regular(self._path).split(b"\n")[:-1]:
+                try:
+                    found |= json.loads(line)
+                except (ValueError, TypeError):
+                    found["damaged"] = True
+        return found
+
+    def is_lost(self) -> bool:
+        """Say whether others do not find any more what we attend to: a state root may be purged, or damaged."""
+        return self._lock is not None and (not self._lock.is_named(self._path) or "damaged" in self.known())
 
     def touch(self) -> None:
         """Show whoever attends to it that the other host is still there."""

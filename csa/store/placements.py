@@ -18,7 +18,7 @@ from csa.ids import is_session_id
 from csa.model.placement import Placement, PlacementFault, placement_from_json
 from csa.paths import PLACED
 from csa.store.atomic import make_private_directory, read_regular, sync_directory, write_atomically
-from csa.store.locks import Lock, acquire_lock
+from csa.store.locks import Lock, acquire_lock, is_locked
 
 _SUFFIX = ".json"
 _MOST_BYTES = 1 << 18
@@ -124,6 +124,11 @@ def hold_placement(root: Path, placement_id: str) -> Lock:
         ) from error
     lock.write(str(os.getpid()).encode())
     return lock
+
+
+def is_held(root: Path, placement_id: str) -> bool:
+    """Say whether the process that has placed it is still there; StateError if that cannot be found out."""
+    return is_locked(root / PLACED / f"{placement_id}.lock")
 
 
 def drop_hold(root: Path, lock: Lock) -> None:

@@ -8,18 +8,17 @@ compares them).
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from functools import lru_cache
+from sys import intern
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from typing import Any
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
-_FRACTION = re.compile(r"(?:0|[1-9]\d*)\.\d+", re.ASCII)
 _WORDS = {"true": True, "false": False}
-_MAX_DIGITS = 18
+_MAX_DIGITS, _MAX_FRACTION = 18, 6
+_LENGTH = len("2026-01-01T00:00:00Z")
 _MAX_KNOWN = 1000
 _known: dict[str, tuple[str, Any]] = {}  # three of four lines are the same in most sessions
 
@@ -34,10 +33,10 @@ def load_plain(text: str) -> dict[str, Any] | None:
         return None
     document: dict[str, Any] = {}
     tables = {"": document}
-    table = document
+    table, known = document, _known.get
     try:
         for line in text.split("\n"):
-            if pair := _known.get(line) or _read_pair(line):
+            if pair := known(line) or _read_pair(line):
                 key, value = pair
                 if key in table:
                     return None
@@ -56,11 +55,13 @@ def _read_pair(line: str) -> tuple[str, Any] | None:
         return None
     if not _is_name(key):
         raise _NotPlainError
-    if text[:1] == "{" and text[-1] == "}":
+    key = intern(key)  # it becomes the name of an argument, and python compares others letter by letter
+    first = text[:1]
+    if first == "{" and text[-1] == "}":
         return key, _inline_table(text[1:-1])
-    if text[:1] == "[" and text[-1] == "]":
+    if first == "[" and text[-1] == "]":
         return key, _inline_list(text[1:-1])
-    pair = key, text[1:-1] if text[:1] == '"' and text.find('"', 1) == len(text) - 1 else _value(text)
+    pair = key, text[1:-1] if first == '"' and text.find('"', 1) == len(text) - 1 else _value(text)
     if len(_known) >= _MAX_KNOWN:
         _known.clear()
     _known[line] = pair
@@ -68,15 +69,32 @@ def _read_pair(line: str) -> tuple[str, Any] | None:
 
 
 def _value(value: str) -> Any:
-    if value.isdecimal() and value.isascii() and len(value) <= _MAX_DIGITS and (value[0] != "0" or value == "0"):
+    if _is_whole(value) and len(value) <= _MAX_DIGITS:
         return int(value)
-    if _TIME.fullmatch(value):
-        return datetime.fromisoformat(value)
     if value in _WORDS:
         return _WORDS[value]
-    if _FRACTION.fullmatch(value):
+    if value[-1:] == "Z":
+        return _time(value)
+    whole, _, part = value.partition(".")
+    if _is_whole(whole) and _is_digits(part):
         return float(value)
     raise _NotPlainError
+
+
+def _time(value: str) -> datetime:
+    moment, (point, digits) = datetime.fromisoformat(value), (value[19:20], value[20:-1])  # which takes other forms too
+    is_fraction = point == "." and _is_digits(digits) and len(digits) <= _MAX_FRACTION
+    if value[:19] != moment.isoformat()[:19] or not (is_fraction or len(value) == _LENGTH):
+        raise _NotPlainError
+    return moment
+
+
+def _is_whole(value: str) -> bool:
+    return _is_digits(value) and (value[0] != "0" or value == "0")
+
+
+def _is_digits(value: str) -> bool:
+    return value.isdecimal() and value.isascii()
 
 
 def _inline_table(inside: str) -> dict[str, Any]:

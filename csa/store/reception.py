@@ -1,7 +1,8 @@
 """What has become here of the work of a session on another host: whether it was landed, or why not.
 
 The session's own record is on its host, so that it is kept beside the work, in the repository here: by a ref that no
-host can send, and that is not among those of commits.
+host can send, and that is not among those of commits. Lists have it from a copy beside the session's record, in its
+mirror.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from csa.model.state import format_time, parse_time
 from csa.model.usage import count_of
 from csa.model.worktree import Refused, words_of
+from csa.paths import SessionPaths
+from csa.store.atomic import read_regular, replace_private
 from csa.store.gitplumbing import Git
 from csa.structs import Struct, asdict
 
 _RECEIVED = "refs/csa-received/"  # and the session's id
+_COPY = "received.json"  # in the session's directory in a mirror; its host sends no file that is called so
 
 
 class Reception(Struct, kw_only=True):
@@ -41,8 +46,26 @@ class Reception(Struct, kw_only=True):
 
 def read_reception(git: Git, session_id: str) -> Reception | None:
     """Return what has become of a session's work in a repository; None if nothing that can be read was noted."""
+    return _parse(git.read_note(f"{_RECEIVED}{session_id}") or b"null")
+
+
+def read_copy(paths: SessionPaths) -> Reception | None:
+    """Return the same as `copy_reception` has written it beside the record of a session in a mirror."""
+    try:
+        return _parse(read_regular(f"{paths.pathname}/{_COPY}"))
+    except OSError:  # nothing was landed, nearly always
+        return None
+
+
+def copy_reception(git: Git, session_id: str, paths: SessionPaths) -> None:
+    """Copy what has become of a session's work to where lists find it: its place in a mirror, if it is still there."""
+    with suppress(OSError):
+        replace_private(Path(paths.pathname, _COPY), git.read_note(f"{_RECEIVED}{session_id}") or b"null")
+
+
+def _parse(text: bytes) -> Reception | None:
     with suppress(ValueError, RecursionError):
-        found = json.loads(git.read_note(f"{_RECEIVED}{session_id}") or b"null")
+        found = json.loads(text)
         if isinstance(found, dict):
             return _from_json(found)
     return None

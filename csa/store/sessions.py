@@ -6,7 +6,7 @@ import os
 import stat
 
 from csa.errors import AmbiguousError, NotFoundError, RetiredError, StateError, UsageError
-from csa.ids import ID_LENGTH, is_session_id, may_be_id
+from csa.ids import ID_LENGTH, is_session_id, may_be_id, session_ids_in
 from csa.paths import (
     MIRRORS,
     RETIRED,
@@ -17,6 +17,7 @@ from csa.paths import (
     plain_store_dir,
     store_dir,
 )
+from csa.store.atomic import read_short
 from csa.structs import Struct
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from csa.store.shown import SessionInfo, Siblings
 
 MAX_MATCHES_SHOWN = 20
-_USUAL_BYTES = 1 << 14
 _ESCAPE = b"\\"
 
 
@@ -175,9 +175,7 @@ class Store(Struct, frozen=False):
     def has(self, session_id: str) -> bool:
         """Say whether the session exists; StateError if the directory of sessions cannot be read."""
         try:
-            return is_session_id(session_id) and stat.S_ISDIR(os.lstat(self.paths(session_id).pathname).st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+            return _has(self.sessions_dir, session_id)
         except OSError as error:
             raise StateError.unreadable(self.sessions_dir, error) from error
 
@@ -324,18 +322,31 @@ def is_directory(pathname: str | Path) -> bool:
 
 def _ids_in(directory: str, prefix: str = "") -> list[str]:
     try:
+        if prefix:
+            found = _names_in(directory, prefix)
+            if len(found) <= MAX_MATCHES_SHOWN:
+                return sorted(name for name in found if _has(directory, name))
         with os.scandir(directory) as entries:  # which distinguishes directories from files without a stat for each
-            return sorted(
-                [
-                    e.name
-                    for e in entries
-                    if e.name.startswith(prefix) and is_session_id(e.name) and e.is_dir(follow_symlinks=False)
-                ]
-            )
+            found = [e.name for e in entries if e.name.startswith(prefix) and e.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise StateError.unreadable(directory, error) from error
+    return sorted(session_ids_in(found))
+
+
+def _names_in(directory: str, prefix: str) -> list[str]:
+    """Return the names in a directory that begin so; of thousands only these are looked at one by one."""
+    names = "/".join(["", *os.listdir(directory)])
+    return [prefix + rest.partition("/")[0] for rest in names.split(f"/{prefix}")[1:]]
+
+
+def _has(directory: str, session_id: str) -> bool:
+    """Say whether there is a session with that id in a directory. OSError if that cannot be found out."""
+    try:
+        return is_session_id(session_id) and stat.S_ISDIR(os.lstat(f"{directory}/{session_id}").st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _read_session(store: Store, paths: SessionPaths, content: bytes | None = None) -> Record:
@@ -355,19 +366,12 @@ def _load_session(paths: SessionPaths, content: bytes | None = None) -> SessionS
 def read_state_text(session: str, *, directory: int | None = None) -> bytes | None:
     """Return the text of the record in a session's directory, named relative to the descriptor `directory`.
 
-    None if it cannot be read or is unusually long: then reading it as a record says what is wrong.
+    None if it cannot be read: then reading it as a record says what is wrong.
     """
     try:
-        fd = os.open(f"{session}/state.toml", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+        return read_short(f"{session}/state.toml", directory=directory)
     except OSError:
         return None
-    try:
-        content = os.read(fd, _USUAL_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return content if len(content) < _USUAL_BYTES else None
 
 
 def may_hold(content: bytes | None, word: bytes) -> bool:

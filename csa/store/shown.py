@@ -11,7 +11,7 @@ from csa.store.liveness import probe
 from csa.store.sessions import Record, Store, may_hold, read_state_text
 from csa.store.status import session_status
 from csa.store.unfinished import usage_of
-from csa.structs import Struct, asdict, field
+from csa.structs import Struct, asdict, field, replace
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from csa.model.usage import Usage
     from csa.model.worktree import Worktree
     from csa.store.owner import Owner
+    from csa.store.reception import Reception
 
 CLOSED = "closed"  # a phase, as views see it; the record has the time
 SHOWN_LENGTH = 10  # characters of an id, at least
@@ -182,6 +183,34 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
         return self._beside.merges(self.session_id) if self._beside else []
 
     @property
+    def worktree(self) -> Worktree | None:
+        """Its own worktree; of a session on another host with what has become of its work here, if that is known."""
+        tree, found = self.state.worktree if self.state else None, self._received()
+        if tree is None or found is None:
+            return tree
+        refused = found.refused if self._is_of_last_turn(found) else None
+        return replace(tree, landed=found.landed, landed_at=found.at if found.landed else None, refused=refused)
+
+    @property
+    def has_landed(self) -> bool:
+        """Whether the work of its last turn has."""
+        state, tree = self.state, self.worktree
+        if state is None or tree is None or tree.landed_at is None:
+            return False
+        found = self._received()  # the clock of another host says nothing of when something was done here
+        return self._is_of_last_turn(found) if found else tree.landed_at >= state.last_accessed
+
+    def _received(self) -> Reception | None:
+        if not self.store.host or self.state is None or self.state.worktree is None:
+            return None
+        from csa.store.reception import read_copy  # noqa: PLC0415  # few are on other hosts
+
+        return read_copy(self.record.paths)
+
+    def _is_of_last_turn(self, found: Reception) -> bool:
+        return self.state is not None and found.turn >= self.state.turns
+
+    @property
     def usage(self) -> Usage | None:
         """Its usage, including what has no end yet; None if its record cannot be read."""
         if self._usage is None and self.state is not None:
@@ -197,6 +226,10 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
         from csa.store.queue import count_queued  # noqa: PLC0415  # finding a session needs none of it
 
         return count_queued(self.record.paths)
+
+    def examined(self) -> SessionInfo:
+        """Return the same, with a look at its status."""
+        return examine(self.record, self._beside)
 
     def elapsed_s(self, now: float) -> float | None:
         """Return how long the turn has been running, or took."""
@@ -217,7 +250,7 @@ class SessionInfo(Struct, kw_only=True, frozen=False):
             "merged_into": self.merged_into if state else [],
             "turns": state and state.turns,
             "branch": state and state.branch,
-            "worktree": worktree_to_json(state.worktree) if state else None,
+            "worktree": worktree_to_json(self.worktree),
             "created_at": format_time(state.created_at) if state else None,
             "last_accessed": format_time(state.last_accessed) if state else None,
             "fault": fault and fault.to_json(),
@@ -319,9 +352,11 @@ def examine(record: Record, beside: Siblings | None = None) -> SessionInfo:
 
 def span_of(finished: Event) -> tuple[float | None, float | None]:
     """Return when a turn began, computed from its end, and how long it took; None if unknown."""
-    duration, ended = number_of(finished.data.get("duration_s")), seconds_of(finished.ts)
+    duration = number_of(finished.data.get("duration_s"))
     began = seconds_of(finished.data.get("started_at"))
-    return began or (ended - (duration or 0.0) if ended is not None else None), duration
+    if not began and (ended := seconds_of(finished.ts)) is not None:
+        began = ended - (duration or 0.0)
+    return began, duration
 
 
 def seconds_of(moment: object) -> float | None:

@@ -9,16 +9,13 @@ from datetime import datetime
 from csa.errors import StateError
 from csa.model.recordkeys import NewerSchemaFault, RecordFault
 from csa.model.state import SessionState, format_time, parse_state, render_state
-from csa.store.atomic import Draft, write_atomically
+from csa.store.atomic import MAX_RECORD_BYTES, Draft, read_short, write_atomically
 from csa.store.plaintoml import load_plain
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
-
-MAX_STATE_BYTES = 1 << 20
-_USUAL_BYTES = 1 << 14
 
 
 def load_state(path: Path | str) -> SessionState:
@@ -33,23 +30,10 @@ def load_state(path: Path | str) -> SessionState:
 def read_record(path: Path | str) -> dict[str, Any]:
     """Read a state.toml as a mapping; StateError as in `load_state`."""
     try:
-        content = _read_record_bytes(path)
+        content = read_short(path)
     except OSError as error:
         raise StateError.unreadable(path, error) from error
     return parse_text(path, content)
-
-
-def _read_record_bytes(path: Path | str) -> bytes:
-    """Return a file's content with one call instead of the usual six: a list reads thousands."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
-    try:
-        content = os.read(fd, _USUAL_BYTES)
-        if len(content) == _USUAL_BYTES:
-            while len(content) <= MAX_STATE_BYTES and (more := os.read(fd, MAX_STATE_BYTES)):
-                content += more
-    finally:
-        os.close(fd)
-    return content
 
 
 def parse_state_bytes(path: Path | str, content: bytes) -> SessionState:
@@ -61,8 +45,8 @@ def parse_text(path: Path | str, content: bytes) -> dict[str, Any]:
     """Parse the content of `path` as TOML; StateError if it is not."""
     if not content and os.path.exists(path) and not os.path.isfile(path):  # a pipe, from which nothing can be read
         raise StateError(path, "is not a regular file")
-    if len(content) > MAX_STATE_BYTES:
-        raise StateError(path, f"is longer than {MAX_STATE_BYTES} bytes, too long for a state.toml")
+    if len(content) > MAX_RECORD_BYTES:
+        raise StateError(path, f"is longer than {MAX_RECORD_BYTES} bytes, too long for a state.toml")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -121,9 +105,8 @@ def draft_state(path: Path, state: SessionState) -> Draft:
     record = read_record(path)
     parse_record(path, record)  # the same checks, and errors, as every reader's
     values = render_state(state)
-    return Draft(
-        path, edit_toml(_read_record_bytes(path), as_there(values, record) if is_of_another(record) else values)
-    )
+    content = read_short(path)
+    return Draft(path, edit_toml(content, as_there(values, record) if is_of_another(record) else values))
 
 
 def is_of_another(record: Mapping[str, Any]) -> bool:
@@ -164,7 +147,7 @@ def _line_of(error: ValueError, text: str) -> int | None:
 def _line_of_key(path: Path | str, key: str) -> int | None:
     name = key.rpartition(".")[2]
     try:
-        lines = _read_record_bytes(path).decode("utf-8", "replace").splitlines()
+        lines = read_short(path).decode("utf-8", "replace").splitlines()
     except OSError:
         return None
     return next((number for number, line in enumerate(lines, 1) if line.lstrip().startswith(name)), None)

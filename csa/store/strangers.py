@@ -12,6 +12,7 @@ from csa.errors import StateError
 from csa.ids import is_session_id
 from csa.model.events import Event
 from csa.model.state import format_time, parse_time
+from csa.store.atomic import read_short
 from csa.store.statefile import load_state, parse_text, read_record
 
 TYPE_CHECKING = False  # see csa/structs.py
@@ -37,7 +38,6 @@ _STATUSES = {
     "signal": "killed",
 }
 _ANSWERS = ("summary.md", "full.md")
-_MAX_BYTES = 1 << 20
 _MEBIBYTE = 1 << 20
 
 
@@ -116,18 +116,12 @@ def find_put_aside(paths: SessionPaths) -> SessionState | None:
 
 
 def _read_strange_result(session: str) -> Mapping[str, Any] | None:
-    """Read a result.toml that is not csa's; None for anything else, in as few calls as possible."""
+    """Read a result.toml that is not csa's; None for anything else."""
     pathname = f"{session}/result.toml"
     try:
-        fd = os.open(pathname, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        content = read_short(pathname)
     except OSError:
         return None
-    try:
-        content = os.read(fd, _MAX_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
     if _MARK not in content:
         return None
     try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BLOCK = 1 << 16
+_TAIL = 1 << 12  # what is read first from the end: it has the last event of most
 _STARTED, _FINISHED = b'"run_started"', b'"run_finished"'
 _TURN_EVENTS = {"run_started", "run_finished"}
 HEAD_BYTES = 160  # of a line, in which its type stands
@@ -118,10 +119,11 @@ def _lines_backwards(path: Path | str) -> Iterator[bytes]:
 
 def lines_backwards(fd: int, end: int, *, down_to: int = 0) -> Iterator[bytes]:
     """Yield the complete lines between two line ends, the last first, without anything after the last end."""
-    at = end
+    at, size = end, _TAIL
     parts: list[bytes] | None = None  # parts of the current line, last part first; None: the partial last line
     while at > down_to:
-        start = max(down_to, at - _BLOCK)
+        start = max(down_to, at - size)
+        size = _BLOCK
         head, *lines = os.pread(fd, at - start, start).split(b"\n")
         at = start
         if not lines:

@@ -111,7 +111,8 @@ def read_code(directory: str, environ: Mapping[str, str]) -> Code | None:
         hint = '[engines.NAME] code = "none" sends no code'
         if "dubious ownership" in error.said:
             hint = f"git config --global --add safe.directory {directory}"
-        raise UsageError(f"git does not read the repository around {directory}: {error.said}.", hint=hint) from error
+        words = f"git does not read the repository around {directory}: {error.said.rstrip('.')}."
+        raise UsageError(words, hint=hint) from error
     head = find_commit(git, "HEAD")
     commit, left = _snapshot(git, top, head)
     key, cut = _place_in_history(git, commit, head)

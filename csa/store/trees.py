@@ -33,7 +33,7 @@ from csa.model.genealogy import descend
 from csa.model.limits import Budget, Spent
 from csa.model.state import SessionState
 from csa.ownership import make_directory, open_private
-from csa.paths import NEW_PREFIX, SessionPaths
+from csa.paths import NEW_PREFIX, SessionPaths, is_project_path
 from csa.store.atomic import read_regular, sync_file
 from csa.store.genealogy import ancestors, find_record
 from csa.store.locks import Lock, acquire_lock, is_locked
@@ -335,9 +335,9 @@ def _hold(entry: dict[str, Any], before: Hold | None) -> Hold:
 
 def _project(name: object) -> str:
     """Return a project's path; ValueError for what is none: another host may have written the list."""
-    if not (isinstance(name, str) and name.startswith("/") and "\0" not in name and os.path.normpath(name) == name):
+    if not is_project_path(name):
         raise ValueError(name)
-    return name
+    return str(name)
 
 
 def _host(name: object) -> str | None:

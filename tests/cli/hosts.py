@@ -70,6 +70,16 @@ def make_old(mirror: Mirror, seconds: float = 250) -> None:
 
 def place_below(place: Place, remote: Place, parent: str, child: str) -> None:
     """Let a session of the host have been placed there by one that is here: by its record there, and the roll here."""
+    name_parent(remote, parent, child)
+    roll = place.session(parent) / "locks" / "tree.lock"
+    held = {"id": child, "gone": Spent().to_dict(), "held": True}
+    line = {"id": child, "project": str(remote.project), "parent": parent, "host": "n1"}
+    with roll.open("a") as file:
+        file.writelines(json.dumps(each, separators=(",", ":")) + "\n" for each in (held, line))
+
+
+def name_parent(remote: Place, parent: str, child: str) -> None:
+    """Let the host say that a session of another host is the parent of one of its own."""
     for each in remote.ids():
         at = remote.session(each) / "state.toml"
         state = load_state(at)
@@ -77,8 +87,3 @@ def place_below(place: Place, remote: Place, parent: str, child: str) -> None:
             save_state(at, replace(state, parent_session_id=parent, root_session_id=parent, depth=1))
         elif state.root_session_id == child:
             save_state(at, replace(state, root_session_id=parent, depth=state.depth + 1))
-    roll = place.session(parent) / "locks" / "tree.lock"
-    held = {"id": child, "gone": Spent().to_dict(), "held": True}
-    line = {"id": child, "project": str(remote.project), "parent": parent, "host": "n1"}
-    with roll.open("a") as file:
-        file.writelines(json.dumps(each, separators=(",", ":")) + "\n" for each in (held, line))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import IO, cast
 
@@ -15,15 +17,20 @@ import pytest
 from csa.errors import StateError
 from csa.model.config import Engine
 from csa.model.limits import Limits
+from csa.model.placement import Placement
+from csa.runner.client import Csa
 from csa.runner.hosts import acting
 from csa.runner.hosts import outlet as outlets
 from csa.runner.hosts.acting import Call
 from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.frames import read_frame
 from csa.runner.hosts.outlet import Outlet
+from csa.runner.hosts.starting import take_up
+from csa.runner.hosts.watching import Keeping
 from csa.store.held import HeldSession
 from csa.store.locks import Lock, acquire_lock
 from csa.store.mirrors import Mirror, find_mirrors
+from csa.store.placements import save_placement
 from csa.store.sessions import Store
 from csa.store.slots import SlotHolder, take_slot
 from csa.store.statefile import load_state, save_state
@@ -31,6 +38,7 @@ from csa.structs import replace
 from tests.cli.hosts import place_below, sync
 from tests.cli.test_escrow import AWAY, Family
 from tests.cli.test_placing import order_for, speak
+from tests.cli.worktrees import NAMES, sh, work
 from tests.store.support import publish
 from tests.support import CSA, Json, Place, wait_for
 
@@ -65,6 +73,88 @@ def test_what_is_on_its_way_never_begins_after_a_kill(family: Family, place: Pla
     late = speak(remote, order_for(remote, escrowed.id, session_id=AWAY))
     assert late[1]["error"]["code"] == "not_placed"
     assert remote.ids() == []
+
+
+@pytest.mark.thorough
+def test_what_a_server_that_was_killed_was_about_to_send_is_given_back(
+    family: Family, place: Place, remote: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one gives back what was not sent, and has a host refuse for all time what has not arrived there."""
+    monkeypatch.setattr("csa.runner.hosts.starting.ON_ITS_WAY_S", 0.0)
+    monkeypatch.setenv("PATH", place.env["PATH"])
+    environ = {name: value for name, value in place.environment(None).items() if value}
+    context = Csa.from_environment(place.project, environ=environ).context
+    with family.reserve(4000):
+        take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+        assert [each["state"] for each in placed(place)] == ["reserved"]
+    take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+    assert placed(place) == []
+    with family.reserve(4000) as escrowed:
+        escrowed.sent()
+    take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+    wait_for(lambda: placed(place) == [], "it is given back")
+    late = speak(remote, order_for(remote, escrowed.id, session_id=AWAY))
+    assert late[1]["error"]["code"] == "not_placed"
+    assert family.budget()["used"]["tokens"] == family.used
+
+
+@pytest.mark.thorough
+def test_an_order_to_go_on_is_not_settled_by_the_turn_before(
+    family: Family, place: Place, remote: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though that has ended there: what it was given holds until its own turn has, or can never begin."""
+    monkeypatch.setattr("csa.runner.hosts.starting.ON_ITS_WAY_S", 0.0)
+    monkeypatch.setenv("PATH", place.env["PATH"])
+    with family.reserve(4000) as first:
+        first.sent()
+        used = family.run_there(remote)
+    sync(place)
+    assert placed(place) == []
+    with family.reserve(5000) as second:
+        second.sent()
+    sync(place)
+    assert [each["state"] for each in placed(place)] == ["sent"]
+    environ = {name: value for name, value in place.environment(None).items() if value}
+    context = Csa.from_environment(place.project, environ=environ).context
+    take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+    wait_for(lambda: placed(place) == [], "it is called off")
+    assert family.budget()["used"]["tokens"] == family.used + used
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("is_agents", [True, False])
+def test_what_an_agent_has_placed_is_fetched_as_it_may(
+    family: Family, place: Place, remote: Place, monkeypatch: pytest.MonkeyPatch, *, is_agents: bool
+) -> None:
+    """Whoever watches it later runs no git in a repository that the agent has made: that can name programs to run."""
+    monkeypatch.setenv("PATH", place.env["PATH"])
+    own = place.tmp / "own"
+    place.env |= NAMES
+    sh(place, f"git init -q {own}; cd {own}; git commit -q --allow-empty -m first", cwd=place.tmp)
+    remote.env |= NAMES
+    sh(remote, f"git clone -q {own} {remote.project}", cwd=remote.tmp)
+    there = work(remote, "echo one > new")
+    save_placement(
+        place.state_root,
+        Placement(
+            id=OTHER,
+            session_id=there,
+            host="n1",
+            project=str(place.project),
+            at="2026-12-01T00:00:00Z",
+            state="placed",
+            turn=1,
+            parent=family.root if is_agents else None,
+            directory=str(own),
+            awaits_code=True,
+        ),
+    )
+    environ = {name: value for name, value in place.environment(None).items() if value}
+    context, threads = Csa.from_environment(place.project, environ=environ).context, threading.active_count()
+    take_up(context, Keeping(str(place.state_root)), lambda at: Csa.from_environment(at, environ=environ).context)
+    wait_for(lambda: threading.active_count() == threads, "it is over")
+    assert [each["state"] for each in placed(place)] == (["settled"] if is_agents else [])
+    assert bool(sh(place, "git for-each-ref refs/csa", cwd=own)) is not is_agents
 
 
 @pytest.mark.thorough
@@ -103,6 +193,23 @@ def test_what_is_being_prepared_never_begins_after_a_kill(
     if is_held:
         assert (busy.wait().code != 0, remote.events(AWAY)[-1]["turn"]) == (True, 1)
     assert placed(place) == []
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("harm", ["purged", "damaged"])
+def test_an_order_that_is_lost_begins_nothing(remote: Place, harm: str) -> None:
+    """Its job waits for who holds it; but whoever asks for it would be told that it never came, or nothing."""
+    quiet = subprocess.DEVNULL
+    argv = [CSA, "supervise", "--job"]
+    with subprocess.Popen(argv, env=remote.environment(None), cwd="/", stdin=subprocess.PIPE, stdout=quiet) as process:
+        assert process.stdin
+        process.stdin.write(order_for(remote, OTHER, session_id=AWAY))
+        process.stdin.flush()
+        order = remote.state_root / ".orders" / f"{OTHER}.json"
+        wait_for(lambda: order.exists() and order.stat().st_size, "it is taken")
+        shutil.rmtree(order.parent) if harm == "purged" else order.write_bytes(order.read_bytes() + b"{\n")
+        assert process.wait() == 1
+    assert remote.ids() == []
 
 
 @pytest.mark.thorough

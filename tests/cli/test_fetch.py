@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.hosts import sync
+from tests.cli.hosts import name_parent, place_below, sync
 from tests.cli.plans import prompts
 from tests.cli.worktrees import agent_does, make_repository, sh, work
 from tests.support import Place
@@ -63,6 +63,45 @@ def test_fetching_comparing_landing(place: Place, remote: Place) -> None:
     assert place.run("run", "-s", "n1:auth", "--repair").code == 2
     done = place.run("fetch", "nobody")
     assert done.code == 3
+
+
+@pytest.mark.thorough
+def test_a_project_that_was_sent_is_called_as_here(place: Place, remote: Place) -> None:
+    """Whatever its directory is called there; on a host that has only got it, it is called by a part of its key."""
+    make_repository(place)
+    remote.env |= {name: value for name, value in place.env.items() if name.startswith("GIT_")}
+    agent_does(place, "echo one > new")
+    done = place.run("run", "--on", "n1", "--tool", "codex", "work")
+    assert done.code == 0, done.err
+    root = sh(place, "git rev-list --max-parents=0 HEAD")
+    assert f" n1:{place.project} " in place.run("ls", "--all-hosts").out
+    assert f" .code/{root[:10]} " in remote.run("ls", "--all-projects").out
+    assert root in place.run("ls", "--all-hosts", "--json").json[0]["project"]
+    (place.state_root / ".placed" / "code.json").write_text("[")
+    assert f" n1:.code/{root[:10]} " in place.run("ls", "--all-hosts").out
+
+
+@pytest.mark.thorough
+def test_an_agent_lands_only_what_was_placed_for_it(place: Place, remote: Place) -> None:
+    """Whatever a host says of its sessions: what the list of its tree here has, and what is below that there."""
+    make_repository(place)
+    remote.env |= {name: value for name, value in place.env.items() if name.startswith("GIT_")}
+    sh(remote, f"git clone -q {place.project} {remote.project}", cwd=remote.tmp)
+    agent, env = place.agent("--permission", "edit")
+    forged, placed = (work(remote, f"echo {word} > {word}", "--name", word) for word in ("forged", "placed"))
+    below = work(remote, "echo below > below", "--name", "below")
+    name_parent(remote, placed, below)
+    name_parent(remote, agent, forged)
+    place_below(place, remote, agent, placed)
+    sync(place)
+    assert place.run("fetch", "n1:forged").code == 0
+    refused = place.run("land", "n1:forged", env=env)
+    assert (refused.code, "was not started by the calling session" in refused.err) == (5, True), refused.err
+    for name in ("placed", "below"):
+        assert place.run("fetch", f"n1:{name}").code == 0
+        done = place.run("land", f"n1:{name}", env=env)
+        assert done.code == 0, done.err
+    assert place.run("land", "n1:forged").code == 0
 
 
 @pytest.mark.thorough

@@ -167,6 +167,16 @@ def test_what_git_has_begun_to_write_is_named(repository: Place) -> None:
 
 
 @pytest.mark.thorough
+def test_the_heartbeat_goes_on_while_a_check_runs(repository: Place) -> None:
+    """Otherwise other machines that share the files would take a session for one that nobody works in."""
+    session = work(repository, "echo one > one")
+    beat = repository.session(session) / "heartbeat"
+    check = f"touch begun; until [ {beat} -nt begun ]; do sleep 0.05; done"
+    done = repository.run("land", session, "--check", check)
+    assert done.code == 0, done.err
+
+
+@pytest.mark.thorough
 def test_commands_that_an_agent_names(repository: Place) -> None:
     """They would run outside of what confines it, so only one that may do everything names any."""
     _, variables = repository.agent("--permission", "edit")

@@ -12,7 +12,7 @@ import pytest
 
 from csa.model.config import Engine
 from csa.runner.hosts.acting import Call
-from csa.runner.hosts.placing import StoppedError, Tether
+from csa.runner.hosts.tether import StoppedError, Tether
 from csa.store.statefile import load_state
 from tests.cli.hosts import sync
 from tests.support import Place

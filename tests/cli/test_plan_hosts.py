@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
+from csa.cli.views.naming import fate_of
+from csa.store.mirrors import mirror_for
+from csa.store.sessions import Store
 from tests.cli.plans import agents_do, files_on, prompts, run_plan, states, states_now, until, write_plan
+from tests.cli.test_plan_quotas import used_up
 from tests.cli.worktrees import make_repository, sh
 from tests.realhosts import Hosts
+from tests.realslurm import Cluster
 from tests.support import Place, wait_for
 
 pytestmark = pytest.mark.timeout(180)
@@ -39,6 +44,12 @@ def on_n1(place: Place) -> list[dict[str, Any]]:
     return list(place.run("ls", "--host", "n1", "--json").json)
 
 
+def fate_there(place: Place, there: dict[str, Any]) -> str:
+    """Return what live views say of the work of a session of n1."""
+    store = Store(mirror_for(str(place.state_root), "n1").pathname, there["project"])
+    return fate_of(store.record(there["session_id"]).examine())
+
+
 def ssh_of(place: Place) -> Path:
     return place.tmp / "bin" / "ssh"
 
@@ -56,6 +67,13 @@ def test_a_task_on_another_host_is_merged_here(repository: Place) -> None:
     (unit,) = task["sessions"]
     assert (task["host"], unit["mirror"], unit["session_id"]) == ("n1", "n1", there["session_id"])
     assert (task["state"], unit["added"], unit["removed"]) == ("merged", 1, 0)
+    assert fate_there(place, there) == "merged"
+    landed = there["worktree"]["landed"]
+    assert landed == sh(place, "git rev-parse csa/plan-plan")
+    assert f"landed {landed[:7]}" in place.run("status", "n1:plan.a").out
+    assert place.run("run", "-s", "n1:plan.a", "again").code == 0
+    assert fate_there(place, there) == ""
+    assert on_n1(place)[0]["worktree"]["landed"] == landed
 
 
 @pytest.mark.thorough
@@ -105,7 +123,9 @@ def test_what_conflicts_is_repaired_on_its_host(repository: Place) -> None:
     done = running.wait()
     assert (done.code, states(done)["b"].partition(" together")[0]) == (1, "check failed"), done.err
     assert tasks(place)["b"]["state"] == "check_failed"
+    assert fate_there(place, on_n1(place)[0]) == "check failed"
     assert states(run_plan(place))["b"] == "merged"
+    assert fate_there(place, on_n1(place)[0]) == "merged"
     assert sh(place, "git show csa/plan-plan:x") == "both"
     assert len(on_n1(place)) == 1
 
@@ -201,6 +221,86 @@ def test_the_budget_of_a_plan_is_shared_out(repository: Place) -> None:
     (place.tmp / "go").touch()
     assert running.wait().code == 0
     assert place.run("hosts", "--placed", "--json").json == []
+
+
+@pytest.mark.thorough
+def test_a_quota_on_another_host(repository: Place) -> None:
+    """A task waits for it there, in its session, and is shown as parked; another tool takes over; or the run ends."""
+    place = repository
+    waiting = "on_quota = 'wait'"
+    fallback = "on_quota = 'fallback'\nfallback = ['claude-code']"
+    write_plan(place, {"a": [], "b": ["a"]}, waiting, a=ON_N1, b=f"{ON_N1}\n{fallback}")
+    scripts = {"a": "test -e x-a", "b": "test -e x-b; test $CSA_TOOL = claude-code"}
+    agents_do(place, scripts, used_up("a", 8), used_up("b", 3600))
+    running = place.start("plan", "run", "plan.toml")
+    wait_for(lambda: states_now(place)["a"].startswith("parked until "), "a is parked")
+    done = running.wait()
+    assert (done.code, states(done)) == (0, dict.fromkeys("ab", "merged")), done.err
+    assert files_on(place) == ["x-a", "x-b"]
+    assert {each["name"] for each in on_n1(place)} == {"plan.a", "plan.b"}
+    write_plan(place, {"c": []}, "on_quota = 'fail'", c=ON_N1)
+    agents_do(place, {"c": "test -e x-c"}, used_up("c", 3600))
+    assert states(run_plan(place, code=8))["c"].startswith("parked until ")
+    assert states(run_plan(place)) == {"c": "merged"}
+    assert place.run("hosts", "--placed", "--json").json == []
+
+
+@pytest.mark.thorough
+def test_a_plan_where_hosts_share_the_files(repository: Place) -> None:
+    """A task there has a worktree of the same repository; what it conflicts with is repaired there, and it lands."""
+    place = repository
+    (place.tmp / "own.toml").write_text(f'[engines.n1]\nleash_s = {LEASH_S}\ncode = "shared"\n')
+    write_plan(
+        place, {"a": [], "b": [], "c": ["b"]}, "check = 'test ! -e bad'", b=ON_N1, c=f"{ON_N1}\nworktree = false"
+    )
+    repair = {"match": "conflicts with what has happened", "do": [["run", "grep '<<<<' x; echo both > x"]]}
+    scripts = {"a": "echo a > x", "b": f"{until(place, 'merged')}; echo b > x", "c": "ls x"}
+    agents_do(place, scripts, repair)
+    running = place.start("plan", "run", "plan.toml")
+    wait_for(lambda: states_now(place).get("a") == "merged", "a is merged")
+    (place.tmp / "merged").touch()
+    done = running.wait()
+    assert (done.code, states(done)) == (0, {"a": "merged", "b": "merged", "c": "done"}), done.out + done.err
+    assert sh(place, "git show csa/plan-plan:x") == "both"
+    there = {each["name"]: each for each in on_n1(place)}
+    assert there["plan.b"]["branch"] == "csa/plan.b"
+    assert there["plan.b"]["turns"] == 2
+    assert states(run_plan(place))["b"] == "merged"
+    assert place.run("land", "plan-plan").code == 0
+    assert sh(place, "cat x") == "both"
+    assert place.run("hosts", "--placed", "--json").json == []
+
+
+@pytest.mark.thorough
+@pytest.mark.long
+def test_a_plan_over_a_cluster(cluster: Cluster) -> None:
+    """A scheduler finds the hosts of its tasks, whose work is merged here; what it goes on with is where it was."""
+    a = cluster.a
+    make_repository(a)
+    cluster.configure(f"leash_s = {LEASH_S}", "queue_s = 2")
+    lab = "host = 'lab'"
+    write_plan(a, {"x": [], "y": [], "z": ["x", "y"]}, "budget_tokens = 90000", x=lab, y="host = 'lab:n2'", z=lab)
+    repair = {"match": "conflicts with what has happened", "do": [["run", "grep '<<<<' both; echo z > both"]]}
+    failing = {"match": "do y!", "do": [["run", "echo > x-y"], ["fail", "500"]], "times": 1}
+    scripts = {"x": "echo x > both", "y": "test -e x-y; echo y > both", "z": "test -e x-y; grep z both"}
+    cluster.play(repair, failing, *({"match": f"do {name}!", "do": [["run", does]]} for name, does in scripts.items()))
+    done = run_plan(a, code=1)
+    assert states(done) == {"x": "merged", "y": "failed", "z": "blocked by y"}, done.err
+    done = run_plan(a)
+    assert states(done) == {"x": "merged", "y": "merged", "z": "merged"}, done.err
+    (y,) = (row for row in a.run("ls", "--all-hosts", "--json").json if row["name"] == "plan.y")
+    assert (y["mirror"], y["turns"]) == ("n2", 3)
+    assert sh(a, "git show csa/plan-plan:both") == "z"
+    _, agent = a.agent("--permission", "edit")
+    cluster.slurm("scontrol", "update", "nodename=n2", "state=drain", "reason=full")
+    write_plan(a, {"y": []}, y="host = 'lab:n2'")
+    cluster.play({"match": "do y!", "do": [["run", "echo > x-y"]]})
+    done = a.run("plan", "run", "plan.toml", "--name", "agents", env=agent)
+    assert (done.code, states(done)) == (0, {"y": "merged"}), done.err
+    assert "The turn runs here" in done.err
+    assert a.run("info", "agents.y", "--json").json["mirror"] is None
+    assert a.run("hosts", "--placed", "--json").json == []
+    wait_for(lambda: not cluster.jobs(), "the jobs have ended")
 
 
 @pytest.mark.thorough

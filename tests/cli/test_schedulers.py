@@ -18,7 +18,8 @@ import pytest
 
 from csa.model.config import Engine
 from csa.model.configkeys import HYPERQUEUE
-from csa.runner.hosts import hyperqueue
+from csa.runner.hosts import hyperqueue, kubernetes
+from csa.runner.hosts.schedulers import GONE, Look
 from csa.store.mirrors import mirror_for
 from csa.store.placements import list_placements
 from tests.cluster import Cluster
@@ -27,6 +28,7 @@ from tests.support import CSA, Done, Json, Place, Running, wait_for
 pytestmark = pytest.mark.thorough
 REAL_HQ = os.environ.get("CSA_REAL_HQ")
 REPOSITORY = Path(__file__).parents[2]
+REFUSED: Json = json.loads((REPOSITORY / "fixtures/recordings/kubernetes/v1.34.4.json").read_text())["refused"]
 
 
 class Queue:
@@ -225,6 +227,21 @@ def test_what_was_killed_in_a_queue_is_given_back(queue: Queue) -> None:
     assert list_placements(queue.place.state_root) == []
 
 
+@pytest.mark.parametrize("words", [[], ["--detach"]])
+def test_a_signal_while_an_order_is_submitted(queue: Queue, words: list[str]) -> None:
+    """It is heeded at once, though the server says nothing; of what nobody holds nothing is booked, or begins."""
+    hq, asked = queue.place.tmp / "bin" / "hq", queue.directory / "asked"
+    works = hq.read_text()
+    hq.write_text(f"#!/bin/sh\ntouch {asked}; sleep 600\n")
+    running = queue.start(*words, "hello")
+    wait_for(asked.exists, "it is asked")
+    running.signal(signal.SIGTERM)
+    hq.write_text(works)
+    assert running.wait().code == 143
+    assert list_placements(queue.place.state_root) == []
+    assert queue.states() == []
+
+
 class Pods:
     """A Kubernetes that has one node; its pods have the home and the state root of n1."""
 
@@ -351,6 +368,54 @@ def test_a_pod_that_is_killed(pods: Pods) -> None:
     assert place.run("hosts", "--release", done.session_id, "--force").code == 0
 
 
+def test_a_pod_that_takes_the_place_of_another_begins_nothing(pods: Pods) -> None:
+    """It has an own state root, which knows nothing of the order: csa never gives it what it gave to the first one."""
+    place, remote = pods.place, pods.remote
+    pods.hold()
+    running = pods.start("--name", "s", "long")
+    remote.wait_ready()
+    (first,) = pods.cluster.pods.values()
+    wait_for(mirror_for(str(place.state_root), first.name).heard_at, "it is seen here")
+    remote.release()
+    pods.cluster.replace(first, lambda: shutil.rmtree(remote.state_root))
+    done = running.wait()
+    assert (done.code, "it was begun again on" in done.err) == (4, True), done.err
+    assert (pods.cluster.jobs, remote.ids(remote.tmp / "home")) == ({}, [])
+    assert [each.host for each in list_placements(place.state_root)] == [first.name]
+
+
+def test_a_pod_that_is_deleted_is_not_begun_again(pods: Pods) -> None:
+    """Its turn ends as cancelled, and is here; a job that had one pod makes no other."""
+    place = pods.place
+    pods.hold()
+    running = pods.start("--name", "s", "long")
+    pods.remote.wait_ready()
+    (pod,) = pods.cluster.pods.values()
+    pods.cluster.remove(pod)
+    assert running.wait().code == 130
+    assert place.run("status", "--json", f"{pod.name}:s").json["status"] == "cancelled"
+    assert list_placements(place.state_root) == []
+    assert pods.cluster.pods == {}
+    look = kubernetes.read_look(0, json.dumps({"items": [*pods.cluster.jobs.values()]}), "")
+    assert look == Look(GONE, reason="BackoffLimitExceeded: Job has reached the specified backoff limit")
+
+
+def test_what_kubernetes_refuses(pods: Pods) -> None:
+    """A name that is taken, a quota, a right that is missing: nothing has begun, nothing is held, and it says why."""
+    place, cluster = pods.place, pods.cluster
+    for reason, status in REFUSED.items():
+        cluster.refusal = status
+        done = pods.start("hello").wait()
+        assert (done.code, "k8s takes no order: " in done.err) == (7, True), (reason, done.err)
+        assert list_placements(place.state_root) == []
+    cluster.refusal = None
+    cluster.denied = {(b"create", b"exec")}
+    checked = place.run("hosts", "--check", "k8s")
+    assert (checked.code, "you may not create pods --subresource=exec" in checked.err) == (7, True), checked.err
+    cluster.denied = set()
+    assert place.run("hosts", "--check", "k8s").code == 0
+
+
 def test_a_turn_that_nobody_waits_for_stays_for_a_while(pods: Pods) -> None:
     """A pod is there after its turn for `linger_s`, or until it was brought by somebody who held it."""
     place = pods.place
@@ -379,15 +444,16 @@ def test_a_volume_is_a_host(pods: Pods) -> None:
     assert place.run("run", "--on", "k8s:n2", "--tool", "codex", "x").code == 2
 
 
-def test_a_job_is_cancelled_by_its_name(queue: Queue) -> None:
-    """As when the scheduler's answer was lost; other jobs go on, and one that is not there is no failure."""
+def test_a_job_is_found_by_its_name(queue: Queue) -> None:
+    """As when the scheduler's answer was lost; one that is not there is no failure, a server that is not there is."""
     queue.fill()
     lab = Engine("lab", kind=HYPERQUEUE, csa=("true",))
     for number in (1, 2):
         assert queue.place.shell([*hyperqueue.place(lab, f"csa-{number}", None)]).code == 0
-    for name in ("csa-2", "csa-3"):
-        assert queue.place.shell([*hyperqueue.cancel_named(lab, name)]).code == 0
-    assert queue.states() == ["waiting", "canceled"]
-    assert queue.place.shell([*hyperqueue.cancel(lab, "1")]).code == 0
+    found = [queue.place.shell([*hyperqueue.find(lab, name)]) for name in ("csa-2", "csa-3")]
+    assert [(each.code, hyperqueue.handle(each.out)) for each in found] == [(0, "2"), (0, "")]
+    for job in ("2", "1"):
+        assert queue.place.shell([*hyperqueue.cancel(lab, job)]).code == 0
+    assert queue.states() == ["canceled", "canceled"]
     queue.place.env["HQ_SERVER_DIR"] = "/nowhere"
-    assert queue.place.shell([*hyperqueue.cancel_named(lab, "csa-1")]).code == 1
+    assert queue.place.shell([*hyperqueue.find(lab, "csa-1")]).code == 1

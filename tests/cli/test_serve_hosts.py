@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from csa.store.mirrors import Mirror
+from csa.store.mirrors import Mirror, mirror_for
 from tests.cli.hosts import make_old, sync
+from tests.cli.worktrees import NAMES, make_repository, sh
+from tests.realhosts import Host, Hosts
+from tests.rpc.test_mcp import connected
 from tests.serving import Server, serving
-from tests.support import Place, wait_for
+from tests.support import Place, Running, children_of, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +175,132 @@ def test_a_host_that_cannot_be_reached(place: Place, remote: Place, server: Serv
     assert "ssh n1 csa describe" in described.json["error"]["hint"]
     shutil.rmtree(remote.state_root)
     assert server.ask("PATCH", "/sessions/n1:auth", {"name": "other"}).status == 404
+
+
+@pytest.mark.thorough
+def test_silent_hosts_hold_up_nobody(place: Place, remote: Place, server: Server) -> None:
+    """However a session is named: what waits for its host does not keep others from reading and starting."""
+    there = remote.codex("hello").session_id
+    sync(place)
+    mirrors = Path(mirror_for(str(place.state_root), "n1").pathname).parent
+    shutil.move(mirrors / "n1", mirrors / "hung")
+    wait_for(lambda: row_of(server, there) is not None, "it is in the list")
+    asking = [
+        threading.Thread(target=server.ask, args=("PATCH", f"/sessions/{name}", {"pinned": True}), daemon=True)
+        for name in (there, f"hung:{there}", *(there[:12], there[:14].lower()) * 5)
+    ]
+    for each in asking:
+        each.start()
+    wait_for(lambda: len(children_of(server.running.pid)) == len(asking), "all of them wait")
+    assert server.get("/sessions/" + server.start("hello"))["mirror"] is None
+    for pid in children_of(server.running.pid):
+        os.kill(pid, signal.SIGKILL)
+    for each in asking:
+        each.join()
+
+
+def far_turn(place: Place, remote: Place) -> None:
+    """Let a turn on n1 wait, and then change a file of the repository here, whose code goes along."""
+    make_repository(place)
+    (place.tmp / "own.toml").write_text("")
+    remote.env.update({name: place.env[name] for name in NAMES})
+    remote.play(*remote.hold(), ["run", "echo far > a"], ["say", "done"])
+    place.env["FAKE_TOOL_SCRIPT"] = remote.env["FAKE_TOOL_SCRIPT"]
+
+
+def work_of(place: Place, session_id: str) -> str:
+    return sh(place, f"git show refs/csa/{session_id}/1:a 2>/dev/null || true")
+
+
+def placed(place: Place) -> list[dict[str, object]]:
+    return list(place.run("hosts", "--placed", "--json").json)
+
+
+@pytest.mark.thorough
+def test_what_a_server_that_was_killed_has_begun_is_watched_by_the_next(place: Place, remote: Place) -> None:
+    """Its end is seen here, its commits come, what it held is settled: nobody has to call csa sync or csa fetch."""
+    far_turn(place, remote)
+    with serving(place) as server:
+        session_id = server.start(on="n1")
+        server.running.kill()
+        server.running.wait()
+    with serving(place) as server:
+        remote.release()
+        wait_for(lambda: has_status(server, session_id, "succeeded"), "its end is here")
+        wait_for(lambda: work_of(place, session_id) == "far", "its commits are here")
+        wait_for(lambda: placed(place) == [], "it is settled")
+
+
+@pytest.mark.thorough
+def test_work_that_nobody_fetched_comes_with_the_next_server(place: Place, remote: Place) -> None:
+    """Also if csa sync has settled it meanwhile; of what another project placed MCP fetches nothing."""
+    far_turn(place, remote)
+    session_id = place.run("run", "--on", "n1", "--detach", "--tool", "codex", "x").out.split()[0]
+    remote.release()
+    ended = ("status", session_id, "--json")
+    wait_for(lambda: remote.run(*ended).json["status"] == "succeeded", "it has ended")
+    sync(place)
+    (left,) = placed(place)
+    assert (left["state"], left["awaits_code"]) == ("settled", True)
+    other = place.tmp / "other"
+    other.mkdir()
+    with connected(place, "--cd", str(other)) as client:
+        client.call("list")
+        assert work_of(place, session_id) == ""
+    with connected(place) as client:
+        client.call("list")
+        wait_for(lambda: work_of(place, session_id) == "far", "its commits are here")
+        wait_for(lambda: placed(place) == [], "nothing is awaited any more")
+
+
+_ASK = """
+import json, sys, urllib.request
+where, _, token = sys.argv[1].partition("/#token=")
+headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+asked = urllib.request.Request(f"{where}/api/v1/sessions", sys.argv[2].encode(), headers)
+print(json.load(urllib.request.urlopen(asked))["session_id"])
+"""
+
+
+def begin_on(a: Host, url: str) -> str:
+    """Ask the server of a host for a turn on n1; return its session."""
+    body = {"prompt": "hello", "tool": "codex", "directory": str(a.project), "on": "n1"}
+    done = a.shell([sys.executable, "-c", _ASK, url, json.dumps(body)])
+    assert done.code == 0, done.err
+    return done.out.strip()
+
+
+def serve_on(a: Host) -> Running:
+    running = a.start("serve", "--port", "0")
+    wait_for(lambda: "token=" in running.out, "it serves")
+    return running
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.thorough
+def test_a_server_is_killed_while_a_host_is_cut_off_or_dead(hosts: Hosts) -> None:
+    """When the host is there again the next server hears what became of its turn, and fetches what that has done."""
+    a, n1 = hosts.up("a", "n1")
+    make_repository(a)
+    n1.play(*n1.hold(), ["run", "echo far > a"], ["say", "done"])
+    server = serve_on(a)
+    first = begin_on(a, server.out.strip())
+    n1.cut()
+    server.kill()
+    server = serve_on(a)
+    n1.release()
+    wait_for(lambda: n1.run("ps", "--json").json == [], "the turn there has ended")
+    n1.heal()
+    wait_for(lambda: work_of(a, first) == "far", "its commits are here", within_s=90)
+    wait_for(lambda: placed(a) == [], "it is settled")
+    n1.go.unlink()
+    second = begin_on(a, server.out.strip())
+    n1.kill()
+    server.kill()
+    server = serve_on(a)
+    n1.start_again()
+    wait_for(lambda: a.run("status", second, "--json").json["status"] == "lost", "its host says so", within_s=90)
+    wait_for(lambda: placed(a) == [], "what it held is given back", within_s=30)
+    server.signal(signal.SIGTERM)
+    assert server.wait().code == 0
+    wait_for(lambda: not a.processes(), "nothing is left")

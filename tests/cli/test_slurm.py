@@ -163,6 +163,82 @@ def test_slurm_begins_nothing_twice(cluster: Cluster) -> None:
     assert len(orders) == 1
 
 
+def test_a_job_that_is_begun_again_on_another_node_begins_nothing(cluster: Cluster) -> None:
+    """Nobody waits for it, and the other node has never heard of its order: it is Slurm that says so."""
+    a, n1, n2 = (cluster[name] for name in ("a", "n1", "n2"))
+    cluster.configure('code = "none"')
+    cluster.play(HELD, SAID)
+    assert a.run("run", "--on", "lab:n1", "--detach", "--tool", "codex", "long").code == 0
+    wait_ready(n1)
+    (job,) = cluster.jobs()
+    cluster.slurm("scontrol", "update", f"jobid={job['id']}", "requeue=1")
+    cluster.slurm("scontrol", "requeue", job["id"])
+    wait_for(lambda: cluster.state(job["id"]) == "PENDING", "it is in the queue again")
+    cluster.slurm("scontrol", "update", f"jobid={job['id']}", "reqnodelist=n2", "starttime=now")
+    wait_for(lambda: cluster.state(job["id"]) not in {"PENDING", "RUNNING"}, "it has run again", within_s=60)
+    assert cluster.slurm("squeue", "--noheader", "--states=all", f"--jobs={job['id']}", "--format=%B") == "n2"
+    assert n2.ids(n2.home) == []
+
+
+def fill(cluster: Cluster) -> None:
+    """Let no node take what comes."""
+    cluster.slurm("scontrol", "update", "nodename=n1,n2,n3", "state=drain", "reason=full")
+
+
+def test_what_nobody_waits_for_is_found_by_its_name(cluster: Cluster) -> None:
+    """Slurm says on which node it has begun: there it is settled. What still waits is taken back, and never begins."""
+    a, n2 = cluster.a, cluster["n2"]
+    cluster.configure('code = "none"')
+    cluster.play(HELD, SAID)
+
+    def killed_in_the_queue() -> Placement:
+        fill(cluster)
+        running = a.start("run", "--on", "lab", "--detach", "--tool", "codex", "long")
+        wait_for(lambda: "waiting in the queue of lab" in running.err, "it waits")
+        running.kill()
+        (placement,) = unsettled(a)
+        assert (placement.host, placement.state) == ("lab", "sent")
+        return placement
+
+    released = a.run("hosts", "--release", killed_in_the_queue().id)
+    assert released.code == 0, released.err
+    assert (cluster.jobs(), unsettled(a)) == ([], [])
+
+    placement = killed_in_the_queue()
+    cluster.slurm("scontrol", "update", "nodename=n2", "state=resume")
+    wait_ready(n2)
+    busy = a.run("hosts", "--release", placement.id)
+    assert (busy.code, f"Session {placement.session_id} runs on n2" in busy.err) == (4, True), busy.err
+    assert [each.host for each in unsettled(a)] == ["n2"]
+    n2.shell(["touch", "/run/go"])
+    wait_for(lambda: not cluster.jobs(), "its job has ended")
+    assert a.run("hosts", "--release", placement.id).code == 0
+    assert unsettled(a) == []
+    assert a.run("status", "--json", placement.session_id).json["status"] == "succeeded"
+
+
+def test_a_tree_is_killed_whose_job_nobody_waits_for(cluster: Cluster) -> None:
+    """Its job is found by its name, and ended; the node that it is on is known then, and what was used is settled."""
+    a, n2 = cluster.a, cluster["n2"]
+    cluster.configure('code = "none"')
+    placing = f"{RUN} --detach --allow-tokens 1000 'long'"
+    cluster.play({"match": "the root", "do": [["run", f"{placing} & echo $! > /run/placing; wait"]]}, HELD, SAID)
+    fill(cluster)
+    running = a.start("run", "--tool", "codex", "--name", "root", "--budget-tokens", "100000", "the root")
+    wait_for(lambda: "PENDING" in [job["state"] for job in cluster.jobs()], "it waits")
+    a.shell(["sh", "-c", "kill -9 $(cat /run/placing)"])
+    assert running.wait().code == 0
+    cluster.slurm("scontrol", "update", "nodename=n2", "state=resume")
+    wait_ready(n2)
+    assert [each.host for each in unsettled(a)] == ["lab"]
+    killed = a.run("kill", "--tree", "root")
+    assert killed.code == 0, killed.err
+    wait_for(lambda: not cluster.jobs(), "no job is left")
+    assert [each.host for each in unsettled(a)] == ["n2"]
+    assert a.run("sync", "n2").code == 0
+    assert unsettled(a) == []
+
+
 def test_a_ring_in_the_queue_is_opened(cluster: Cluster) -> None:
     """Two parents have both slots, and wait for sub-agents that need one: those run where their parents are."""
     a, n1, n2, _ = (cluster[name] for name in ("a", "n1", "n2", "n3"))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from csa.runner.hosts.frames import write_frame
 from csa.runner.hosts.intake import Intake
 from csa.runner.sessions.listing import select_sessions
-from csa.store import idindex
+from csa.store import idindex, idkeeping
 from csa.store.idindex import IDS_FILE, PLACES_FILE, IndexedIds, open_index
 from csa.store.listed import by_use, list_directory, walk, written_at
 from csa.store.mirrors import HOST_FILE, Mirror, mirror_for
@@ -169,8 +169,10 @@ def test_whatever_happens_to_an_index_or_a_mirror_the_answers_are_those_of_a_lis
 ) -> None:
     with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
         patch.setattr(idindex, "WORTH", 4)
-        patch.setattr(idindex, "_MOST_NOTED", 5)
+        patch.setattr(idkeeping, "WORTH", 4)
+        patch.setattr(idkeeping, "_MOST_NOTED", 5)
         patch.setattr(idindex, "_BLOCK", 3)
+        patch.setattr(idindex, "_FIRST_BLOCK", 2)
         patch.setattr(idindex, "_SMALL_BYTES", 0)
         mirror = mirror_for(place, "n1")
         take(mirror, list(range(12)), at=1e9)
@@ -188,7 +190,8 @@ def test_what_an_intake_has_written_is_found_without_listing(tmp_path: Path, mon
     take(mirror, [3], at=1e9 + 2)
     assert os.stat(Store(mirror.pathname, PROJECTS[0]).sessions_dir).st_mtime < began  # a change makes it another
     expected = listing(mirror)
-    monkeypatch.setattr(idindex, "list_directory", pytest.fail)
+    for room in (idindex, idkeeping):
+        monkeypatch.setattr(room, "list_directory", pytest.fail)
     assert answers(mirror) == expected
     index = open_index(mirror.pathname)
     assert index

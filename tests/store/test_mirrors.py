@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from csa.errors import BusyError, NotFoundError, RefusedError
+from csa.errors import BusyError, CsaError, NotFoundError, RefusedError
 from csa.model.config import Engine
 from csa.runner.client import Csa
 from csa.runner.hosts.engines import explain_failure
@@ -390,6 +390,40 @@ def test_who_watches_all_sessions_sees_those_of_mirrors(host: Store, mirror: Mir
     take(mirror, stream_of(host, mirror))
     assert set(fleet.look()) == {(f"{HOST}:/q", IDS[2])}
     assert Fleet(str(state_root)).look() == {}
+
+
+def test_what_is_watched_of_a_host_is_bounded(
+    host: Store, mirror: Mirror, state_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many projects and sessions it has, or sends: those in which something was new last, and their newest."""
+    monkeypatch.setattr("csa.runner.sessions.fleet._MOST_PROJECTS", 2)
+    monkeypatch.setattr("csa.runner.sessions.fleet._MOST_OF_HOST", 2)
+    projects = [Store(host.root, f"/{name}") for name in "abc"]
+    for number, store in enumerate(projects):
+        finished_session(store, IDS[number])
+    take(mirror, stream_of(host, mirror))
+    for number, store in enumerate(projects):
+        os.utime(Store(mirror.pathname, store.project).sessions_dir, (number, number))
+    fleet = Fleet(str(state_root), mirrors=True)
+    fleet.look()
+    assert {info.project for info in fleet.infos} == {"/b", "/c"}
+    for session_id in IDS[3:]:
+        finished_session(projects[2], session_id)
+    take(mirror, stream_of(host, mirror))
+    fleet.look()
+    assert {info.session_id for info in fleet.infos if info.project == "/c"} == {max(IDS[2:])}
+
+
+def test_other_hosts_leave_files_to_this_one(host: Store, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk on which few more files fit takes no more, however small they are."""
+    finished_session(host, IDS[0])
+    sent = stream_of(host, mirror)
+    monkeypatch.setattr("csa.runner.hosts.intake._LOOK_BYTES", 0)
+    real = os.statvfs(Path(mirror.pathname).anchor)
+    values = [*real[:5], 3000, 100, 100, *real[8:]]
+    monkeypatch.setattr("csa.runner.hosts.intake.os.statvfs", lambda _: os.statvfs_result(values))
+    with pytest.raises(CsaError, match="room for only"):
+        take(mirror, sent)
 
 
 def _keys(fleet: Fleet) -> list[tuple[str, str]]:

@@ -74,6 +74,34 @@ def test_selectors(store: Store) -> None:
             store.resolve(empty)
 
 
+@pytest.mark.parametrize("among", [5, 23])
+def test_a_prefix_finds_what_a_list_would(store: Store, among: int) -> None:
+    """Whatever else is in the directory, and whether few begin so or many."""
+    directory = Path(store.sessions_dir)
+    for session_id in IDS[:among]:
+        (directory / session_id).mkdir(parents=True)
+    (directory / IDS[24]).touch()
+    (directory / IDS[25]).symlink_to(IDS[0])
+    for name in (f"x\n{IDS[26]}", f"{IDS[26]}\n", f".new-{IDS[26]}", IDS[26][:20]):
+        (directory / name).mkdir()
+    assert store.ids() == sorted(IDS[:among])
+    for prefix in (
+        "0",
+        "7",
+        IDS[0],
+        IDS[0][:-1],
+        IDS[24],
+        IDS[25][:-1],
+        IDS[26][:-1],
+        IDS[26][:20],
+        "x",
+        ".",
+        "0/",
+        "/",
+    ):
+        assert store.ids(prefix) == [each for each in sorted(IDS[:among]) if each.startswith(prefix)]
+
+
 def test_an_ambiguous_prefix_shows_every_match(store: Store, write_foreign: ForeignWriter) -> None:
     """Each match comes with full id, age, tool and description, damaged ones included."""
     finished_session(store, IDS[0], description="first work")

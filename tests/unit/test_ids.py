@@ -5,7 +5,7 @@ import re
 import pytest
 from ulid import ULID
 
-from csa.ids import is_session_id, new_session_id, renew_session_id, unique_prefix_length
+from csa.ids import is_session_id, new_session_id, renew_session_id, session_ids_in, unique_prefix_length
 from csa.procfs import random_uuid
 
 KNOWN = "01JH4QWERT1234567890ABCDEF"
@@ -33,6 +33,15 @@ def test_a_canonical_ulid_is_a_session_id() -> None:
 def test_anything_else_is_none(text: str) -> None:
     """Other lengths, cases, letters and scripts are no session ids."""
     assert not is_session_id(text)
+
+
+def test_many_names_are_told_as_one_by_one() -> None:
+    """Whatever is among them."""
+    others = [KNOWN[:13], KNOWN + "0", KNOWN.lower(), "8" + KNOWN[1:], ".new-" + KNOWN]
+    fitting = [KNOWN[:-1] + letter for letter in "ILOU-. \n/?\N{ARABIC-INDIC DIGIT ONE}\udcff"]
+    assert session_ids_in([KNOWN, *others, KNOWN]) == [KNOWN, KNOWN]
+    for name in fitting:
+        assert session_ids_in(iter([KNOWN, name, *others])) == [KNOWN]
 
 
 def test_new_ids_are_canonical_and_sort_by_time() -> None:

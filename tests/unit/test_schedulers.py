@@ -15,6 +15,7 @@ from csa.model.configkeys import ENGINE_KEYS, HYPERQUEUE, KUBERNETES, SLURM
 from csa.runner.hosts import hyperqueue, kubernetes, slurm
 from csa.runner.hosts.engines import reach_of
 from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look, is_scheduler
+from csa.structs import replace
 from tests.support import Json
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -61,7 +62,15 @@ def test_the_order_travels_in_the_script() -> None:
         (0, line("CANCELLED", "n2", 9, "None"), "", Look(GONE, "n2", "CANCELLED", None)),
         (0, line("NODE_FAIL", "n2", 0, "NodeDown"), "", Look(GONE, "n2", "NODE_FAIL", 0)),
         (0, "", "", Look(GONE)),
-        (1, "", "slurm_load_jobs error: Invalid job id specified\n", Look(GONE)),
+        (0, "CLUSTER: west\n" + line("RUNNING", "n1", 0, "None"), "", Look(RUNNING, "n1")),
+        (0, "CLUSTER: west\n", "", Look(GONE)),
+        (0, "Loading modules\n" + line("PENDING", "n/a", 0, "Priority"), "", Look(PENDING, "", "Priority")),
+        (0, "Loading modules\n", "", None),
+        (0, line("OF A LATER VERSION", "n1", 0, "None"), "", None),
+        (0, "COMPLETED|n1|0:0\n", "", Look(GONE, "n1", "COMPLETED", 0)),
+        (0, "FAILED|n1|127:0\n", "", Look(GONE, "n1", "FAILED", 127)),
+        (0, "CANCELLED by 1000|None assigned|0:0\n", "", Look(GONE, "", "CANCELLED", 0)),
+        (0, "CANCELLED by 0|n1|0:15\n", "", Look(GONE, "n1", "CANCELLED")),
         (1, "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", None),
     ],
 )
@@ -72,13 +81,87 @@ def test_what_slurm_says_of_a_job(code: int, said: str, complaint: str, found: L
 
 def test_what_slurm_calls_a_job() -> None:
     """A number, which may be followed by a cluster, and come after a plugin's words; anything else is no job."""
-    assert [slurm.handle(said) for said in ("12\n", "12;lab\n", "lua: fine\n12\n", "", "no\n")] == [
-        "12",
-        "12",
-        "12",
-        "",
-        "",
+    said = ("12\n", "12;lab\n", "lua: fine\n12\n", "", "no\n", "12;a,b\n", "12;--all\n")
+    assert [slurm.handle(each) for each in said] == ["12", "12;lab", "12", "", "", "", ""]
+
+
+def test_a_job_of_another_cluster_is_asked_for_there() -> None:
+    """Here its number is another job's, or none."""
+    job = "12;west"
+    for argv in (slurm.look(LAB, job), slurm.keep(LAB, job), slurm.cancel(LAB, job), slurm.reach(LAB, job)):
+        assert "--clusters=west" in argv
+        assert not [word for word in argv if "12;" in word]
+    assert "--clusters=west" in slurm.find(replace(LAB, options=("--clusters=west", "--mem=2G")), "csa-1")
+
+
+def test_no_option_makes_many_of_one_job_or_hides_it() -> None:
+    """A job array would begin a turn on each node; a job of another name would not be found again."""
+    for options in (("--array=1-9",), ("-a", "1-9"), ("-a1-9",)):
+        with pytest.raises(ConfigError, match="one job"):
+            slurm.place(replace(LAB, options=options), "csa-1", None)
+    argv = slurm.place(replace(LAB, options=("--job-name=mine", "--account=a")), "csa-1", None)
+    assert argv.index("--job-name=mine") < argv.index("--job-name=csa-1")
+
+
+def test_a_job_that_is_begun_again_does_nothing() -> None:
+    """Whoever has put it into the queue again: it may have begun on another node, which alone knows that."""
+    script = slurm.script(replace(LAB, csa=("echo",)), "csa-1", b"").replace(b"cd || exit", b"cd / || exit")
+    ran = [
+        subprocess.run(
+            ["sh"], input=script, env={"SLURM_RESTART_COUNT": count}, capture_output=True, check=False
+        ).stdout
+        for count in ("", "0", "1")
     ]
+    assert ran == [b"supervise --job\n", b"supervise --job\n", b""]
+
+
+def commands(tmp_path: Path, **scripts: str) -> dict[str, str]:
+    """Return an environment whose commands are these."""
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    return {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+
+
+FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "found"),
+    [
+        (FORGOTTEN, "echo 'COMPLETED|n2|0:0'", Look(GONE, "n2", "COMPLETED", 0)),
+        ("", "echo 'COMPLETED|n2|0:0'", Look(GONE, "n2", "COMPLETED", 0)),
+        (FORGOTTEN, "echo 'Slurm accounting storage is disabled' >&2; exit 1", Look(GONE)),
+        ("echo 'slurm_load_jobs error: Socket timed out' >&2; exit 1", "echo 'PENDING|None assigned|0:0'", None),
+        (f"echo 'squeue: warning: old' >&2; echo '{line('RUNNING', 'n1', 0, 'None')}'", "", Look(RUNNING, "n1")),
+    ],
+)
+def test_what_the_controller_has_forgotten(tmp_path: Path, squeue: str, sacct: str, found: Look | None) -> None:
+    """Accounting has it, where there is one; it is not asked as long as the controller only does not answer."""
+    env = commands(tmp_path, squeue=squeue, sacct=sacct)
+    done = subprocess.run(slurm.look(LAB, "12"), capture_output=True, text=True, env=env, check=False)
+    assert slurm.read_look(done.returncode, done.stdout, done.stderr) == found
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "options", "job"),
+    [
+        ("echo 12", "", (), "12"),
+        ("echo 'CLUSTER: west'; echo 12", "", ("--clusters=west",), "12;west"),
+        ("", "echo 12", (), "12"),
+        ("", "exit 1", (), ""),
+    ],
+)
+def test_a_job_of_slurm_is_found_by_its_name(
+    tmp_path: Path, squeue: str, sacct: str, options: tuple[str, ...], job: str
+) -> None:
+    """In the queue, or else in the accounting; without an answer it is not known."""
+    env = commands(tmp_path, squeue=squeue, sacct=sacct)
+    argv = slurm.find(replace(LAB, options=options), "csa-1")
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, check=False)
+    assert (done.returncode, slurm.handle(done.stdout)) == (0, job)
+    commands(tmp_path, squeue="exit 1")
+    assert subprocess.run(argv, capture_output=True, env=env, check=False).returncode == 1
 
 
 def test_its_commands_know_nothing_of_the_job_that_we_are_in() -> None:
@@ -138,6 +221,13 @@ def test_what_hyperqueue_says_of_a_job(name: str, found: Look | None) -> None:
     assert hyperqueue.read_look(recorded["code"], recorded["out"], recorded["err"]) == found
 
 
+def test_words_between_what_hyperqueue_says() -> None:
+    """Warnings, and lines of a log that begin as JSON does, are passed over."""
+    said = RECORDED["running"]["out"]
+    for words in ("[2026-12-01T00:00:00Z WARN] old\n", "{module} loaded\n", "note\n"):
+        assert hyperqueue.read_look(0, words + said + words, "") == Look(RUNNING, "n1")
+
+
 def test_a_worker_that_has_come_since() -> None:
     """A host that is not in the list yet is asked for again."""
     said = RECORDED["running"]["out"].replace('"hostname": "n1"', '"hostname": ""')
@@ -159,39 +249,52 @@ def test_an_order_travels_in_pieces_that_the_kernel_takes() -> None:
     must = json.loads(kubernetes.place(PODS, "csa-01M8PC0Z94J0FMR849VA4XBEPH", None)[5])
     once = {"parallelism": 1, "completions": 1, "backoffLimit": 0, "podReplacementPolicy": "Failed"}
     assert {name: must["spec"][name] for name in once} == once
+    assert must["spec"]["podFailurePolicy"] is None  # with it a failed pod could have a successor
     assert must["metadata"]["name"] == JOB
 
 
+CLUSTER: Json = json.loads((FIXTURES / "recordings/kubernetes/v1.34.4.json").read_text())
+
+
 @pytest.mark.parametrize(
-    ("status", "found"),
+    ("name", "found"),
     [
-        (
-            {
-                "phase": "Pending",
-                "conditions": [{"status": "False", "reason": "Unschedulable", "message": "0/3\nnodes"}],
-            },
-            Look(PENDING, reason="Unschedulable: 0/3 nodes"),
-        ),
-        ({"phase": "Pending", "state": {"waiting": {"reason": "ErrImagePull"}}}, Look(PENDING, reason="ErrImagePull")),
-        ({"phase": "Running", "state": {"running": {"startedAt": "t"}}}, Look(RUNNING, f"{JOB}-x7k2p")),
-        (
-            {"phase": "Failed", "state": {"terminated": {"exitCode": 127, "reason": "Error", "startedAt": "t"}}},
-            Look(GONE, f"{JOB}-x7k2p", "Error", 127),
-        ),
-        (
-            {"phase": "Failed", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "startedAt": "t"}}},
-            Look(GONE, f"{JOB}-x7k2p", "OOMKilled", 137),
-        ),
-        ({"phase": "Failed", "reason": "OutOfcpu", "message": "no"}, Look(GONE, "", "OutOfcpu: no")),
+        ("unschedulable", Look(PENDING, reason="Unschedulable: 0/1 nodes are available: 1 Insufficient memory.")),
+        ("no image", Look(PENDING, reason="ErrImageNeverPull: Container image")),
+        ("creating", Look(PENDING, reason="ContainerCreating")),
+        ("running", Look(RUNNING, "POD")),
+        ("being deleted", Look(RUNNING, "POD")),
+        ("its pod was deleted", Look(GONE, reason="BackoffLimitExceeded: Job has reached the specified backoff limit")),
+        ("finished", Look(GONE, "POD", "Completed", 0)),
+        ("failed", Look(GONE, "POD", "Error", 127)),
+        ("killed", Look(GONE, "POD", "Error", 137)),
+        ("suspended", Look(PENDING, reason="suspended")),
+        ("deadline", Look(GONE, reason="DeadlineExceeded: Job was active longer than specified deadline")),
+        ("no pod within the quota", Look(PENDING, reason="no pod yet")),
     ],
 )
-def test_what_kubernetes_says_of_a_pod(status: Json, found: Look) -> None:
-    """It waits, runs, or is gone: without a host if its container was never started."""
-    if state := status.pop("state", None):
-        status["containerStatuses"] = [{"name": "istio", "state": {}}, {"name": "csa", "state": state}]
-    pod = {"kind": "Pod", "metadata": {"name": f"{JOB}-x7k2p"}, "status": status}
-    said = json.dumps({"items": [{"kind": "Job", "spec": {}, "status": {}}, pod]})
-    assert kubernetes.read_look(0, said, "") == found
+def test_what_kubernetes_says_of_a_job(name: str, found: Look) -> None:
+    """As recorded, of a real cluster: it waits, runs, or is gone; without a host if it has no pod, or none any more."""
+    items = CLUSTER["looks"][name]
+    look = kubernetes.read_look(0, json.dumps({"items": items}), "")
+    assert look
+    pods = [each["metadata"]["name"] for each in items if each["kind"] == "Pod"]
+    wanted = replace(found, host=pods[0]) if found.host else found
+    assert look.reason.startswith(wanted.reason)
+    assert replace(look, reason=wanted.reason) == wanted
+
+
+def test_pods_that_never_ran() -> None:
+    """A node has refused it; beside others its container has not been started."""
+    waiting = {"phase": "Pending", "containerStatuses": [{"name": "istio", "state": {}}, {"name": "csa", "state": {}}]}
+    refused = {"phase": "Failed", "reason": "OutOfcpu", "message": "no"}
+    looks = [
+        kubernetes.read_look(
+            0, json.dumps({"items": [{"kind": "Pod", "metadata": {"name": "p"}, "status": status}]}), ""
+        )
+        for status in (waiting, refused)
+    ]
+    assert looks == [Look(PENDING), Look(GONE, "", "OutOfcpu: no")]
 
 
 def test_a_job_of_kubernetes_without_a_pod() -> None:

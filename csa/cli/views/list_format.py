@@ -55,7 +55,7 @@ FIELDS: Mapping[str, Callable[[View, SessionInfo], object]] = {
     "project": lambda _, info: info.project,
     "branch": _of_state(lambda state: state.branch),
     "worktree": _of_state(lambda state: state.worktree and state.worktree.path),
-    "landed": _of_state(lambda state: state.worktree and state.worktree.landed),
+    "landed": lambda _, info: info.worktree and info.worktree.landed,
     "owner": _of_state(lambda state: state.owner),
     "parent": lambda _, info: info.parent,
     "depth": _of_state(lambda state: state.depth),

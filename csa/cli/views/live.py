@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from csa.cli.output import STATUS_STYLES, count_of, cut, display_width, one_line
-from csa.cli.views.naming import called, doing_of, name_host, subject_of
+from csa.cli.views.naming import called, doing_of, label_called, name_host, subject_of
 from csa.ids import is_session_id
 from csa.model.genealogy import Node, branches, nodes_above, prune, walk
 from csa.model.usage import Usage, counted_once
@@ -47,7 +47,7 @@ def group(infos: Iterable[SessionInfo]) -> Forest:
     projects: dict[str, Node[SessionInfo]] = {}
     for root in arrange(infos):
         store = root.item.store if root.item else _store(root)
-        project = (not root.item and _project_of_missing(root)) or (store.label if store else "")
+        project = (not root.item and _project_of_missing(root)) or (label_called(store) if store else "")
         projects.setdefault(project, Node(project, None)).children.append(root)
     return list(projects.values())
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 
-from csa.cli.output import cut, one_line
+from csa.cli.output import cut, one_line, shorten
 from csa.errors import CsaError
+from csa.paths import CODE
 from csa.store.shown import SessionInfo, Siblings
 
 TYPE_CHECKING = False  # see csa/structs.py
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import IO
 
     from csa.runner.client import Csa
@@ -43,6 +45,24 @@ def name_host(store: Store, beside: Store) -> str:
     return f"on {store.host}" if store.host else "on this host"
 
 
+def place_of(store: Store, user_home: Path) -> str:
+    """Return what the project of a store is called in a list: `~/app`, or `n1:~/app` for one on another host."""
+    return (f"{store.host}:" if store.host else "") + shorten(_project_called(store), user_home)
+
+
+def label_called(store: Store) -> str:
+    """Return the same as `Store.label`, with the project as `place_of` calls it."""
+    return (f"{store.host}:" if store.host else "") + _project_called(store)
+
+
+def _project_called(store: Store) -> str:
+    if f"/{CODE}/" not in store.project_pathname:  # as nearly always
+        return store.project_pathname
+    from csa.store.sentcode import project_called  # noqa: PLC0415  # few lists have code that was sent
+
+    return project_called(store)
+
+
 def subject_of(info: SessionInfo, width: int | None, *, queued: int | None = None) -> str:
     """Return a session's description, or why its record cannot be read, and what is queued; in a pipe with its name."""
     about = str(info.record.fault) if info.state is None else info.state.description
@@ -68,13 +88,13 @@ _REFUSED = {"conflict": "conflict", "markers": "conflict", "check": "check faile
 def fate_of(info: SessionInfo) -> str:
     """Say what has become of the work of a session's last turn in a worktree of its own; empty if nothing yet."""
     state = info.state
-    tree = state.worktree if state else None
+    tree = info.worktree
     if state is None or tree is None or info.is_running:
         return ""
     if refused := tree.refused:
         files = f": {one_line(', '.join(refused.files))}" if refused.files else ""
         return f"{_REFUSED.get(refused.kind, refused.kind)}{files}"
-    if tree.landed_at is None or tree.landed_at < state.last_accessed:
+    if not info.has_landed:
         return ""
     return "merged" if state.task else "landed"
 

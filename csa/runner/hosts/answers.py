@@ -8,6 +8,7 @@ from typing import Any
 from csa.errors import CsaError
 from csa.ids import is_session_id
 from csa.model.usage import count_of
+from csa.paths import is_project_path
 from csa.runner.detach import AppearedError, error_from_json
 from csa.runner.hosts.engines import HostError
 
@@ -33,7 +34,7 @@ def begun_in(host: str, session_id: str, said: Mapping[str, Any]) -> dict[str, A
     names = {"session_id": str, "turn": int, "tool": str, "pid": int, "project": str}
     begun = {name: said.get(name) for name in names}
     is_whole = all(type(begun[name]) is kind for name, kind in names.items()) and begun["session_id"] == session_id
-    if not is_whole or not count_of(begun["turn"]) or not str(begun["project"]).startswith("/"):
+    if not is_whole or not count_of(begun["turn"]) or not is_project_path(begun["project"]):
         raise nonsense(host, "a turn")
     return begun
 

@@ -56,11 +56,10 @@ class _Asked:
     def _begin(self) -> None:
         try:
             is_queue = is_scheduler(self._engine)
-            for store, session_id in self._targets:
-                try:
-                    call_off(store.home, self._engine, session_id)
-                except CsaError as error:
-                    self._uncertain[session_id] = error
+            homes = {store.home for store, _ in self._targets}
+            sessions = {session_id for _, session_id in self._targets}
+            for home in homes:
+                self._uncertain |= call_off(home, self._engine, sessions)
             self._call = None if is_queue else self._ask(self._targets)
         except CsaError as error:
             self._call = error

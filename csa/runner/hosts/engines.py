@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,8 +21,10 @@ from csa.model.configkeys import SSH
 from csa.runner.hosts.frames import ProtocolError, read_greeting
 from csa.runner.hosts.schedulers import adapter_of
 
+GREETS_WITHIN_S = 120.0  # with what a login shell does before, on a host that has much else to do
 _GRACE_S = 2.0
 _NOT_FOUND = 127
+_NEW_S = 60.0
 _LINES_KEPT = 40
 _TURNED_AWAY = b"kex_exchange_identification:"  # what ssh says then
 _PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
@@ -32,6 +35,7 @@ _POD_IS_GONE = "a pod is gone with its turn; csa show {host}:NAME shows what was
 _STEPS = (
     ("error from server (notfound)", _POD_IS_GONE),
     ("in a completed pod", _POD_IS_GONE),
+    ("container not found (", _POD_IS_GONE),
     (
         "remote host identification has changed",
         "{host} has another key than before; if that is right: ssh-keygen -R ADDRESS",
@@ -55,6 +59,7 @@ class Link:
     def __init__(self, engine: Engine, command: str, *options: str) -> None:
         """Start it; HostError if that fails."""
         self.engine, self._command = engine, command
+        self._began_at = time.monotonic()
         self._words = [command, *options]
         self._is_ended = threading.Event()
         self._start()
@@ -64,6 +69,11 @@ class Link:
         self._said: deque[bytes] = deque(maxlen=_LINES_KEPT)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the other side still waits for what is said first."""
+        return time.monotonic() - self._began_at < _NEW_S
 
     @property
     def stdin(self) -> IO[bytes]:
@@ -76,7 +86,7 @@ class Link:
         return self._process.stdout
 
     def greeting(self) -> dict[str, Any]:
-        """Return what the command says first; HostError if it says nothing.
+        """Return what the command says first; HostError if it says nothing, or not in time.
 
         An sshd to which many connect at once turns some of them away (MaxStartups): then this connects again.
         """
@@ -93,10 +103,16 @@ class Link:
         return found
 
     def _hear_greeting(self) -> dict[str, Any] | None:
+        host = self.engine.name
         try:
-            return read_greeting(self.stdout, self._command)
+            with self.ended_after(GREETS_WITHIN_S) as is_late:
+                found = read_greeting(self.stdout, self._command)
         except ProtocolError as error:
-            raise HostError(f"{self.engine.name}: {error.message}", hint=error.hint) from error
+            raise HostError(f"{host}: {error.message}", hint=error.hint) from error
+        if found is None and is_late():
+            words = f"csa {self._command} on {host} has said nothing for {GREETS_WITHIN_S:g} s."
+            raise HostError(words, hint=f"csa hosts --check {host}")
+        return found
 
     def _is_turned_away(self) -> bool:
         return any(_TURNED_AWAY in line for line in self._said)

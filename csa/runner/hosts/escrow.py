@@ -79,12 +79,7 @@ class Escrow:
 
     def moved(self, host: str) -> None:
         """Record on which host it is, of those that a scheduler had to choose from."""
-        if host == self.placement.host:
-            return
-        self._save(replace(self.placement, host=host))
-        if self.placement.top and (top := _load(self._root, *self.placement.top)):
-            with open_tree(self._root, top) as tree:
-                tree.move(Member(self.placement.booked, self.placement.project, self.placement.parent, host))
+        self.placement = move(self._root, self.placement, host)
 
     def placed(self, said: Mapping[str, Any], *, awaits_code: bool = False) -> None:
         """Record what the host has said of the turn: its `session_id`, `project` and `turn`."""
@@ -112,7 +107,7 @@ class Escrow:
     def fetched(self) -> None:
         """Record that its commits are here."""
         self.placement = replace(self.placement, awaits_code=False)
-        fetched(self._root, self.id)
+        _note_fetched(self._root, self.id)
 
     def give_back(self) -> None:
         """Give the allowance back: the order was never sent, or the host has refused it."""
@@ -175,6 +170,7 @@ def reserve(
         top=(above[-1].project_path, above[-1].session_id) if above else None,
         member=top.session_id if top and top.session_id != session_id else None,
         held=_or_else(allowance, top.budget) if top and above else allowance,
+        turn=known.turns + 1 if known else None,  # as far as it is known; else one that ended before would settle it
         directory=str(directory or context.directory),
     )
     lock = hold_placement(root, placement.id)
@@ -222,6 +218,25 @@ def _book(tree: Tree, above: list[SessionState], placement: Placement, *, waits:
     return placement
 
 
+def move(root: Path, placement: Placement, host: str) -> Placement:
+    """Record on which host a placement is; whoever calls this holds it."""
+    if host == placement.host:
+        return placement
+    moved = replace(placement, host=host)
+    save_placement(root, moved)
+    if moved.top and (top := _load(root, *moved.top)):
+        with open_tree(root, top) as tree:
+            tree.move(Member(moved.booked, moved.project, moved.parent, host))
+    return moved
+
+
+def move_unheld(root: Path, placement: Placement, host: str) -> None:
+    """Do so, unless it is settled; BusyError if whoever has placed it is to do that."""
+    with suppress(NotFoundError), _holding(root, placement.id) as found:
+        if found.host == placement.host:
+            move(root, found, host)
+
+
 def _mirrored_state(root: Path, host: str, session_id: str) -> SessionState | None:
     """Return the record of a session of that host, as its mirror has it."""
     stores = (store for store in mirror_for(str(root), host).stores() if is_directory(store.find(session_id).pathname))
@@ -241,7 +256,15 @@ def settle(root: Path, placement_id: str, spent: Spent) -> Placement | None:
 
 
 def fetched(root: Path, placement_id: str) -> None:
-    """Record that the commits of a placed session are here; one that is settled is forgotten."""
+    """Record that the commits of a placed session are here; one that is settled is forgotten.
+
+    Nothing is recorded while the process that has placed it is there, which has them too.
+    """
+    with suppress(NotFoundError, BusyError), _holding(root, placement_id):
+        _note_fetched(root, placement_id)
+
+
+def _note_fetched(root: Path, placement_id: str) -> None:
     with suppress(NotFoundError):
         placement = replace(find_placement(root, placement_id), awaits_code=False)
         forget_placement(root, placement_id) if placement.is_settled else save_placement(root, placement)
@@ -253,8 +276,9 @@ def release(root: Path, selector: str, ask: Callable[[Placement], bool], *, forc
     Args:
         root: the state root.
         selector: of the placement, as `choose_placement` takes it.
-        ask: brings the mirror of its host up to date, and says whether that has refused the order for all time: else
-            one that has just been sent may arrive yet. It raises if the host cannot be reached.
+        ask: finds out where it is, and records that; brings the mirror of that host up to date, and says whether that
+            has refused the order for all time: else one that has just been sent may arrive yet. It raises if nobody can
+            be reached.
         force: the host is not asked, and what runs there is not waited for.
 
     Raises:
@@ -269,6 +293,7 @@ def release(root: Path, selector: str, ask: Callable[[Placement], bool], *, forc
         if placement.is_settled:
             return _close(root, placement, placement.spent)
         is_fenced = force or ask(placement)
+        placement = replace(find_placement(root, placement.id), awaits_code=False)
         accounts = mirrored_of(root, placement).accounts()
         if not force:
             _refuse_at_work(placement, accounts, is_fenced=is_fenced)
@@ -409,6 +434,9 @@ def _refuse_at_work(placement: Placement, accounts: list[Account], *, is_fenced:
         raise BusyError(f"Session {session_id} runs on {host}.", hint=f"csa kill --tree {host}:{session_id}")
     sent_at = parse_time(placement.sent_at)
     since_s = (datetime.now(UTC) - sent_at).total_seconds() if sent_at else ON_ITS_WAY_S
+    if not accounts and is_fenced and placement.state == PLACED:
+        words = f"{host} has had session {session_id}, and knows nothing of it any more: nobody knows what it has used."
+        raise BusyError(words, hint=f"csa hosts --release {placement.id} --force")
     if not accounts and not is_fenced and since_s < ON_ITS_WAY_S:
         raise BusyError(
             f"The order for session {session_id} was sent {since_s:.0f} s ago, and may yet arrive on {host}.",
@@ -416,10 +444,14 @@ def _refuse_at_work(placement: Placement, accounts: list[Account], *, is_fenced:
         )
 
 
-def _has_ended(placement: Placement, accounts: list[Account]) -> bool:
+def has_arrived(placement: Placement, accounts: list[Account]) -> bool:
+    """Say whether the turn that was placed has begun, by what the mirror of its host has."""
     states = (each.state for each in accounts if each.member.session_id == placement.session_id)
-    has_run = any(state.turns >= (placement.turn or 1) for state in states if state)
-    return has_run and not any(each.is_running for each in accounts)
+    return any(state.turns >= (placement.turn or 1) for state in states if state)
+
+
+def _has_ended(placement: Placement, accounts: list[Account]) -> bool:
+    return has_arrived(placement, accounts) and not any(each.is_running for each in accounts)
 
 
 def _close(root: Path, placement: Placement, spent: Spent | None) -> Placement:

@@ -27,6 +27,7 @@ from csa.structs import Struct, field
 
 PROTOCOL = 1
 GREETING = "outlet"
+SUPERVISE = "supervise"
 MOST_BYTES = 1 << 18  # of what follows a frame
 MOST_FILE_BYTES = 1 << 22  # of a small file
 SILENCE_S = 600.0  # after which nothing more is expected: a large repository takes time to pack
@@ -80,14 +81,22 @@ def write_frame(stream: IO[bytes], kind: str, content: bytes | None = None, /, *
 
 def write_line(stream: IO[bytes], said: Mapping[str, Any]) -> None:
     """Write an object as a line."""
-    stream.write(json.dumps(said, separators=(",", ":")).encode() + b"\n")
+    stream.write(line_of(said))
+
+
+def line_of(said: Mapping[str, Any]) -> bytes:
+    """Return an object as a line."""
+    return json.dumps(said, separators=(",", ":")).encode() + b"\n"
 
 
 def read_frame(stream: IO[bytes]) -> Frame | None:
     """Read a frame; None at the end, which may be in the middle of one. ProtocolError for anything else."""
     said = read_line(stream)
-    if said is None:
-        return None
+    return None if said is None else frame_of(said, stream)
+
+
+def frame_of(said: Mapping[str, Any], stream: IO[bytes]) -> Frame | None:
+    """Return the frame that begins with a line; None if it is cut off. ProtocolError for one that makes no sense."""
     length = said.get("n", 0)
     if not isinstance(length, int) or not 0 <= length <= MOST_FILE_BYTES:
         raise ProtocolError(f"A frame has the length {length!r}.")

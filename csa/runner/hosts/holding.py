@@ -7,6 +7,7 @@ before it has begun, by a note that whoever prepares it heeds.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -74,7 +75,10 @@ def _not_placed(order_id: str) -> CsaError:
 
 
 def _await_begun(order: Order, incoming: Incoming) -> dict[str, Any] | None:
-    """Wait for what the supervisor answers; None if we are not heard any more, unless it is cancelled."""
+    """Wait for what the supervisor answers; None if we are not heard any more, unless it is cancelled.
+
+    Or if nobody can know: then nothing is said, which is no word that it has not begun.
+    """
     while not incoming.is_over or "cancel" in order.known():
         is_attended = order.is_attended()  # first, or the last line could be missed
         known = order.known()
@@ -82,6 +86,9 @@ def _await_begun(order: Order, incoming: Incoming) -> dict[str, Any] | None:
             return dict(known["begun"])
         if "error" in known:
             raise error_from_json(known["error"])
+        if not is_attended and "damaged" in known:
+            sys.stderr.write(f"What is known of order {order.order_id} on {os.uname().nodename} is damaged.\n")
+            return None
         if not is_attended:
             error = CsaError(f"csa supervise has ended on {os.uname().nodename} before the turn had begun.")
             error.code = NOT_PLACED

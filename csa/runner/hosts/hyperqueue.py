@@ -20,9 +20,9 @@ _LOGIN = """cd && exec /bin/sh -lc 'exec "$@"' csa "$@\""""
 # What has failed is said on stderr only where the output is no JSON.
 _LOOK = """job=$1; shift; hq "$@" --output-mode=quiet server info > /dev/null || exit
 hq "$@" --output-mode=json job info "$job" && exec hq "$@" --output-mode=json worker list --all"""
-_CANCEL_NAMED = """name=$1; shift; jobs=$(hq "$@" job list --all) || exit
+_FIND = """name=$1; shift; jobs=$(hq "$@" job list --all) || exit
 printf '%s\\n' "$jobs" | while IFS="|" read -r _ job its _; do
-    case $its in " $name "*) hq "$@" job cancel ${job# } ;; esac
+    case $its in " $name "*) echo ${job# } ;; esac
 done"""
 _WAITS = "no worker is free"
 _EXITED = "exit code "
@@ -91,9 +91,9 @@ def cancel(engine: Engine, job: str) -> tuple[str, ...]:
     return ("hq", *_split(engine)[0], "job", "cancel", job)
 
 
-def cancel_named(engine: Engine, name: str) -> tuple[str, ...]:
-    """Return what ends the jobs that are called so."""
-    return ("/bin/sh", "-c", _CANCEL_NAMED, "hq", name, *_split(engine)[0])
+def find(engine: Engine, name: str) -> tuple[str, ...]:
+    """Return what says, as `place` does, the job that was submitted by a name."""
+    return ("/bin/sh", "-c", _FIND, "hq", name, *_split(engine)[0])
 
 
 def reach(_engine: Engine, _job: str) -> tuple[str, ...]:
@@ -119,11 +119,12 @@ def _split(engine: Engine) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _objects(said: str) -> Iterator[Any]:
-    """Yield what there is of JSON, one after the other; words may come before."""
-    decoder, at = json.JSONDecoder(), 0
-    while (at := min((found for sign in "[{" if (found := said.find(sign, at)) >= 0), default=-1)) >= 0:
+    """Yield what there is of JSON, one after the other; lines of words may be between them."""
+    decoder = json.JSONDecoder()
+    while said := said.lstrip():
         try:
-            found, at = decoder.raw_decode(said, at)
+            found, at = decoder.raw_decode(said)
+            yield found
         except ValueError:
-            return
-        yield found
+            at = said.find("\n") + 1 or len(said)
+        said = said[at:]

@@ -24,7 +24,7 @@ from typing import IO, Any
 from csa.errors import BusyError, CsaError, StateError
 from csa.ids import is_session_id
 from csa.ownership import open_private
-from csa.paths import NEW_PREFIX, OWN, SEALED_FILE
+from csa.paths import NEW_PREFIX, OWN, SEALED_FILE, is_project_path
 from csa.runner.hosts.frames import (
     SMALL_FILES,
     Frame,
@@ -34,7 +34,7 @@ from csa.runner.hosts.frames import (
     read_frame,
 )
 from csa.store.atomic import make_private_directory, read_regular, replace_private, require_regular, sync_file
-from csa.store.idindex import Keeper
+from csa.store.idkeeping import Keeper
 from csa.store.locks import acquire_lock
 from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, TOLD_FILE, TOUCHED_FILE, Mirror
 from csa.store.placements import list_placements
@@ -122,12 +122,17 @@ class Intake:
         """Take frames until there are no more; say whether the last one was a beat. ProtocolError for anything else."""
         is_complete = False
         while frame := read_frame(stream):
-            if is_complete := frame.kind == "beat":
-                self._beat()
-            else:
-                self._take(frame)
-                self._use_room(len(frame.content))
+            is_complete = self.take_one(frame)
         return is_complete
+
+    def take_one(self, frame: Frame) -> bool:
+        """Take a frame; say whether it was a beat. Raises as `take`, and CsaError if the disk is full."""
+        if frame.kind == "beat":
+            self._beat()
+            return True
+        self._take(frame)
+        self._use_room(len(frame.content))
+        return False
 
     def _use_room(self, size: int) -> None:
         """Leave some of the disk to the turns that run here, whatever another host sends."""
@@ -138,6 +143,9 @@ class Intake:
             if disk.f_bavail < min(_ROOM // disk.f_frsize, disk.f_blocks // 20):
                 left = f"{disk.f_bavail * disk.f_frsize >> 20} MiB"
                 raise CsaError(f"The mirror of {self._root.name}: the disk has only {left} left.", hint="make room")
+            if disk.f_favail < disk.f_files // 20:  # of none, where they are not counted
+                words = f"The mirror of {self._root.name}: the disk has room for only {disk.f_favail:,} more files."
+                raise CsaError(words, hint="make room")
 
     def _beat(self) -> None:
         """Note that everything has come. A beat is the only thing that makes a mirror fresh."""
@@ -203,7 +211,7 @@ class Intake:
     def _place(self, frame: Frame) -> tuple[Store, str]:
         """Return where a frame belongs; ProtocolError for a name that would lead out of the mirror."""
         project, session_id = str(frame.said.get("p")), str(frame.said.get("s"))
-        if not is_session_id(session_id) or not _is_project(project):
+        if not is_session_id(session_id) or not is_project_path(project):
             raise ProtocolError(f"The outlet names a session {session_id!r} in {project!r}.")
         return Store(self._root, project), session_id
 
@@ -287,15 +295,6 @@ def with_skew(greeting: Mapping[str, Any]) -> dict[str, Any]:
         "running": running if isinstance(running, int) else 0,
         "skew_s": round(at - time.time(), 3),
     }
-
-
-def _is_project(project: str) -> bool:
-    """Say whether that can be a project's path, and leads nowhere else."""
-    try:
-        os.fsencode(project)
-    except UnicodeEncodeError:
-        return False
-    return project.startswith("/") and "\0" not in project and os.path.normpath(project) == project
 
 
 def _begin_anew(session: str, at: Any) -> None:

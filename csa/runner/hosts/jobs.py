@@ -11,7 +11,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from csa.errors import CsaError, UsageError
 from csa.model.config import Config, Engine
@@ -19,7 +20,7 @@ from csa.runner.hosts.engines import HostError, reach_of
 from csa.runner.hosts.schedulers import GONE, PENDING, Look, Scheduler, adapter_of, is_scheduler
 from csa.structs import Struct, replace
 
-_COMMAND_S = 60.0
+_COMMAND_S, _HURRIED_S = 60.0, 5.0
 _HEED_S = 0.1
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.2, 5.0, 1.3
 _TRIES = 5
@@ -83,19 +84,20 @@ class Job(Struct):
         except HostError as error:
             return Look(PENDING, reason=error.message.rstrip("."))
 
-    def withdraw(self) -> bool:
+    def withdraw(self, *, limit_s: float = _COMMAND_S) -> bool:
         """Take it back if it still waits. True: it has not begun, and never will; False: that is not certain."""
         if keep := adapter_of(self.engine).keep(self.engine, self.handle):
-            _call(self.engine, keep)
-            if self.look().state != PENDING:
+            _call(self.engine, keep, limit_s=limit_s)
+            if self.look(limit_s=limit_s).state != PENDING:
                 return False
-        self.cancel()
-        after = self.look()
+        self.cancel(limit_s=limit_s)
+        after = self.look(limit_s=limit_s)
         return after.state == GONE and not (keep and after.host)  # what nobody has held has not begun
 
-    def cancel(self) -> None:
-        """End it, whether it waits or runs."""
-        _call(self.engine, adapter_of(self.engine).cancel(self.engine, self.handle))
+    def cancel(self, *, limit_s: float = _COMMAND_S) -> bool:
+        """End it, whether it waits or runs; False if the scheduler does not say that it does."""
+        done = _call(self.engine, adapter_of(self.engine).cancel(self.engine, self.handle), limit_s=limit_s)
+        return done.returncode == 0
 
     def engine_at(self, host: str, config: Config) -> Engine:
         """Return how its host is reached, as long as it runs."""
@@ -135,8 +137,17 @@ def name_of(order_id: str) -> str:
     return f"csa-{order_id}"
 
 
-def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> Job:
+def submit(
+    engine: Engine,
+    order: bytes,
+    name: str,
+    node: str | None = None,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Job:
     """Give an order to a scheduler, by a name that no other one has.
+
+    When it is stopped meanwhile, that is as if it had not been taken, only sooner.
 
     Raises:
         HostError: it does not take it; if it has, after all, that is cancelled.
@@ -150,24 +161,65 @@ def submit(engine: Engine, order: bytes, name: str, node: str | None = None) -> 
             f"The order is {len(script) / 1e6:.1f} MB, and {engine.name} takes {adapter.MOST_SCRIPT / 1e6:.1f} MB.",
             hint=f'if your code is on the nodes: [engines.{engine.name}] code = "shared", or "none" with a directory',
         )
-    done = _call(engine, adapter.place(engine, name, node), script)
+    done = _call(engine, adapter.place(engine, name, node), script, is_stopped=is_stopped)
     if handle := adapter.handle(done.stdout.decode(errors="replace")) if done.returncode == 0 else "":
         return Job(engine, handle)
     failure = _failed(engine, done, "takes no order")
-    if _call(engine, adapter.cancel_named(engine, name)).returncode != 0:  # its answer may have been lost
+    if not _is_without(engine, name, _HURRIED_S if is_stopped() else _COMMAND_S):  # its answer may have been lost
         raise UnclearError(failure.message, hint=failure.hint)
     raise failure
 
 
-def cancel_order(engine: Engine, name: str) -> bool:
-    """End the job that was submitted by a name, whether it waits or runs; HostError if the scheduler refuses.
+def _is_without(engine: Engine, name: str, limit_s: float) -> bool:
+    """Take back what a scheduler may have by a name; say whether it is certain that it has nothing."""
+    try:
+        taken = find_job(engine, name, limit_s=limit_s)
+        if taken is None or taken.withdraw(limit_s=limit_s):
+            return True
+        taken.cancel(limit_s=limit_s)
+    except HostError:
+        pass
+    return False
 
-    Return whether its turn has never begun, nor will, if nobody was told of its host.
+
+def find_job(engine: Engine, name: str, *, limit_s: float = _COMMAND_S) -> Job | None:
+    """Return the job that was submitted by a name, which may be over; None if the scheduler has none, or has forgotten.
+
+    UnclearError if it does not say.
     """
-    done = _call(engine, adapter_of(engine).cancel_named(engine, name))
-    if done.returncode != 0:
-        raise _failed(engine, done, "does not end a job")
-    return is_always_held(engine)
+    adapter = adapter_of(engine)
+    done = _call(engine, adapter.find(engine, name), limit_s=limit_s)
+    said = done.stdout.decode(errors="replace")
+    handle = adapter.handle(said)
+    if done.returncode != 0 or (said.strip() and not handle):
+        failure = _failed(engine, done, "does not say what it has")
+        raise UnclearError(failure.message, hint=failure.hint)
+    return Job(engine, handle) if handle else None
+
+
+def take_back(engine: Engine, name: str, *, limit_s: float = _COMMAND_S, is_ended: bool = False) -> Look | None:
+    """Take back the job that was submitted by a name if it still waits: it is for when nobody holds it.
+
+    With `is_ended` one that runs is ended, too. Return None if its turn has never begun, nor will; else how it is: on
+    which host it may have begun, or on one that is not known.
+
+    Raises:
+        HostError: the scheduler does not say, or does not end it.
+    """
+    is_held = is_always_held(engine)
+    job = find_job(engine, name, limit_s=limit_s)
+    if job is None:
+        return None if is_held else Look(GONE)
+    found = job.look(tries=1, limit_s=limit_s)
+    if found.state == PENDING and job.withdraw(limit_s=limit_s):
+        return None
+    if found.state != GONE:
+        is_refused = (is_ended or is_held) and not job.cancel(limit_s=limit_s)
+        found = job.look(tries=1, limit_s=limit_s)
+        if is_refused or found.state == PENDING:
+            raise HostError(f"{engine.name} does not take job {job.handle} back.", hint="csa hosts --placed")
+    may_have_begun = not is_held and (found.host or not found.reason) and not found.is_without_csa
+    return found if may_have_begun else None
 
 
 def is_always_held(engine: Engine) -> bool:
@@ -197,9 +249,12 @@ def _call(
     limit_s = limit_s or _COMMAND_S
     environ, pipe = adapter_of(engine).environment(os.environ), subprocess.PIPE
     try:
-        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=environ, process_group=0) as process:
+        with (
+            _file_of(given) as stdin,
+            subprocess.Popen(argv, stdin=stdin, stdout=pipe, stderr=pipe, env=environ, process_group=0) as process,
+        ):
             try:
-                out, err = _hear(process, given, limit_s, is_stopped)
+                out, err = _hear(process, limit_s, is_stopped)
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)  # what a shell runs, too; it is not reaped yet
                 raise
@@ -213,18 +268,23 @@ def _call(
         return subprocess.CompletedProcess(argv, 1, b"", f"no answer for {limit_s:g} s".encode())
 
 
-def _hear(
-    process: subprocess.Popen[bytes], given: bytes, limit_s: float, is_stopped: Callable[[], bool]
-) -> tuple[bytes, bytes]:
+def _file_of(given: bytes) -> IO[bytes]:
+    """Return a file for a command to read: `communicate` forgets what is not written yet when it is called again."""
+    file = TemporaryFile()  # noqa: SIM115  # closed by whoever runs the command
+    file.write(given)
+    file.seek(0)
+    return file
+
+
+def _hear(process: subprocess.Popen[bytes], limit_s: float, is_stopped: Callable[[], bool]) -> tuple[bytes, bytes]:
     """Return what it says, to its end; TimeoutExpired when that takes too long, or it is stopped."""
     deadline = time.monotonic() + limit_s
     while True:
         try:
-            return process.communicate(given, timeout=_HEED_S)
+            return process.communicate(timeout=_HEED_S)
         except subprocess.TimeoutExpired:  # nothing is lost when this is done again
             if is_stopped() or time.monotonic() > deadline:
                 raise
-            given = b""  # it has been taken, and may not be given again
 
 
 def _failed(engine: Engine, done: subprocess.CompletedProcess[bytes], what: str) -> HostError:

@@ -32,6 +32,13 @@ job=$(kubectl patch --local -f - --patch-file "$template" -o json) || exit
 job=$(printf %s "$job" | kubectl patch --local -f - --patch "$must" -o json) || exit
 printf %s "$job" | kubectl "$@" create -f - -o name"""
 
+_CHECK = """for each in "create jobs" "get jobs" "list jobs" "delete jobs" "get pods" "list pods" \\
+    "create pods --subresource=exec"; do
+  case $(kubectl "$@" auth can-i $each) in
+    yes*) ;; no*) echo "error: you may not $each" >&2; exit 1 ;; *) exit 1 ;;
+  esac
+done"""
+
 
 def place(engine: Engine, name: str, node: str | None) -> tuple[str, ...]:
     """Return what submits the job that it reads, as the user's template has it."""
@@ -62,6 +69,7 @@ def _must(job: str) -> dict[str, Any]:
     labelled = {"labels": {_LABEL: job}}
     pod = {"metadata": labelled, "spec": {"restartPolicy": "Never"}}
     once = {"parallelism": 1, "completions": 1, "backoffLimit": 0, "podReplacementPolicy": "Failed"}
+    once |= dict.fromkeys(("podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "maxFailedIndexes"))
     return {"metadata": {"name": job, **labelled}, "spec": {**once, "template": pod}}
 
 
@@ -136,8 +144,8 @@ def _reason(said: Mapping[str, Any]) -> str:
 
 
 def check(engine: Engine) -> tuple[str, ...]:
-    """Return what succeeds if the cluster is there, and we may see its jobs."""
-    return ("kubectl", *engine.options, "get", "jobs", f"--selector={_LABEL}", "--output=name")
+    """Return what succeeds if the cluster is there, and we may do all that a turn needs."""
+    return ("/bin/sh", "-c", _CHECK, "kubectl", *engine.options)
 
 
 def keep(_engine: Engine, _job: str) -> tuple[str, ...]:
@@ -151,14 +159,15 @@ def cancel(engine: Engine, job: str) -> tuple[str, ...]:
     return ("kubectl", *engine.options, "delete", "job", job, *gone)
 
 
-def cancel_named(engine: Engine, name: str) -> tuple[str, ...]:
-    """Return what ends the job that was submitted so."""
-    return cancel(engine, _job(engine, name))
+def find(engine: Engine, name: str) -> tuple[str, ...]:
+    """Return what says, as `place` does, the job that was submitted by a name."""
+    return ("kubectl", *engine.options, "get", "job", _job(engine, name), "--ignore-not-found", "--output=name")
 
 
 def reach(engine: Engine, job: str) -> tuple[str, ...]:
-    """Return what runs a command in the pod of a job that runs."""
-    where = ("exec", "--stdin", f"--container={_CONTAINER}", f"job/{job}")
+    """Return what runs a command in the pod of a job that runs: in that one, if the host is a pod."""
+    pod = f"pod/{engine.name}" if engine.name.startswith(f"{job}-") else f"job/{job}"
+    where = ("exec", "--stdin", f"--container={_CONTAINER}", pod)
     return ("kubectl", *engine.options, *where, "--", "/bin/sh", "-lc", _LOGIN, "csa")
 
 

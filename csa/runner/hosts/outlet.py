@@ -15,12 +15,13 @@ import json
 import os
 import select
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
 from csa import __version__
 from csa.errors import StateError
+from csa.runner.context import Context
 from csa.runner.hosts.frames import (
     GREETING,
     MOST_BYTES,
@@ -87,10 +88,11 @@ class Outlet:
         self._tops: dict[Key, Key] = {}  # of what runs: the root of its tree
         self._rolls: dict[Key, int] = {}  # of these: the size of the list of members
 
-    def send_all(self) -> None:
-        """Send what is different from what the other side has. OSError when nobody reads any more.
+    def send_all(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Send what is different from what the other side has, or a part, until `is_over`.
 
-        What runs comes first, and again and again: somebody may be waiting for it. Then what is new.
+        What runs comes first, and again and again: somebody may be waiting for it. Then what is new. OSError when
+        nobody reads any more.
         """
         there = set[Key]()
         faults: list[StateError] = []
@@ -98,6 +100,8 @@ class Outlet:
         for store in find_stores(self._root, on_fault=faults.append):
             if self._served(store.project_pathname):
                 for session_id in reversed(self._ids(store)):
+                    if is_over():
+                        return
                     if (now := time.monotonic()) - sent_at > RUNNING_S:
                         self._send_running()
                         sent_at = now
@@ -127,12 +131,13 @@ class Outlet:
             self._again.clear()
             changed |= dict.fromkeys(self._grown(fleet.running))
             for key in changed:
-                self._send_key(key)
+                self.send(key)
             if changed or time.monotonic() - beat_at > BEAT_S:
                 self._beat(is_complete=not self._again)
                 beat_at = time.monotonic()
 
-    def _send_key(self, key: Key) -> None:
+    def send(self, key: Key) -> None:
+        """Send what is new of a session, or that it is gone."""
         store = Store(self._root, key[0])
         if store.has(key[1]):
             self._send(store, key[1])
@@ -243,8 +248,11 @@ class Outlet:
         self._stream.flush()
 
 
-def greeting(root: Path, tools: list[str]) -> dict[str, Any]:
+def greeting(context: Context) -> dict[str, Any]:
     """Return what an outlet says first: of this host, and how csa is here."""
+    from csa.runner.toolbox import startable_tools  # noqa: PLC0415  # who has no outlet needs no adapters
+
+    root, tools = context.store.root, startable_tools(context.config, context.environ)
     known = {"csa": GREETING, "protocol": PROTOCOL, "version": __version__, "node": os.uname().nodename}
     return {**known, "time": time.time(), "tools": tools, "running": len(running_turns(root))}
 
@@ -259,22 +267,36 @@ def read_having(stream: IO[bytes]) -> dict[Key, Having]:
     while said := read_line(stream):
         if said.get("end"):
             return found
+        take_having(found, said)
+    raise ProtocolError("What the other side has was cut off.")
+
+
+def take_having(found: dict[Key, Having], said: Mapping[str, Any]) -> None:
+    """Add what an intake says that it has of one session; ProtocolError if that makes no sense."""
+    try:
         marks = [(int(at), str(digest)) for at, digest in said.get("marks", ())]  # an older intake has none
         has = Having(int(said["bytes"]), str(said["digest"]), dict(said["files"]), bool(said["gone"]), marks)
         found[str(said["p"]), str(said["s"])] = has
-    raise ProtocolError("What the other side has was cut off.")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"What the other side has of a session makes no sense: {error}.") from error
 
 
 def write_having(stream: IO[bytes], having: Iterator[tuple[Key, Having]]) -> None:
     """Say what an intake has."""
-    write_line(stream, {"csa": "intake", "protocol": PROTOCOL, "version": __version__})
+    for said in having_lines(having):
+        write_line(stream, said)
+    stream.flush()
+
+
+def having_lines(having: Iterator[tuple[Key, Having]]) -> Iterator[dict[str, Any]]:
+    """Yield what is said, a line each, of what an intake has."""
+    yield {"csa": "intake", "protocol": PROTOCOL, "version": __version__}
     for (project, session_id), has in having:
         said = {"bytes": has.bytes, "digest": has.digest, "files": dict(has.files), "gone": has.is_gone}
         if has.marks:
             said["marks"] = list(has.marks)
-        write_line(stream, {"p": project, "s": session_id, **said})
-    write_line(stream, {"end": True})
-    stream.flush()
+        yield {"p": project, "s": session_id, **said}
+    yield {"end": True}
 
 
 def wait_for_end(stdin: int) -> Callable[[float], bool]:

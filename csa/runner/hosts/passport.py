@@ -14,13 +14,17 @@ from typing import Any
 
 from csa.errors import RefusedError
 from csa.ids import is_session_id
+from csa.model.config import Engine
+from csa.model.configkeys import SHARED
 from csa.model.limits import Limits, is_count
 from csa.model.permission import Permission
 from csa.model.recordkeys import RecordFault
 from csa.model.state import SessionState, ToolState, parse_limits
 from csa.runner.caller import Caller
 from csa.runner.context import Context
+from csa.runner.turns.worktree import refuse_foreign
 from csa.store.genealogy import ancestors
+from csa.store.project import git_top
 from csa.store.sessions import Store
 from csa.store.trees import read_members
 from csa.structs import replace
@@ -67,7 +71,23 @@ def caller_of(passport: Mapping[str, Any], root: Path) -> Caller:
             hint="install the same version of csa on both hosts",
         ) from error
     paths = Store(root, state.project_path).paths(state.session_id)
-    return Caller(state, paths, root, host=host, above=tuple(above))
+    repository = passport.get("repository")
+    known = repository if isinstance(repository, str) else None
+    return Caller(state, paths, root, host=host, above=tuple(above), repository=known)
+
+
+def with_repository(passport: Mapping[str, Any] | None, context: Context, engine: Engine) -> Mapping[str, Any] | None:
+    """Return a passport that says which repository its session may use there: that of here, if the files are shared.
+
+    The records that show whose it is are here.
+    """
+    if passport is None or engine.code != SHARED or not (top := git_top(os.path.realpath(context.directory_pathname))):
+        return passport
+    try:
+        refuse_foreign(context, top)
+    except RefusedError:  # as the other host says, if git is to do anything
+        return passport
+    return {**passport, "repository": top}
 
 
 def _read(passport: Mapping[str, Any]) -> SessionState:

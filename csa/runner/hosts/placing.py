@@ -1,45 +1,23 @@
-"""This host's side of `csa run --on`: gives an order to `csa supervise` elsewhere, and stays in touch until its end.
-
-See `supervising.py` for what is said. An order is sent once. If the connection breaks after that, it is made again with
-`csa supervise --hold`, which tells what became of the order. Until the turn has ended, this side beats: however this
-process ends, the turn there ends when its leash has run out.
-"""
+"""What is asked of another host by `csa run --on`: what a request means there, and its order as it travels."""
 
 from __future__ import annotations
 
-import json
-import os
-import threading
-import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import IO, Any
+from collections.abc import Mapping
+from typing import Any
 
-from csa import __version__
-from csa.errors import CsaError, UsageError
+from csa.errors import UsageError
 from csa.model.config import Engine
 from csa.model.configkeys import SHARED
 from csa.runner.ancestry import IDENTITY_VARIABLES
 from csa.runner.caller import owner_name
 from csa.runner.context import Context
-from csa.runner.detach import Detached, request_to_json
-from csa.runner.hosts.answers import begun_in, ended_in, error_in
-from csa.runner.hosts.code import Outgoing
-from csa.runner.hosts.engines import HostError, Link
+from csa.runner.detach import request_to_json
 from csa.runner.hosts.escrow import Escrow
-from csa.runner.hosts.frames import PROTOCOL, ProtocolError, read_line, write_line
-from csa.runner.hosts.supervising import NOT_PLACED, SUPERVISE
 from csa.runner.request import RunRequest
 from csa.runner.turns.checks import check_request
 from csa.runner.turns.grants import is_not_agents
-from csa.store.mirrors import mirror_for
-from csa.store.sessions import Store, Target
-from csa.structs import Struct, replace
+from csa.structs import replace
 
-LEAST_LEASH_S = 5.0
-_BEATS_A_LEASH, _LONGEST_BEAT_S = 3, 10.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
-_LEASHES_TO_WAIT = 10  # for a host that is not reached any more
 _NOT_ELSEWHERE = {
     "secrets": "--secret: no secret leaves this host; give it to the tool there",
     "ephemeral": "--ephemeral: the answer is read from the session's record",
@@ -47,42 +25,6 @@ _NOT_ELSEWHERE = {
     "last": "--last: that is of this host; name the session: -s HOST:NAME",
     "plan": "a plan: its scheduler runs here",
 }
-
-
-class Begun(Struct):
-    """A turn that runs on another host."""
-
-    host: str
-    session_id: str
-    turn: int
-    tool: str
-    pid: int  # of its supervisor there
-    project: str  # there
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object that `run --on HOST --detach --json` prints."""
-        known = {name: getattr(self, name) for name in ("session_id", "turn", "tool", "pid", "project")}
-        return {**known, "mirror": self.host}
-
-    def target(self, root: str) -> Target:
-        """Return where its session is seen: in the mirror of its host in a state root."""
-        return Store(mirror_for(root, self.host).pathname, self.project), self.session_id
-
-    def as_detached(self) -> Detached:
-        """Return the same as of any turn that runs in the background."""
-        return Detached(self.session_id, self.turn, self.tool, self.pid, self.project, self.host)
-
-
-class GoneError(HostError):
-    """A host is gone for good, and what became of a turn there will not be known."""
-
-
-class StoppedError(Exception):
-    """A signal came before it was known that the turn had begun."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
 
 
 def for_elsewhere(context: Context, request: RunRequest) -> RunRequest:
@@ -133,247 +75,6 @@ def _within(request: RunRequest, allowance: Mapping[str, Any] | None) -> RunRequ
         if most:
             bounds[f"budget_{name}"] = min(asked or most, most)
     return replace(request, **bounds)
-
-
-class Tether:
-    """The connection to a turn on another host, from its order on. `ended` is what the host has said of its end.
-
-    Attributes:
-        ended: `{"ended": exit code, "turn": number of the last}`, when it has.
-        cancelled: the name of the signal that is to end the turn; empty if none is.
-        is_lost: the connection is broken, and is being made again.
-        failure: why the end of the turn will not be known.
-    """
-
-    hold_options: tuple[str, ...] = ()
-
-    def __init__(self, engine: Engine, order_id: str, *, is_detached: bool, tell: Callable[[str], None]) -> None:
-        self.engine, self.order_id, self._tell = engine, order_id, tell
-        self._leash_s = max(LEAST_LEASH_S, engine.leash_s)
-        self._is_detached = is_detached
-        self._session_id = ""
-        self._over = threading.Event()
-        self._writing = threading.Lock()
-        self._link: Link | None = None
-        self.cancelled = ""
-        self._threads: list[threading.Thread] = []
-        self.ended: Mapping[str, Any] | None = None
-        self.is_lost = False
-        self.is_sent = False
-        self.failure: CsaError | None = None
-
-    def begin(
-        self,
-        order: Mapping[str, Any],
-        *,
-        passport: Mapping[str, Any] | None,
-        code: Outgoing | None,
-        before_sending: Callable[[], None],
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> Begun:
-        """Send the order, and return the turn that has begun; `meanwhile` is done while the host is being reached.
-
-        Raises:
-            HostError: the host cannot be reached, or what became of the order is not known: see `is_sent`.
-            CsaError: nothing has begun, as the host says: as `start_detached` does.
-            StoppedError: as a handler of signals raises it; the turn was cancelled, or nothing was sent.
-        """
-        link = self._link = Link(self.engine, SUPERVISE)
-        meanwhile()
-        link.greeting()
-        haves = self._ask_for_haves(link, code)
-        before_sending()
-        try:
-            link.stdin.write(self._spelled(order, passport, code))
-            link.stdin.flush()
-        except OSError:
-            raise link.failure() from None
-        self.is_sent = True  # with its line's end it is whole, which may arrive or not
-        try:
-            with suppress(OSError):  # then there is an answer that says why, or none
-                link.stdin.write(b"\n")
-                if code:
-                    code.write_bundle(link.stdin, haves)
-                link.stdin.flush()
-        except StoppedError as stopped:  # what is cut off does not begin, as the host says when it is asked
-            self.cancelled = stopped.name
-            link.close()
-        self._start(self._beat)
-        while True:
-            try:
-                return self._await_begun(link)
-            except HostError:
-                raise
-            except CsaError:
-                if self.cancelled:  # and so nothing has begun
-                    self.is_sent = False
-                    raise StoppedError(self.cancelled) from None
-                raise
-            except StoppedError as stopped:
-                if self.cancelled:
-                    raise
-                self.cancel(stopped.name)
-
-    def _spelled(self, order: Mapping[str, Any], passport: Mapping[str, Any] | None, code: Outgoing | None) -> bytes:
-        """Return the line that is the order, without its end."""
-        self._session_id = order["session_id"]
-        leash_s = 0 if self._is_detached else self._leash_s
-        said = {"order": order, "leash_s": leash_s, "by": os.uname().nodename, "passport": passport}
-        return json.dumps({**said, **self._terms(), "code": code and code.said}).encode()
-
-    def _terms(self) -> dict[str, Any]:
-        """Return what else is to be said of how long the other side waits for us."""
-        return {}
-
-    def _ask_for_haves(self, link: Link, code: Outgoing | None) -> list[str]:
-        """Say which code is to come, and return what the host has of it."""
-        try:
-            write_line(link.stdin, first_line(code))
-            link.stdin.flush()
-            said = read_line(link.stdout) if code else {"have": []}
-        except OSError:
-            said = None
-        if said is None:
-            raise link.failure()
-        if error := error_in(self.engine.name, said):
-            raise error
-        have = said.get("have")
-        return [each for each in have if isinstance(each, str)] if isinstance(have, list) else []
-
-    def engine_now(self) -> Engine:
-        """Return how the host is reached now."""
-        return self.engine
-
-    def attend(self) -> None:
-        """Keep in touch with the turn that has begun, in threads, until it has ended, or `close`."""
-        self._start(self._listen)
-
-    def cancel(self, name: str) -> None:
-        """Have the turn end, by the name of a signal; if the connection is broken, as soon as it is there again."""
-        if self.is_lost and not self.cancelled:
-            self._tell(f"{self.engine.name} will be told to end the turn; a second signal leaves without that")
-        self.cancelled = name
-        self._write({"cancel": name})
-
-    def close(self) -> None:
-        """Leave; a turn that runs will end when its leash has run out."""
-        self._over.set()
-        if self._link:
-            self._link.close()
-        for thread in self._threads:
-            thread.join()
-
-    def _start(self, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        self._threads.append(thread)
-
-    def _await_begun(self, link: Link) -> Begun:
-        if (said := _read(link.stdout)) is None:  # the answer was lost, or there will be none
-            said = self._ask_again(_failure_of(link))
-        return self._begun(said)
-
-    def _begun(self, said: Mapping[str, Any]) -> Begun:
-        host = self.engine.name
-        if error := error_in(host, said):
-            raise error
-        return Begun(host, **begun_in(host, self._session_id, said))
-
-    def _ask_again(self, failure: CsaError) -> Mapping[str, Any]:
-        """Reach the host again, and ask what became of the order; HostError when it was not reached for long."""
-        pause_s, deadline = _FIRST_PAUSE_S, time.monotonic() + _LEASHES_TO_WAIT * self._leash_s
-        while not self._over.wait(pause_s) and time.monotonic() < deadline:
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            try:
-                if (said := self._ask(failure)) is not None:
-                    return said
-            except GoneError:
-                raise
-            except HostError:
-                continue
-        host = self.engine.name
-        hint = f"csa sync {host}; csa ls --host {host}"
-        raise HostError(f"What becomes of the turn on {host} is not known: {failure.message}", hint=hint)
-
-    def _ask(self, failure: CsaError) -> Mapping[str, Any] | None:
-        """Ask once, on a new connection; None if it broke, too."""
-        link = Link(self.engine, SUPERVISE, "--hold", self.order_id, *self.hold_options)
-        with self._writing:
-            self._link = link
-        try:
-            link.greeting()
-            said = _read(link.stdout)
-        except BaseException:
-            link.close()
-            raise
-        if said is None:
-            link.close()
-            return None
-        if (error := error_in(self.engine.name, said)) and error.code == NOT_PLACED:
-            self.is_sent = False
-            nothing = CsaError(f"Nothing has begun on {self.engine.name}: {failure.message}", hint="run it again")
-            nothing.exit_code = HostError.exit_code
-            raise nothing
-        if self.cancelled:
-            self._write({"cancel": self.cancelled})
-        return said
-
-    def _listen(self) -> None:
-        """Hear the end of the turn, over as many connections as it takes."""
-        while not self._over.is_set() and self.ended is None and self.failure is None:
-            link = self._link
-            assert link is not None
-            said = _read(link.stdout)
-            if said is not None and "ended" in said:
-                self.ended = ended_in(said)
-            elif said is None and not self._over.is_set():
-                self._reconnect(_failure_of(link))
-
-    def _reconnect(self, failure: CsaError) -> None:
-        if self._over.is_set():
-            return
-        self.is_lost = True
-        host, leash = self.engine.name, f"{self._leash_s:.0f} s"
-        self._tell(f"the connection to {host} is lost; the turn there goes on for {leash}, and csa connects again")
-        try:
-            self._begun(self._ask_again(failure))
-        except CsaError as error:
-            self.failure = error
-            return
-        self.is_lost = False
-        self._tell(f"connected to {host} again")
-
-    def _beat(self) -> None:
-        pause_s = min(self._leash_s / _BEATS_A_LEASH, _LONGEST_BEAT_S)
-        while not self._over.wait(pause_s) and self.ended is None:
-            self._write({"beat": True})
-
-    def _write(self, said: Mapping[str, Any]) -> None:
-        with self._writing, suppress(OSError, ValueError):  # it is lost, as its reader finds too
-            if self._link is None:  # the host of a job is being reached for the first time
-                return
-            write_line(self._link.stdin, said)
-            self._link.stdin.flush()
-
-
-def first_line(code: Outgoing | None) -> dict[str, Any]:
-    """Return what is said before the order."""
-    return {"csa": SUPERVISE, "protocol": PROTOCOL, "version": __version__, "code": code and code.first_said}
-
-
-def _failure_of(link: Link) -> CsaError:
-    """End a connection that broke, and say why it did."""
-    failure = link.failure()
-    link.close()
-    return failure
-
-
-def _read(stream: IO[bytes]) -> Mapping[str, Any] | None:
-    """Read what the other side says; None at its end, or when it makes no sense any more."""
-    try:
-        return read_line(stream)
-    except (ProtocolError, OSError, ValueError):
-        return None
 
 
 def directory_there(context: Context, engine: Engine, given: str | None) -> str:

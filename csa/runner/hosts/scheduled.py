@@ -17,9 +17,10 @@ from csa.model.config import Config, Engine
 from csa.runner.hosts.code import Outgoing
 from csa.runner.hosts.engines import HostError
 from csa.runner.hosts.jobs import Job, UnclearError, WithdrawnError, is_always_held, name_of, submit
-from csa.runner.hosts.placing import Begun, GoneError, StoppedError, Tether, first_line
 from csa.runner.hosts.schedulers import GONE, PENDING, RUNNING, Look, adapter_of
+from csa.runner.hosts.tether import Begun, GoneError, StoppedError, Tether, first_line
 from csa.store.mirrors import is_host_name
+from csa.structs import replace
 
 _HEED_S = 0.1
 _HURRIED_S = 5.0
@@ -54,6 +55,7 @@ class QueuedTether(Tether):
         self._noted, self._moved = noted, moved
         self._job: Job | None = None
         self._has_begun = False
+        self._unreached = ""  # why, when it was tried last
 
     def begin(
         self,
@@ -99,9 +101,13 @@ class QueuedTether(Tether):
         return written.getvalue()
 
     def _terms(self) -> dict[str, Any]:
-        engine = self._scheduler
-        linger_s = 0 if adapter_of(engine).lasts(engine) else engine.linger_s
+        linger_s = 0 if self._lasts else self._scheduler.linger_s
         return {"held_s": self._leash_s if self._is_held else 0, "linger_s": linger_s}
+
+    @property
+    def _lasts(self) -> bool:
+        """Whether the host is there when its job has ended."""
+        return adapter_of(self._scheduler).lasts(self._scheduler)
 
     @property
     def _is_held(self) -> bool:
@@ -109,13 +115,15 @@ class QueuedTether(Tether):
         return not self._is_detached or is_always_held(self._scheduler)
 
     def _submit(self, given: bytes) -> Job:
+        def is_noted() -> bool:
+            return bool(self._noted())
+
         try:
-            return submit(self._scheduler, given, name_of(self.order_id), self._node)
-        except UnclearError:
-            self.is_sent = not self._is_held
-            raise
-        except CsaError:
-            self.is_sent = False
+            return submit(self._scheduler, given, name_of(self.order_id), self._node, is_stopped=is_noted)
+        except CsaError as error:
+            self.is_sent = isinstance(error, UnclearError) and not self._is_held
+            if is_noted() and not self.is_sent:
+                raise StoppedError(self._noted()) from error
             raise
 
     def _withdraw(self, job: Job, found: Look) -> Look:
@@ -162,26 +170,41 @@ class QueuedTether(Tether):
         """Return how the host is reached: through the scheduler as long as the job runs, and else as any host."""
         assert self._job
         with suppress(HostError):  # the host may be there all the same
-            found = self._job.look()
-            if found.state == RUNNING and found.host:
+            found = self._job.look(is_stopped=self._over.is_set)
+            if found.state == RUNNING and found.host == self.engine.name:
                 return self._job.engine_at(found.host, self._config)
         return self._config.engine(self.engine.name)
 
     def _ask(self, failure: CsaError) -> Mapping[str, Any] | None:
         """Ask as the host is reached now, which may be without the job."""
         assert self._job
-        found = self._job.look()
+        found = self._job.look(is_stopped=self._over.is_set)
+        if found.state == RUNNING and found.host != self.engine.name and not self._lasts:
+            self._job.cancel()  # begun again, in another pod: that would be another turn, and nobody holds it
+            found = replace(found, state=GONE, host=self.engine.name, reason=f"it was begun again on {found.host}")
         if found.state == GONE:
             if not self._has_begun and self._noted():
                 raise StoppedError(self._noted())
-            ended = self._job.explain_end(found)
+            is_told = found.host or not found.reason  # of a pod that is deleted it is said that its job has failed
+            ended = self._job.explain_end(found if is_told else replace(found, host=self.engine.name))
+            if self._unreached and not self._has_begun:
+                ended.message += f" It was not reached: {self._unreached}"
             if not self._has_begun and found.is_without_csa:
                 self.is_sent = False
                 nothing = CsaError(ended.message, hint=ended.hint)
                 nothing.exit_code = HostError.exit_code
                 raise nothing
-            if not adapter_of(self._scheduler).lasts(self._scheduler):
+            if not self._lasts:
                 raise GoneError(ended.message, hint=ended.hint)
             failure = failure if self._has_begun else ended
         self.engine = self.engine_now()
-        return super()._ask(failure)
+        try:
+            return super()._ask(failure)
+        except CsaError as nothing:
+            self._unreached = nothing.message
+            if self.is_sent or self._is_held:
+                raise
+            self._job.cancel()  # its node may have lost what it knew, and its state root with it: it could begin yet
+            self.is_sent = True
+            hint = f"csa hosts --release {self.order_id} gives back what it holds"
+            raise GoneError(f"{nothing.message.rstrip('.')}; its job was cancelled.", hint=hint) from nothing

@@ -70,8 +70,8 @@ class Scheduler(Protocol):
     def cancel(self, engine: Engine, job: str) -> tuple[str, ...]:
         """Return what ends a job."""
 
-    def cancel_named(self, engine: Engine, name: str) -> tuple[str, ...]:
-        """Return what ends the jobs that were submitted by a name."""
+    def find(self, engine: Engine, name: str) -> tuple[str, ...]:
+        """Return what says, as `place` does, the job that was submitted by a name, also one that is over."""
 
     def reach(self, engine: Engine, job: str) -> tuple[str, ...]:
         """Return what runs a command on the host of a job that runs; empty if that is done as for any host."""

@@ -21,12 +21,14 @@ from csa.runner.context import Context
 from csa.runner.detach import AppearedError
 from csa.runner.environment import outer_sandbox
 from csa.runner.hosts.code import Outgoing, outgoing
-from csa.runner.hosts.engines import HostError
+from csa.runner.hosts.engines import HostError, Link
 from csa.runner.hosts.escrow import Escrow, reserve, settle_heard
-from csa.runner.hosts.placing import Begun, StoppedError, Tether, directory_there, order_of
+from csa.runner.hosts.passport import with_repository
+from csa.runner.hosts.placing import directory_there, order_of
 from csa.runner.hosts.scheduled import QueuedTether
 from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.syncing import Sync
+from csa.runner.hosts.tether import Begun, StoppedError, Tether
 from csa.runner.hosts.watching import Watching
 from csa.runner.request import RunRequest
 from csa.runner.session import Session, find_session
@@ -36,6 +38,7 @@ from csa.store.gitplumbing import open_project
 from csa.store.gitwork import find_commit
 from csa.store.mirrors import is_host_name
 from csa.store.reception import read_reception
+from csa.store.sentcode import note_sent
 from csa.structs import Struct, asdict, replace
 
 _EXIT_AWAY = 4
@@ -51,6 +54,7 @@ class Where(Struct):
     is_new: bool
     code: Outgoing | None = None  # what goes along
     node: Engine | None = None  # which a scheduler is asked for
+    link: Link | None = None  # if the host is being reached
 
     @property
     def host(self) -> Engine:
@@ -179,10 +183,11 @@ def tether_to(
     queue_s: float | None,
     noted: Sequence[int],
     tell: Callable[[str], None],
+    watching: Watching | None = None,
 ) -> Tether:
     """Return the connection, not yet made, to the host, or to what finds one; `queue_s` as of a QueuedTether."""
     if not is_scheduler(where.engine):
-        return Tether(where.engine, escrow.id, is_detached=is_detached, tell=tell)
+        return Tether(where.engine, escrow.id, is_detached=is_detached, tell=tell, watching=watching, link=where.link)
     return QueuedTether(
         context.config,
         where.engine,
@@ -215,11 +220,12 @@ def begin_there(
         order = order_of(
             context, where.request, escrow, session_id=where.session_id, directory=where.directory, wait_s=wait_s
         )
+        passport = with_repository(escrow.passport, context, where.engine)
         with nullcontext() if noted is None or is_scheduler(where.engine) else handled(_stop):
             if noted and not is_scheduler(where.engine):
                 heed(noted)
             begun = tether.begin(
-                order, passport=escrow.passport, code=where.code, before_sending=escrow.sent, meanwhile=meanwhile
+                order, passport=passport, code=where.code, before_sending=escrow.sent, meanwhile=meanwhile
             )
     except BaseException as error:
         if not tether.is_sent or (isinstance(error, CsaError) and not isinstance(error, HostError)):
@@ -232,6 +238,8 @@ def begin_there(
         raise
     with recording(begun.host, warn):
         escrow.placed(begun.to_json(), awaits_code=where.code is not None)
+        if where.code:
+            note_sent(context.store.root, where.code.key, context.store.project_pathname)
     return begun
 
 

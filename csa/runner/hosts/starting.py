@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
-from csa.errors import CsaError
+from csa.errors import BusyError, ConfigError, CsaError, NotFoundError, StateError
 from csa.model.config import Engine
 from csa.model.limits import Budget
+from csa.model.placement import RESERVED, SENT, Placement
+from csa.runner.caller import Caller
 from csa.runner.context import Context
 from csa.runner.detach import AppearedError
-from csa.runner.hosts.escrow import Escrow
+from csa.runner.hosts.escrow import ON_ITS_WAY_S, Escrow, give_back, has_arrived, mirrored_of
+from csa.runner.hosts.fencing import is_fenced
 from csa.runner.hosts.fetching import fetch_work
-from csa.runner.hosts.placing import Begun, for_elsewhere
+from csa.runner.hosts.placing import for_elsewhere
+from csa.runner.hosts.schedulers import is_scheduler
 from csa.runner.hosts.sending import Where, begin_there, find_where, reserve_for, tether_to, where_appeared
 from csa.runner.hosts.sharing import allowance_for, part_of_budgets
 from csa.runner.hosts.syncing import Sync
-from csa.runner.hosts.watching import Keeping
+from csa.runner.hosts.tether import Begun
+from csa.runner.hosts.watching import Keeping, has_ended
 from csa.runner.request import RunRequest
 from csa.runner.turns.patience import try_until_free
+from csa.store.genealogy import find_record
+from csa.store.placements import find_placement, is_held, list_placements
+from csa.store.statefile import load_state
 
 Tell = Callable[[str], None]
 PARTS = 2  # of what the budgets above have: one goes along where nobody says how much, and one stays
@@ -117,9 +128,92 @@ def start_watched(
     """
     begun, engine = start_there(context, request, host, wait_s=wait_s, parts=parts, goes_on=goes_on)
 
-    def fetch() -> None:
-        with suppress(CsaError, OSError):  # it has changed no code, or csa fetch brings it later
-            fetch_work(context, engine, begun.session_id, begun.host)
-
-    keeping.keep(engine, begun.target(context.store.root_pathname), begun.turn, fetch)
+    store, session_id = begun.target(context.store.root_pathname)
+    keeping.keep(
+        engine,
+        store.key(session_id),
+        partial(has_ended, store, session_id, begun.turn),
+        partial(_fetch, context, engine, session_id, begun.host),
+    )
     return begun
+
+
+def take_up(
+    context: Context,
+    keeping: Keeping,
+    context_in: Callable[[str], Context],
+    is_wanted: Callable[[Placement], bool] = lambda _: True,
+) -> None:
+    """Watch what was placed on other hosts by processes that are gone, until it has ended; have its commits here.
+
+    What they have not sent is given back. `context_in` opens a directory in which commits are to be. StateError: a
+    record of what is placed cannot be read.
+    """
+    root = context.store.root
+    for placement in filter(is_wanted, list_placements(root)):
+        if (placement.is_settled and not placement.awaits_code) or is_held(root, placement.id):
+            continue
+        if placement.state == RESERVED:
+            with suppress(BusyError):
+                give_back(root, placement)
+            continue
+        engine = context.config.engine(placement.host)
+        with suppress(ConfigError):  # of an engine that is set up wrong, as csa hosts says
+            if not is_scheduler(engine):  # there it is in a queue, in which nobody waits for it any more
+                _watch(placement, engine, context, keeping, context_in)
+
+
+def _watch(
+    placement: Placement, engine: Engine, context: Context, keeping: Keeping, context_in: Callable[[str], Context]
+) -> None:
+    root, session_id, host = context.store.root, placement.session_id, placement.host
+
+    def fetch() -> None:
+        with suppress(CsaError):  # its directory may be gone, or the session that has placed it
+            there = context_in(placement.directory or placement.project)
+            _fetch(there.on_behalf_of(_caller_of(root, placement)), engine, session_id, host)
+
+    key = (f"{host}:{placement.there or ''}", session_id)
+    keeping.keep(engine, key, _Out(root, engine, placement).is_over, fetch)
+
+
+def _caller_of(root: Path, placement: Placement) -> Caller | None:
+    """Return who has placed it, and would have fetched its commits: an agent may not into any repository."""
+    if placement.parent is None:
+        return None
+    if (paths := find_record(root, placement.project, placement.parent)) is None:
+        raise NotFoundError(f"There is no session {placement.parent} any more, which has placed {placement.id}.")
+    return Caller(load_state(paths.state), paths, root)
+
+
+class _Out:
+    """A placement that nobody holds; its order may have been cut off, and then nobody knows of it but we."""
+
+    def __init__(self, root: Path, engine: Engine, placement: Placement) -> None:
+        self._root, self._engine, self._id = root, engine, placement.id
+        self._asks_at = time.monotonic() + ON_ITS_WAY_S
+
+    def is_over(self) -> bool:
+        """Say whether what a mirror's beat settles was: then the turn, and all below it there, have ended."""
+        try:
+            placement = find_placement(self._root, self._id)
+        except NotFoundError:
+            return True
+        except StateError:
+            return False
+        if placement.state == SENT and time.monotonic() > self._asks_at:
+            self._call_off(placement)
+        return placement.is_settled
+
+    def _call_off(self, placement: Placement) -> None:
+        """Give back what an order holds that has not arrived, and that its host then refuses for all time."""
+        self._asks_at = time.monotonic() + ON_ITS_WAY_S
+        with suppress(CsaError, OSError):
+            accounts = mirrored_of(self._root, placement).accounts()
+            if not has_arrived(placement, accounts) and is_fenced(self._engine, placement.id):
+                give_back(self._root, placement)
+
+
+def _fetch(context: Context, engine: Engine, session_id: str, host: str) -> None:
+    with suppress(CsaError, OSError):  # it has changed no code, or csa fetch brings it later
+        fetch_work(context, engine, session_id, host)

@@ -2,11 +2,13 @@
 
 Each side says one line of JSON at a time:
 
-    {"csa": "supervise", "protocol": 1, "version", "time"}   we greet
+    {"csa": "supervise", "protocol": 1, "version", "time", "feeds": true}   we greet
     {"code": {"key"} | null}                                 what is to travel along; then we say {"have": [commits]}
     {"order": {...}, "leash_s": S, "code": {...} | null, ...}    what is to be done; its code follows
+    {"csa": "intake", ...}                                   and, if it likes, what its mirror has: see `frames.py`
     {"session_id", "turn", "tool", "project"}                we have begun, or {"error": {...}}
     {"beat": true}, {"cancel": "SIGINT"}                     as often as the leash needs; or the turn is to end
+    {"csa": "outlet", ...}                                   what comes into that mirror, in frames
     {"ended": CODE, "turn": N, "spent": {...}, ...}          the turn has ended, and so do we
 
 The supervisor's lifeline is a pipe that this process alone has: should it be killed, the turn ends as cancelled. It
@@ -44,13 +46,13 @@ from csa.store.sessions import Store
 from csa.store.transcript import last_turn_event
 from csa.structs import Struct
 
-SUPERVISE = "supervise"
 PLACED_ALREADY, NOT_PLACED = "placed_already", "not_placed"
 _LOOK_S = 1.0
 _LOOK_AT_HELD_S = 0.1
 _BLOCK = 1 << 16
 _MOST_LINE = 1 << 28  # with the contents of images and files
 _HEEDED_WITHIN_S = 5.0  # of those who hold a turn that has ended
+_FED_LOOK_S = 0.5
 _LOST = 1  # the exit code for a turn whose supervisor was killed
 
 
@@ -191,7 +193,7 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
         placed = _with_code(asked, given.get("code"), incoming, context)
         _refuse_cancelled(order)
         started = _start(placed, given, context)
-        keeper = _Keeper(order, given, incoming)
+        keeper = _Keeper(order, given, incoming, context)
         code = keeper.keep(started)
         if is_job:
             _await_no_holder(order, leash_s, float(given.get("linger_s", 0)) if keeper.is_alone else 0)
@@ -205,9 +207,9 @@ def _carry_out(given: Mapping[str, Any], incoming: Incoming, context: Context) -
 
 
 def _refuse_cancelled(order: Order) -> None:
-    """Raise CsaError for an order that whoever placed it wants no more."""
+    """Raise CsaError for an order that whoever placed it wants no more, or could not find here any more."""
     known = order.known()
-    if known.get("refused") or known.get("cancel"):
+    if known.get("refused") or known.get("cancel") or order.is_lost():
         error = CsaError(f"Order {order.order_id} was cancelled before its turn had begun.")
         error.code = NOT_PLACED
         raise error
@@ -222,6 +224,7 @@ def _await_holder(order: Order, limit_s: float) -> None:
             error.code = NOT_PLACED
             raise error
         time.sleep(_LOOK_AT_HELD_S)
+        _refuse_cancelled(order)
 
 
 def _await_no_holder(order: Order, limit_s: float, linger_s: float) -> None:
@@ -268,7 +271,12 @@ def _start(asked: Mapping[str, Any], given: Mapping[str, Any], context: Context)
         raise NotFoundError(f"There is no directory {directory} on {node}.", hint="csa run --cd DIR --on ... names one")
     store = Store(context.store.root, find_project(directory))
     process = spawn_supervisor(supervisors_environment(environ, store, asked["session_id"]), subprocess.PIPE)
-    told = {**asked, "directory": directory, "placed": {"by": given.get("by"), "passport": given.get("passport")}}
+    told = {
+        **asked,
+        "directory": directory,
+        "command": context.command,
+        "placed": {"by": given.get("by"), "passport": given.get("passport")},
+    }
     leash_s = float(given["leash_s"])
     if is_attached := bool(leash_s or given["is_job"]):
         told["attached"] = True
@@ -291,8 +299,10 @@ def _let_go(process: subprocess.Popen[bytes], words: str) -> None:
 class _Keeper:
     """Attends to a supervisor: hears beats and its answer, and holds its lifeline until the leash has run out."""
 
-    def __init__(self, order: Order, given: Mapping[str, Any], incoming: Incoming) -> None:
-        self._order, self._incoming = order, incoming
+    def __init__(self, order: Order, given: Mapping[str, Any], incoming: Incoming, context: Context) -> None:
+        from csa.runner.hosts.feeding import Feed  # noqa: PLC0415  # loaded while the supervisor is
+
+        self._order, self._incoming, self._feed = order, incoming, Feed(context)
         self._leash_s, self._is_job = float(given["leash_s"]), bool(given["is_job"])
         self._by = given.get("by") or "the host that placed it"
         self._heard, self._touched = time.monotonic(), order.touched_at()
@@ -349,6 +359,7 @@ class _Keeper:
             self._heard = time.monotonic()
             if name := said.get("cancel"):
                 process.send_signal(signal_of(name) if self._answer else signal.SIGTERM)
+            self._feed.hear(said)
 
     def _is_leash_out(self) -> bool:
         if (touched := self._order.touched_at()) != self._touched:
@@ -364,8 +375,9 @@ class _Keeper:
         begun = {**said, "project": started.store.project_pathname, "pid": started.process.pid}
         self._order.note(begun=begun)
         say(**begun)
-        import_module("csa.runner.hosts.escrow")  # csa may be upgraded while the turn runs
         self._answer = begun
+        self._feed.speak(started.store.key(started.session_id))
+        import_module("csa.runner.hosts.escrow")  # csa may be upgraded while the turn runs
 
     def _end(self, started: _Started) -> int:
         code = started.process.wait()
@@ -375,8 +387,18 @@ class _Keeper:
         if "session_id" in self._answer:
             ended = ending_of(started.store, started.session_id, code)
             self._order.note(**ended)
-            say(**ended)
+            self._feed.finish()
+            if self._is_fed(started.process):
+                say(**ended)
         return code if code >= 0 else _LOST
+
+    def _is_fed(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait until the other side has what it was to be sent; False if it is gone, or was not heard of for long."""
+        while not self._feed.is_over(_FED_LOOK_S):
+            self._obey(process, has_more=not self._incoming.is_over and can_read(self._incoming.fd, 0))
+            if self._incoming.is_over or self.is_alone or self._is_leash_out():
+                return False
+        return True
 
 
 def signal_of(name: object) -> signal.Signals:

@@ -9,10 +9,11 @@ from typing import Any
 from csa.errors import NotFoundError, RefusedError
 from csa.model.permission import Permission
 from csa.model.state import SessionState
-from csa.runner.caller import owner_name, refuse_own_lineage
+from csa.runner.caller import Caller, owner_name, refuse_own_lineage
 from csa.runner.context import Context, seal_after
 from csa.runner.session import Session
 from csa.store.audit import append_audit
+from csa.store.family import find_placed
 from csa.store.genealogy import ancestors
 from csa.store.held import HeldSession, open_session
 from csa.store.owner import CHANGE
@@ -77,11 +78,22 @@ def refuse_others_work(session: Session, *, verb: str) -> None:
     if caller.permission is Permission.READ_ONLY:
         raise RefusedError(f"Session {caller.session_id} may only read, so it cannot {verb} anything.")
     state = session.load()
-    above = {each.session_id for each in ancestors(session.store.root, state)}
-    if session.store.host and state.parent_session_id:  # its parent's record is elsewhere: here
-        above.add(state.parent_session_id)
-    if caller.session_id not in above:
+    line = [state, *ancestors(session.store.root, state)]  # of one on another host up to where that was placed
+    if session.store.host:
+        is_its = _has_placed(caller, session.store.host, {each.session_id for each in line})
+    else:
+        is_its = caller.session_id in {each.session_id for each in line[1:]}
+    if not is_its:
         raise RefusedError(
             f"Session {session.session_id} was not started by the calling session {caller.session_id}.",
             hint="leave that to whoever started it",
         )
+
+
+def _has_placed(caller: Caller, host: str, session_ids: set[str]) -> bool:
+    """Say whether a session, or one below it, has placed one of these on a host.
+
+    The list of its tree says it: the records there are the host's, which could name any session as their parent.
+    """
+    founder = Store(caller.root, caller.state.project_path), caller.session_id
+    return any(store.host == host and each in session_ids for store, each in find_placed([founder]))

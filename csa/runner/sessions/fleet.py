@@ -5,7 +5,7 @@ what was added to each `audit.jsonl` (what was renamed, deleted ...), and a smal
 is looked at once a minute: for what other programs and machines do. Nothing is written.
 
 Of mirrors, whose only writer notes what it changes, only that is looked at, and what runs there; and of each project
-in one the newest sessions, and those that change.
+in one the newest sessions, and those that change; of what a host has, or sends, never more than a limit.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import nlargest
 
 from csa.errors import StateError
 from csa.ids import is_session_id
@@ -35,6 +36,10 @@ _MOST_NEW = 200  # sessions that are seen for the first time in one look
 _LEAST = 8  # sessions of the round of all that are looked at each time
 _MOST_ADDED_BYTES = 1 << 20
 _MOST_MIRRORED = 1000  # of a project of another host
+_MOST_OF_HOST = 10_000  # sessions, shared out among its projects
+_MOST_PROJECTS = 1000  # of a host: those in which something was new last
+_FIND_CHEAP_S = 0.1  # looking for projects of other hosts for longer is followed by a rest, so many times as long
+_FIND_REST = 10
 _UNSETTLED = {"away", "unknown"}  # which only news of their host can change
 
 Key = tuple[str, str]  # see `Store.key`
@@ -52,7 +57,7 @@ class Fleet:
         self._finds_mirrors = mirrors
         self._mirrors: dict[str, _Mirrored] = {}  # by their pathnames
         self._mirrored: list[Store] = []
-        self._mirrors_at, self._mirrored_at = 0, float("-inf")
+        self._mirrors_at, self._mirrored_at, self._mirrored_rest_s = 0, float("-inf"), 0.0
         self._unsettled = set[Key]()
         self._projects: dict[str, _Project] = {}
         self._slots: dict[str, int] = {}
@@ -146,7 +151,7 @@ class Fleet:
 
     def _find_mirrored(self, now: float) -> None:
         """Look for projects of other hosts if some are new: there may be a million sessions, which costs a second."""
-        if not self._finds_mirrors:
+        if not self._finds_mirrors or now - self._mirrored_at < self._mirrored_rest_s:
             return
         touched = {session_id for mirror in self._mirrors.values() for session_id in mirror.touched}
         listed = _written(f"{self._root}/{MIRRORS}")
@@ -157,7 +162,9 @@ class Fleet:
         self._mirrors_at, self._mirrored_at, self._found_at = listed, now, float("-inf")
         found = {mirror.pathname: mirror for mirror in find_mirrors(str(self._root))}
         self._mirrors = {name: self._mirrors.get(name) or _Mirrored(found[name]) for name in found}
-        self._mirrored = [store for name in found for store in find_stores(make_path(name))]
+        self._mirrored = [store for mirror in self._mirrors.values() for store in mirror.newest_stores()]
+        took_s = time.monotonic() - now
+        self._mirrored_rest_s = _FIND_REST * took_s if took_s > _FIND_CHEAP_S else 0.0
 
     def _project(self, store: Store) -> _Project:
         return _Project(store, self._mirrors.get(store.root_pathname))
@@ -204,7 +211,9 @@ class _Project:
     def _known(self, ids: Sequence[str], acted_on: set[str]) -> frozenset[str]:
         if self.mirror is None:
             return frozenset(ids)
-        return frozenset(ids[-_MOST_MIRRORED:]).union(filter(self.store.has, self.known | acted_on))
+        most = self.mirror.most
+        changed = sorted(filter(self.store.has, self.known | acted_on))
+        return frozenset(ids[-most:]).union(changed[-most:])
 
     def _acted_on(self) -> set[str]:
         if self._audit is not None:
@@ -222,6 +231,15 @@ class _Mirrored:
         self._heard_at = mirror.heard_at()
         self.touched = set[str]()
         self.is_heard = False
+        self.most = _MOST_MIRRORED  # sessions of each project that are shown because they are new, or have changed
+
+    def newest_stores(self) -> list[Store]:
+        """Return the stores in it, of many those in which something was new last."""
+        found = list(find_stores(make_path(self._mirror.pathname)))
+        if len(found) > _MOST_PROJECTS:
+            found = nlargest(_MOST_PROJECTS, found, key=lambda store: _written(store.sessions_dir))
+        self.most = min(_MOST_MIRRORED, _MOST_OF_HOST // max(1, len(found)))
+        return found
 
     def look(self) -> None:
         """Look once."""

@@ -108,7 +108,7 @@ class SessionCard(Struct, kw_only=True):
             "time_s": round(self.time_s, 3),
             "owner": state.owner,
             "branch": state.branch,
-            "worktree": worktree_to_json(state.worktree),
+            "worktree": worktree_to_json(info.worktree),
             "permission": state.permission,
             "ask": state.ask,
             "shared": state.shared,

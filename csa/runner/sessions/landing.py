@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, refuse_others_work
 from csa.runner.sessions.landing_outcome import Landed
 from csa.runner.sessions.landing_work import LandingWork
+from csa.runner.turns.turnwork import BEAT_S
 from csa.store.held import HeldSession
 from csa.store.inherited import without_descriptors, without_repository
 from csa.store.landing import MovedError
@@ -78,20 +80,48 @@ async def land_session(
         work = LandingWork(session, held, str(into), squash=squash)
         if dry_run:
             return await in_thread(work.preview)
-        for _ in range(TRIES):
-            if (found := await in_thread(work.begin)) is None:
-                return await in_thread(lambda: work.note_nothing(keep=keep))
-            try:
-                if check is not None:
-                    await _check(session, held, work, check, on_output)
-                return await in_thread(lambda: work.finish(found, keep=keep))
-            except MovedError:
-                continue
-            except anyio.get_cancelled_exc_class():  # before it has moved anything: git itself is not interrupted
-                with anyio.CancelScope(shield=True):
-                    await in_thread(work.give_back)
-                raise
-        raise RefusedError(f"{work.target.top} keeps moving.", hint="land again when nobody commits there")
+        async with _beating(held):
+            return await _land(work, check, keep=keep, on_output=on_output)
+
+
+async def _land(
+    work: LandingWork, check: str | None, *, keep: bool, on_output: Callable[[bytes], None] | None
+) -> Landed:
+    for _ in range(TRIES):
+        if (found := await in_thread(work.begin)) is None:
+            return await in_thread(lambda: work.note_nothing(keep=keep))
+        try:
+            if check is not None:
+                await _check(work, check, on_output)
+            return await in_thread(lambda: work.finish(found, keep=keep))
+        except MovedError:
+            continue
+        except anyio.get_cancelled_exc_class():  # before it has moved anything: git itself is not interrupted
+            with anyio.CancelScope(shield=True):
+                await in_thread(work.give_back)
+            raise
+    raise RefusedError(f"{work.target.top} keeps moving.", hint="land again when nobody commits there")
+
+
+@asynccontextmanager
+async def _beating(held: HeldSession) -> AsyncIterator[None]:
+    """Touch the heartbeat of a session now and then, for other machines; what the body raises is in no group."""
+    failure: Exception | None = None
+
+    async def beat() -> None:
+        while True:
+            await anyio.sleep(BEAT_S)
+            held.beat()
+
+    async with anyio.create_task_group() as others:
+        others.start_soon(beat)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # it is raised below
+            failure = error
+        others.cancel_scope.cancel()
+    if failure:
+        raise failure
 
 
 async def in_thread(act: Callable[[], _T]) -> _T:
@@ -122,9 +152,7 @@ def _work_tree_of(caller: Caller) -> str | None:
     return git_top(os.path.realpath(place))
 
 
-async def _check(
-    session: Session, held: HeldSession, work: LandingWork, check: str, on_output: Callable[[bytes], None] | None
-) -> None:
+async def _check(work: LandingWork, check: str, on_output: Callable[[bytes], None] | None) -> None:
     """Prepare the worktree if it was made again, run the check in it, and clean it of what that has left.
 
     LandError if one of them fails. Raises as `run_check`.
@@ -133,11 +161,11 @@ async def _check(
     commands = [tree.setup] if tree.setup and not tree.is_ready else []
     try:
         command, end = await run_check(
-            session.context,
+            work.session.context,
             [*commands, check],
             tree.path,
             number=tree.number,
-            shared_fds=held.shared_fds,
+            shared_fds=work.held.shared_fds,
             on_output=on_output,
         )
     finally:

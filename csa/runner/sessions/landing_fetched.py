@@ -27,7 +27,7 @@ from csa.store.gitplumbing import Git, open_project
 from csa.store.gitwork import Checkout, has_same_tree, is_ancestor, kept_last, order_of
 from csa.store.landing import ConflictError, MovedError
 from csa.store.project import git_top
-from csa.store.reception import note_reception, read_reception
+from csa.store.reception import copy_reception, note_reception, read_reception
 from csa.store.worktreefiles import copy_included
 from csa.structs import Struct, replace
 
@@ -202,13 +202,18 @@ class _Work(Struct, frozen=False):
         landed = before.landed if before and before.turn == self.turn else None
         if landed and is_ancestor(self.git, landed, done.head):
             return done
-        note_reception(self.git, self.session.session_id, self.turn, landed=done.head, commits=done.commits)
+        self._note(landed=done.head, commits=done.commits)
         return done
+
+    def _note(self, **what: Any) -> None:
+        session = self.session
+        note_reception(self.git, session.session_id, self.turn, **what)
+        copy_reception(self.git, session.session_id, session.files)
 
     def refused(self, refused: Refused, **more: Any) -> LandError:
         """Note why the work is not landed, and return the error."""
         session = self.session
-        note_reception(self.git, session.session_id, self.turn, refused=refused)
+        self._note(refused=refused)
         failure = LandError(refused, session.session_id, **more)
         failure.hint = f"csa run -s {session.store.host}:{session.session_id} --repair"
         return failure

@@ -112,6 +112,8 @@ def select_sessions(
     One that is deleted meanwhile is skipped. Without `with_status`, which costs a look at the lock and the journal,
     a status is only looked at where the selection asks for it.
     """
+    from heapq import heappush, heappushpop  # noqa: PLC0415  # finding a session needs none of it
+
     infos: list[SessionInfo] = []
     uses: list[float] = []  # a heap of the last uses of the `limit` used last
     more = 0
@@ -130,21 +132,22 @@ def select_sessions(
         siblings.note(record)
         if not selection.accepts(record) or (record.fault and record.is_gone):
             continue
-        if is_full and not selection.statuses:
-            more += 1
-            continue
-        info = record.examine(siblings) if with_status or selection.statuses else unexamined(record, siblings)
-        if not selection.accepts_status(info):
+        info = unexamined(record, siblings)
+        if selection.statuses and not selection.accepts_status(info := info.examined()):
             continue
         if is_full:
             more += 1
             continue
         infos.append(info)
         if by_use and limit is not None:
-            _note_use(uses, last_use(info), limit)
+            (heappush if len(uses) < limit else heappushpop)(uses, last_use(info))
     if by_use:
         infos.sort(key=lambda info: (last_use(info), info.session_id), reverse=True)
-    return Listing(infos[:limit], more + len(infos[limit or len(infos) :]))
+    more += len(infos[limit or len(infos) :])
+    infos = infos[:limit]
+    if with_status and not selection.statuses:  # of these alone, and afterwards: the same work is done in a row
+        infos = [info.examined() for info in infos]
+    return Listing(infos, more)
 
 
 def unexamined(record: Record, siblings: Siblings) -> SessionInfo:
@@ -182,19 +185,10 @@ def _in_order(places: Iterable[_Place], *, by_use: bool) -> Iterator[_Entry]:
 
     A record is written when its session is used, or later: those used last are found without reading the others.
     """
-    from heapq import merge  # noqa: PLC0415  # finding a session needs none of it
+    from heapq import merge  # noqa: PLC0415  # as above
 
     found = [place.by_use() if by_use else place.by_id() for place in places]
     return merge(*found, key=lambda entry: entry[:2], reverse=True)
-
-
-def _note_use(uses: list[float], use: float, limit: int) -> None:
-    from heapq import heappush, heappushpop  # noqa: PLC0415  # few listings need it
-
-    if len(uses) < limit:
-        heappush(uses, use)
-    else:
-        heappushpop(uses, use)
 
 
 def infos_of(store: Store, ids: Iterable[str]) -> Iterator[SessionInfo]:

@@ -1,0 +1,218 @@
+"""The mirror that the connection of an order keeps up to date, and what is done where it cannot."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csa.runner.hosts.frames import Frame, line_of, read_frame, write_frame
+from csa.store.mirrors import Mirror
+from csa.store.sessions import Store
+from tests.cli.hosts import sync
+from tests.cli.test_placing import held, order_for, words
+from tests.support import CSA, Place, wait_for
+
+MINE = "01JH4QWERT0000000000000008"
+_LOGGING = '#!/bin/sh\necho "$*" >> {log}\nexec {real} "$@"\n'
+_OLD = """#!/bin/sh
+# As the ssh beside it, of a host whose csa does not know of feeds; it ends as soon as it is told anything else.
+echo "$*" >> {log}
+case "$*" in *supervise*) exec {python} -c "$(cat <<'END'
+import json, os, subprocess, sys
+there = subprocess.Popen([{real!r}, *sys.argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+if os.fork() == 0:
+    for line in sys.stdin.buffer:
+        said = json.loads(line)
+        if not said.keys() & {{"code", "order", "beat", "cancel"}}:
+            os._exit(there.kill() or 1)
+        there.stdin.write(line); there.stdin.flush()
+    there.stdin.close()
+    os._exit(0)
+there.stdin.close()
+for line in there.stdout:
+    said = json.loads(line) if line.startswith(b"{{") else {{}}
+    said.pop("feeds", None)
+    sys.stdout.buffer.write(json.dumps(said).encode() + b"\\n" if said else line); sys.stdout.flush()
+END
+)" "$@";; *) exec {real} "$@";; esac
+"""
+_SPEAKS = """
+import base64, json, sys
+print(json.dumps({"csa": "supervise", "protocol": 1, "version": "1", "time": 0, "feeds": True}), flush=True)
+if "supervise" in sys.argv:
+    asked = next(said for said in map(json.loads, sys.stdin) if "order" in said)["order"]["session_id"]
+    begun = {"session_id": asked, "turn": 1, "tool": "codex", "pid": 1, "project": "/srv"}
+    print(json.dumps(begun), flush=True)
+    sys.stdout.buffer.write(base64.b64decode(sys.argv[1]))
+    print(json.dumps({"ended": 0, "turn": 1}), flush=True)
+"""
+
+
+@pytest.fixture
+def wrapped(place: Place, remote: Place) -> Callable[[str], Callable[[], list[str]]]:
+    """Return what puts a script in the place of ssh, and returns what tells for what that was called."""
+
+    def wrap(script: str) -> Callable[[], list[str]]:
+        log, real = place.tmp / "ssh.log", remote.tmp.parent / "bin" / "ssh"
+        ssh = place.tmp / "wrapped" / "ssh"
+        ssh.parent.mkdir()
+        ssh.write_text(script.format(log=log, real=str(real), python=sys.executable))
+        ssh.chmod(0o700)
+        place.env["PATH"] = f"{ssh.parent}:{place.env['PATH']}"
+        return lambda: [line.partition(" csa ")[2].split()[0] for line in log.read_text().splitlines()]
+
+    return wrap
+
+
+def test_one_connection_brings_all(place: Place, remote: Place, wrapped: Any, mirror: Mirror) -> None:
+    """A turn's answer, what else there is on its host, and that it was heard of: over the connection of the order."""
+    remote.codex("before", "--name", "old")
+    called = wrapped(_LOGGING)
+    done = place.run(*words(remote, "hello"))
+    assert (done.code, called()) == (0, ["supervise"]), done.err
+    assert place.run("show", "n1:old").code == 0
+    assert mirror.heard_at() is not None
+    assert place.run("hosts", "--json").json[0]["tools"] == ["claude-code", "codex", "gemini-cli", "opencode"]
+    again = place.run("run", "-s", "n1:old", "more")
+    assert (again.code, called()) == (0, ["supervise"] * 2), again.err
+    assert sync(place) == "n1: nothing new\n"
+
+
+@pytest.mark.thorough
+def test_a_host_whose_csa_is_older(place: Place, remote: Place, wrapped: Any) -> None:
+    """It is told nothing that it does not know, and a second connection brings the mirror."""
+    called = wrapped(_OLD)
+    done = place.run(*words(remote, "hello"))
+    assert (done.code, sorted(called())) == (0, ["outlet", "supervise"]), done
+    assert place.run("result", str(done.session_id)).out == done.out
+
+
+@pytest.mark.thorough
+def test_a_csa_that_is_older_here_gets_no_frames(remote: Place) -> None:
+    """Who does not say what it has hears of the turn, and of nothing else."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([CSA, "supervise"], env=remote.environment(None), cwd="/", stdin=pipe, stdout=pipe) as old:
+        assert old.stdin
+        assert old.stdout
+        old.stdin.write(order_for(remote, MINE, session_id=MINE))
+        old.stdin.flush()
+        said = [json.loads(line) for line in old.stdout]
+    assert [min(each) for each in said] == ["csa", "pid", "ended"]
+
+
+@pytest.mark.thorough
+def test_a_mirror_that_another_process_keeps(place: Place, remote: Place, wrapped: Any) -> None:
+    """That process brings it; when it ends, the command does it, over a connection of its own."""
+    called = wrapped(_LOGGING)
+    keeps = place.start("sync", "--watch", "n1")
+    wait_for(lambda: "connected" in keeps.err, "the mirror is kept up to date")
+    done = place.run(*words(remote, "hello"))
+    assert (done.code, done.out != "") == (0, True), done.err
+    running = held(place, remote)
+    before = called().count("outlet")
+    keeps.signal(signal.SIGTERM)
+    keeps.wait()
+    wait_for(lambda: called().count("outlet") > before, "another connection is made")
+    remote.release()
+    ended = running.wait()
+    assert (ended.code, ended.out) == (0, "done\n"), ended.err
+
+
+@pytest.mark.thorough
+def test_much_that_the_mirror_has_and_the_host_has(place: Place, remote: Place, mirror: Mirror) -> None:
+    """More than a megabyte to say of what is here, and thousands of sessions to send first: the turn waits for none."""
+    many(Path(mirror.pathname), "/gone", 9000)
+    many(remote.state_root, str(remote.project), 3000)
+    done = place.run(*words(remote, "hello"))
+    assert (done.code, done.out) == (0, "FAKE ECHO: hello [turns=1]\n"), done.err
+    assert place.run("sync", "n1").code == 0
+    assert len(Store(mirror.pathname, str(remote.project)).ids()) == 3001
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "spoken",
+    [
+        [("file", {"name": "../x"}, b"x")],
+        [("lines", {"at": 7}, b"{}\n")],
+        [("strange", {}, None)],
+        [("told", {"s": "../../x"}, b"{}")],
+    ],
+)
+def test_a_host_that_feeds_nonsense(
+    place: Place, remote: Place, tmp_path: Path, spoken: list[tuple[str, dict[str, Any], bytes | None]]
+) -> None:
+    """Nothing of it is taken; the turn's end is heard, and that its answer has not come is said."""
+    with (said := tmp_path / "said").open("wb") as stream:
+        for kind, more, content in spoken:
+            write_frame(stream, kind, content, **{"p": "/srv", "s": MINE, **more})
+    (script := tmp_path / "bad.py").write_text(_SPEAKS)
+    reach = [sys.executable, str(script), base64.b64encode(said.read_bytes()).decode()]
+    (config := tmp_path / "bad.toml").write_text(f'[engines.bad]\ncode = "none"\nreach = {json.dumps(reach)}\n')
+    place.env["CSA_CONFIG"] = str(config)
+    done = place.run("run", "--on", "bad", "--tool", "codex", "x")
+    assert (done.code != 0, "Traceback" in done.err) == (True, False), done.err
+    assert "has ended with 0, but its answer has not come" in done.err
+    assert not (place.state_root / "x").exists()
+
+
+@pytest.mark.thorough
+def test_nobody_reads_what_is_fed(remote: Place) -> None:
+    """A connection that stands still: the leash ends the turn all the same, and then `csa supervise` ends."""
+    remote.play(["say", "x" * 100_000], *remote.hold(), ["say", "done"])
+    pipe = subprocess.PIPE
+    order = order_for(remote, MINE, session_id=MINE).replace(b'"leash_s": 60', b'"leash_s": 2')
+    having = line_of({"csa": "intake", "protocol": 1}) + line_of({"end": True})
+    with subprocess.Popen([CSA, "supervise"], env=remote.environment(None), cwd="/", stdin=pipe, stdout=pipe) as there:
+        assert there.stdin
+        there.stdin.write(order + having)
+        there.stdin.flush()
+        remote.wait_ready()
+        there.wait(30)
+        assert there.stdout
+        rest = there.stdout.read()
+    assert b'"ended"' not in rest
+    assert remote.status(MINE) == "cancelled"
+
+
+def test_frames_follow_what_the_intake_has(remote: Place) -> None:
+    """First that the turn has begun, then an outlet's greeting and frames, and last of all its end."""
+    pipe = subprocess.PIPE
+    having = line_of({"csa": "intake", "protocol": 1}) + line_of({"end": True})
+    with subprocess.Popen([CSA, "supervise"], env=remote.environment(None), cwd="/", stdin=pipe, stdout=pipe) as there:
+        assert there.stdin
+        assert there.stdout
+        there.stdin.write(order_for(remote, MINE, session_id=MINE) + having)
+        there.stdin.flush()
+        heads = [json.loads(there.stdout.readline()) for _ in range(3)]
+        frames: list[Frame] = []
+        while (frame := read_frame(there.stdout)) and "k" in frame.said:
+            frames.append(frame)
+    assert [heads[0]["csa"], heads[1]["session_id"], heads[2]["csa"]] == ["supervise", MINE, "outlet"]
+    assert frame is not None
+    assert frame.said["ended"] == 0
+    told = [json.loads(each.content)["state"] for each in frames if each.kind == "told"]
+    assert (told[0], told[-1]) == ("alive", "not_alive")
+    assert b'"run_finished"' in b"".join(each.content for each in frames if each.kind == "lines")
+
+
+def many(root: Path, project: str, count: int) -> None:
+    """Let there be so many finished sessions."""
+    sessions = Path(Store(root, project).sessions_dir)
+    sessions.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        session_id = f"01JH4Q{number:020d}"
+        os.mkdir(sessions / session_id)
+        (sessions / session_id / "state.toml").write_text(
+            f'schema = 1\nmeta_session_id = "{session_id}"\nproject_path = "{project}"\n'
+            "created_at = 2026-01-01T00:00:00Z\nlast_accessed = 2026-01-01T00:00:00Z\n"
+        )
