@@ -214,6 +214,27 @@ def test_a_server_that_hangs_holds_up_nobody_who_wants_to_end(queue: Queue) -> N
     assert queue.remote.ids(queue.remote.tmp / "home") == []
 
 
+@pytest.mark.parametrize("hangs", ["host", "both"])
+def test_a_host_that_hangs_as_a_job_begins(queue: Queue, hangs: str) -> None:
+    """TERM ends its job, and then the command; what may have begun stays booked, as nobody says that it has not."""
+    place, asked = queue.place, queue.directory / "asked"
+    queue.configure("[engines.n1]", f'reach = ["sh", "-c", "touch {asked}; exec sleep 600", "sh"]')
+    running = queue.start("hello")
+    wait_for(asked.exists, "the host is asked")
+    hq = place.tmp / "bin" / "hq"
+    works = hq.read_text()
+    if hangs == "both":
+        hq.write_text("#!/bin/sh\nexec sleep 600\n")
+    running.signal(signal.SIGTERM)
+    assert running.wait().code == 143
+    hq.write_text(works)
+    (placement,) = list_placements(place.state_root)
+    assert (placement.host, placement.state) == ("n1", "sent")
+    if hangs == "both":
+        queue.hq("job", "cancel", "1")
+    assert queue.states() == ["canceled"]
+
+
 def test_what_was_killed_in_a_queue_is_given_back(queue: Queue) -> None:
     """`csa hosts --release` asks the scheduler for it: its job is cancelled, and never began."""
     queue.fill()
