@@ -99,6 +99,29 @@ def test_what_a_server_that_was_killed_was_about_to_send_is_given_back(
 
 
 @pytest.mark.thorough
+def test_an_order_to_go_on_is_not_settled_by_the_turn_before(
+    family: Family, place: Place, remote: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though that has ended there: what it was given holds until its own turn has, or can never begin."""
+    monkeypatch.setattr("csa.runner.hosts.starting.ON_ITS_WAY_S", 0.0)
+    monkeypatch.setenv("PATH", place.env["PATH"])
+    with family.reserve(4000) as first:
+        first.sent()
+        used = family.run_there(remote)
+    sync(place)
+    assert placed(place) == []
+    with family.reserve(5000) as second:
+        second.sent()
+    sync(place)
+    assert [each["state"] for each in placed(place)] == ["sent"]
+    environ = {name: value for name, value in place.environment(None).items() if value}
+    context = Csa.from_environment(place.project, environ=environ).context
+    take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+    wait_for(lambda: placed(place) == [], "it is called off")
+    assert family.budget()["used"]["tokens"] == family.used + used
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_agents", [True, False])
 def test_what_an_agent_has_placed_is_fetched_as_it_may(
     family: Family, place: Place, remote: Place, monkeypatch: pytest.MonkeyPatch, *, is_agents: bool

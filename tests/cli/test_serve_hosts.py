@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +16,10 @@ import pytest
 from csa.store.mirrors import Mirror, mirror_for
 from tests.cli.hosts import make_old, sync
 from tests.cli.worktrees import NAMES, make_repository, sh
+from tests.realhosts import Host, Hosts
 from tests.rpc.test_mcp import connected
 from tests.serving import Server, serving
-from tests.support import Place, children_of, wait_for
+from tests.support import Place, Running, children_of, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -248,3 +251,56 @@ def test_work_that_nobody_fetched_comes_with_the_next_server(place: Place, remot
         client.call("list")
         wait_for(lambda: work_of(place, session_id) == "far", "its commits are here")
         wait_for(lambda: placed(place) == [], "nothing is awaited any more")
+
+
+_ASK = """
+import json, sys, urllib.request
+where, _, token = sys.argv[1].partition("/#token=")
+headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+asked = urllib.request.Request(f"{where}/api/v1/sessions", sys.argv[2].encode(), headers)
+print(json.load(urllib.request.urlopen(asked))["session_id"])
+"""
+
+
+def begin_on(a: Host, url: str) -> str:
+    """Ask the server of a host for a turn on n1; return its session."""
+    body = {"prompt": "hello", "tool": "codex", "directory": str(a.project), "on": "n1"}
+    done = a.shell([sys.executable, "-c", _ASK, url, json.dumps(body)])
+    assert done.code == 0, done.err
+    return done.out.strip()
+
+
+def serve_on(a: Host) -> Running:
+    running = a.start("serve", "--port", "0")
+    wait_for(lambda: "token=" in running.out, "it serves")
+    return running
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.thorough
+def test_a_server_is_killed_while_a_host_is_cut_off_or_dead(hosts: Hosts) -> None:
+    """When the host is there again the next server hears what became of its turn, and fetches what that has done."""
+    a, n1 = hosts.up("a", "n1")
+    make_repository(a)
+    n1.play(*n1.hold(), ["run", "echo far > a"], ["say", "done"])
+    server = serve_on(a)
+    first = begin_on(a, server.out.strip())
+    n1.cut()
+    server.kill()
+    server = serve_on(a)
+    n1.release()
+    wait_for(lambda: n1.run("ps", "--json").json == [], "the turn there has ended")
+    n1.heal()
+    wait_for(lambda: work_of(a, first) == "far", "its commits are here", within_s=90)
+    wait_for(lambda: placed(a) == [], "it is settled")
+    n1.go.unlink()
+    second = begin_on(a, server.out.strip())
+    n1.kill()
+    server.kill()
+    server = serve_on(a)
+    n1.start_again()
+    wait_for(lambda: a.run("status", second, "--json").json["status"] == "lost", "its host says so", within_s=90)
+    wait_for(lambda: placed(a) == [], "what it held is given back", within_s=30)
+    server.signal(signal.SIGTERM)
+    assert server.wait().code == 0
+    wait_for(lambda: not a.processes(), "nothing is left")

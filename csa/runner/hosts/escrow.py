@@ -170,6 +170,7 @@ def reserve(
         top=(above[-1].project_path, above[-1].session_id) if above else None,
         member=top.session_id if top and top.session_id != session_id else None,
         held=_or_else(allowance, top.budget) if top and above else allowance,
+        turn=known.turns + 1 if known else None,  # as far as it is known; else one that ended before would settle it
         directory=str(directory or context.directory),
     )
     lock = hold_placement(root, placement.id)
@@ -443,10 +444,14 @@ def _refuse_at_work(placement: Placement, accounts: list[Account], *, is_fenced:
         )
 
 
-def _has_ended(placement: Placement, accounts: list[Account]) -> bool:
+def has_arrived(placement: Placement, accounts: list[Account]) -> bool:
+    """Say whether the turn that was placed has begun, by what the mirror of its host has."""
     states = (each.state for each in accounts if each.member.session_id == placement.session_id)
-    has_run = any(state.turns >= (placement.turn or 1) for state in states if state)
-    return has_run and not any(each.is_running for each in accounts)
+    return any(state.turns >= (placement.turn or 1) for state in states if state)
+
+
+def _has_ended(placement: Placement, accounts: list[Account]) -> bool:
+    return has_arrived(placement, accounts) and not any(each.is_running for each in accounts)
 
 
 def _close(root: Path, placement: Placement, spent: Spent | None) -> Placement:

@@ -15,7 +15,7 @@ from csa.model.placement import RESERVED, SENT, Placement
 from csa.runner.caller import Caller
 from csa.runner.context import Context
 from csa.runner.detach import AppearedError
-from csa.runner.hosts.escrow import ON_ITS_WAY_S, Escrow, give_back, mirrored_of
+from csa.runner.hosts.escrow import ON_ITS_WAY_S, Escrow, give_back, has_arrived, mirrored_of
 from csa.runner.hosts.fencing import is_fenced
 from csa.runner.hosts.fetching import fetch_work
 from csa.runner.hosts.placing import for_elsewhere
@@ -208,10 +208,9 @@ class _Out:
     def _call_off(self, placement: Placement) -> None:
         """Give back what an order holds that has not arrived, and that its host then refuses for all time."""
         self._asks_at = time.monotonic() + ON_ITS_WAY_S
-        if mirrored_of(self._root, placement).accounts():  # the session is there
-            return
         with suppress(CsaError, OSError):
-            if is_fenced(self._engine, placement.id):
+            accounts = mirrored_of(self._root, placement).accounts()
+            if not has_arrived(placement, accounts) and is_fenced(self._engine, placement.id):
                 give_back(self._root, placement)
 
 
