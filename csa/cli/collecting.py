@@ -180,11 +180,13 @@ def execute_gc(arguments: argparse.Namespace) -> int:
 
 def _encrypt(context: Context, stores: Iterable[Store], report: Report, *, dry_run: bool) -> list[str]:
     """Encrypt what has finished, if that is configured, deleted sessions too; return the ids."""
+    from csa.runner.atrest import is_to_seal, seal_finished, sweep_memory  # noqa: PLC0415  # few are encrypted
+
+    if not dry_run:
+        sweep_memory()
     encryption = context.config.encryption
     if not encryption.seals:
         return []
-    from csa.runner.atrest import is_to_seal, seal_finished  # noqa: PLC0415  # few sessions are encrypted
-
     done: list[str] = []
     for store in stores:
         for session_id in (*store.ids(), *store.retired_ids()):

@@ -258,6 +258,10 @@ def execute_artifacts(arguments: argparse.Namespace) -> int:
     copies: list[Path] = []
     if arguments.copy_to is not None:
         copies = copy_artifacts(artifacts, Path(arguments.copy_to).absolute())
+    if paths.is_in_memory:
+        artifacts = [replace(each, path=Path(paths.in_place(each.path))) for each in artifacts]
+        if artifacts and not copies:
+            tell("csa", "the session is encrypted, its files are not there: --copy-to DIR gets them")
     if arguments.json:
         targets: list[str | None] = [str(path) for path in copies] or [None] * len(artifacts)
         print_json([item.to_json(copied_to=target) for item, target in zip(artifacts, targets, strict=True)])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import contextmanager
 
 from csa.cli.selecting import add_selectors, find_all, open_client
-from csa.errors import UsageError
+from csa.errors import CsaError, UsageError
 from csa.runner.session import Session
+
+TYPE_CHECKING = False  # see csa/structs.py
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def configure_seal(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +43,26 @@ def execute_seal(arguments: argparse.Namespace) -> int:
             raise UsageError("For whom is it to be encrypted?", hint=hint)
         if not arguments.all:
             refuse_busy(session.paths)
-        if seal_finished(session.store, session.session_id, recipients):
+        with _explaining(session, "encrypted"):
+            done = seal_finished(session.store, session.session_id, recipients)
+        if done:
             print(f"{session.session_id} is encrypted")
         elif not arguments.all:
-            print(f"{session.session_id} has nothing to encrypt, or its queue has prompts")
+            is_done = session.load().sealed_at is not None
+            words = "is encrypted already" if is_done else "has nothing to encrypt, or its queue has prompts"
+            print(f"{session.session_id} {words}")
     return 0
+
+
+@contextmanager
+def _explaining(session: Session, done: str) -> Iterator[None]:
+    """Have a disk that is full, say, be an error that says of which session."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or session.paths.pathname
+        words = f"Session {session.session_id} cannot be {done}: {error.strerror or error}: {where}."
+        raise CsaError(words, hint="nothing of it is lost; free space, or make it writable, and try again") from error
 
 
 def configure_unseal(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +78,7 @@ def execute_unseal(arguments: argparse.Namespace) -> int:
     from csa.runner.atrest import unseal  # noqa: PLC0415  # as above
 
     for session in find_all(arguments, acts=True):
-        done = unseal(session.store, session.session_id, session.context.keys)
+        with _explaining(session, "opened"):
+            done = unseal(session.store, session.session_id, session.context.keys)
         print(f"{session.session_id} {'is open' if done else 'is not encrypted'}")
     return 0

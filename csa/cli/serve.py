@@ -57,7 +57,8 @@ def execute_run(arguments: argparse.Namespace) -> int:
     client = open_client()
     _refuse_agents()
     _refuse_open_doors(arguments)
-    from csa.runner.sessions.fleet import Fleet  # noqa: PLC0415  # only serving needs these
+    from csa.runner.atrest import close_opened  # noqa: PLC0415  # only serving needs these
+    from csa.runner.sessions.fleet import Fleet  # noqa: PLC0415  # as above
     from csa.serve import endpoint, server  # noqa: PLC0415  # as above
     from csa.serve.app import Api  # noqa: PLC0415  # as above
     from csa.serve.served import Served  # noqa: PLC0415  # as above
@@ -97,6 +98,7 @@ def execute_run(arguments: argparse.Namespace) -> int:
     server.run(make_api, sock, certificate=certificate, on_listening=announce)
     for left in filter(None, (path, tokens.directory / _WAY_IN)):
         left.unlink(missing_ok=True)
+    close_opened()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # threads may still be waiting for sessions to end, for as long as it takes

@@ -76,8 +76,8 @@ def _artifact(session: Session, uri: str, name: str) -> Json:
     with open_artifact(session.content, name) as file:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
-        place = session.content.output / name
-        raise NotFoundError(f"{name} is larger than {_MOST_BYTES >> 20} MiB.", hint=f"it is {place}")
+        hint = f"csa artifacts {session.session_id} --copy-to DIR"
+        raise NotFoundError(f"{name} is larger than {_MOST_BYTES >> 20} MiB.", hint=hint)
     try:
         return _said(uri, "text/plain", content.decode())
     except UnicodeDecodeError:

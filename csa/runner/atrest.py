@@ -12,16 +12,16 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from csa.errors import BusyError, SealedError, StateError, UsageError
 from csa.model.config import Encryption
 from csa.model.state import SessionState
-from csa.paths import SessionPaths
+from csa.paths import SEALED_FILE, SessionPaths
 from csa.store.atomic import read_regular
 from csa.store.genealogy import ancestors
 from csa.store.locks import acquire_lock, is_locked
@@ -38,7 +38,8 @@ SET = '[store] identity = "FILE", or identity_command, in your configuration'
 _KEY_S = 300.0  # in which a person may have to be asked for something
 _MOST_BYTES = 1 << 16
 _PREFIX, _LOCK = "csa-open-", "lock"
-_NEW_S = 60.0  # in which the lock of such a directory is taken
+_INDEX_S = 2.0  # in which somebody else who writes the search index is waited for
+_NEW_S = 5.0  # in which the lock of such a directory is taken
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _PRINTED: dict[tuple[str, ...], str] = {}  # by commands: a server does not ask a person at each request
 
@@ -102,17 +103,28 @@ class _Place:
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_memory()))
-        weakref.finalize(self, _remove, self.path, os.getpid())
+        self.close = weakref.finalize(self, _remove, self.path, os.getpid())
+        _PLACES.add(self)
         self._lock = acquire_lock(self.path / _LOCK)
 
 
-class Opened(SessionPaths, frozen=False):
-    """The files of a sealed session, in memory, for as long as this object is there."""
+_PLACES = weakref.WeakSet[_Place]()
 
+
+def close_opened() -> None:
+    """Delete what this process has opened in memory, before an end without Python's own."""
+    for place in list(_PLACES):
+        place.close()
+
+
+class Opened(SessionPaths, frozen=False):
+    """The files of a sealed session, in memory, for as long as this object is there; `sealed` is what was opened."""
+
+    sealed: str
     _place: _Place
 
     def __init__(self, paths: SessionPaths, state: SessionState, keys: Sequence[Any]) -> None:
-        self._place = _Place()
+        self._place, self.sealed = _Place(), f"{paths.pathname}/{SEALED_FILE}"
         try:
             super().__init__(read_sealed(paths, state, keys, self._place.path).pathname)
         except OSError as error:
@@ -127,16 +139,19 @@ def opened(paths: SessionPaths, keys: Keys) -> SessionPaths:
         SealedError: there is no key that opens it.
         StateError: its record, or what is encrypted, is damaged.
     """
-    state = load_state(paths.state)
-    if state.sealed_at is None:
-        return paths
-    _sweep()
-    try:
-        return Opened(paths, state, keys.found)
-    except StateError:
-        if load_state(paths.state).sealed_at is None:  # by now
-            return paths
-        raise
+    while (state := load_state(paths.state)).sealed_at is not None:
+        sweep_memory()
+        known = keys.found  # for which a person may be asked
+        try:
+            found: SessionPaths | StateError = Opened(paths, state, known)
+        except StateError as fault:
+            found = fault
+        if load_state(paths.state).sealed_at != state.sealed_at:  # it was opened, and perhaps encrypted again
+            continue
+        if isinstance(found, StateError):
+            raise found
+        return found
+    return paths
 
 
 def _memory() -> str:
@@ -164,8 +179,8 @@ def _remove(place: Path, pid: int) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _sweep() -> None:
-    """Remove what processes that were killed have left."""
+def sweep_memory() -> None:
+    """Delete what processes that were killed have left in memory."""
     with suppress(SealedError, OSError), os.scandir(_memory()) as entries:
         for entry in entries:
             with suppress(OSError):
@@ -178,14 +193,22 @@ def _sweep() -> None:
                         shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def seal_tree(store: Store, state: SessionState, encryption: Encryption, *, is_held: bool = False) -> None:
+def seal_tree(
+    store: Store,
+    state: SessionState,
+    encryption: Encryption,
+    *,
+    is_held: bool = False,
+    heed: Callable[[], None] = lambda: None,
+) -> None:
     """Encrypt what has finished of the tree of a session, unless something of it runs; OSError or CsaError.
 
     A tree whose root is on another host is left to `csa gc`: that host may still want to read it. Where the
-    configuration does not ask for it, this is the session alone. `is_held`: the caller has its lock.
+    configuration does not ask for it, this is the session alone. `is_held`: the caller has its lock. `heed` is called
+    again and again; what it raises ends that, with the session of that moment in plain.
     """
     if not encryption.seals:
-        seal_finished(store, state.session_id, encryption.recipients, is_held=is_held)
+        seal_finished(store, state.session_id, encryption.recipients, is_held=is_held, heed=heed)
         return
     root, top = store.root, [state, *ancestors(store.root, state)][-1]
     if top.parent_session_id:
@@ -196,10 +219,17 @@ def seal_tree(store: Store, state: SessionState, encryption: Encryption, *, is_h
         for member in members:
             if member.paths(root):
                 is_own = member.session_id in own
-                seal_finished(member.store(root), member.session_id, encryption.recipients, is_held=is_own)
+                seal_finished(member.store(root), member.session_id, encryption.recipients, is_held=is_own, heed=heed)
 
 
-def seal_finished(store: Store, session_id: str, recipients: Iterable[str], *, is_held: bool = False) -> bool:
+def seal_finished(
+    store: Store,
+    session_id: str,
+    recipients: Iterable[str],
+    *,
+    is_held: bool = False,
+    heed: Callable[[], None] = lambda: None,
+) -> bool:
     """Encrypt a session that has finished, and what a crash has left of one in plain; say whether anything was done.
 
     Raises:
@@ -214,10 +244,10 @@ def seal_finished(store: Store, session_id: str, recipients: Iterable[str], *, i
         with nullcontext() if is_held else hold(paths):
             if not is_to_seal(paths):
                 return False
-            seal_session(paths, list(recipients))
+            leave_index = partial(forget, store.root, [index_name(store, session_id)], within_s=_INDEX_S)
+            seal_session(paths, list(recipients), forget=leave_index, heed=heed)
     except (BusyError, BlockingIOError, FileNotFoundError):  # in use again, or gone
         return False
-    forget(store.root, [index_name(store, session_id)])
     return True
 
 

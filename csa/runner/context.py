@@ -26,18 +26,26 @@ if TYPE_CHECKING:
 REPLAY, REPLAY_SPEED = "CSA_REPLAY", "CSA_REPLAY_SPEED"  # what stands in for tools, and how fast
 
 
-def seal_after(context: Context, held: HeldSession, *, is_held: bool = False) -> None:
-    """Encrypt what is to be, now that a session is free, or `is_held` to the end: as `csa.runner.atrest.seal_tree`."""
+def is_sealed_after(context: Context, held: HeldSession) -> bool:
+    """Say whether `seal_after` has anything to encrypt."""
     encryption = context.config.encryption
     if context.is_placed:  # the other host has yet to see how it has ended
-        return
-    if encryption.seals or (held.was_sealed and encryption.recipients):
+        return False
+    return encryption.seals or (held.was_sealed and bool(encryption.recipients))
+
+
+def seal_after(
+    context: Context, held: HeldSession, *, is_held: bool = False, heed: Callable[[], None] = lambda: None
+) -> None:
+    """Encrypt what is to be, now that a session is free, or `is_held` to the end: as `csa.runner.atrest.seal_tree`."""
+    if is_sealed_after(context, held):
         from csa.runner.atrest import seal_tree  # noqa: PLC0415  # few sessions are
 
+        encryption = context.config.encryption
         if context.postponed is not None:
             context.postponed.append(partial(seal_tree, held.store, held.state, encryption))
             return
-        seal_tree(held.store, held.state, encryption, is_held=is_held)
+        seal_tree(held.store, held.state, encryption, is_held=is_held, heed=heed)
 
 
 class Context:

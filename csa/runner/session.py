@@ -8,7 +8,6 @@ from the caller's records. `n1:auth` is a session in the mirror of the host n1, 
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 
 from csa.errors import (
@@ -22,7 +21,7 @@ from csa.errors import (
     UsageError,
 )
 from csa.ids import may_be_id
-from csa.paths import SEALED_FILE
+from csa.runner.content import Content
 from csa.store.sessions import MAX_MATCHES_SHOWN, Record, Store, Target, format_age
 from csa.structs import replace
 
@@ -77,25 +76,18 @@ class Session:
         """Its files for reading; those of a deleted session are in the trash."""
         return self.store.find(self.session_id)
 
-    @property
-    def sealed_pathname(self) -> str:
-        """The file that has what is encrypted of it; it is there only if something is."""
-        return f"{self.files.pathname}/{SEALED_FILE}"
-
     @cached_property
-    def content(self) -> SessionPaths:
-        """Its files for reading what was said: as `files`, or of an encrypted session in memory, as long as this lives.
+    def content(self) -> Content:
+        """Its files for reading what was said, where they are at each use: of an encrypted session in memory.
 
         SealedError if there is no key that opens it.
         """
         if (host := self.store.host) and (state := self.record.state) and state.sealed_at is not None:
             words = f"What was said in session {self.session_id} is encrypted, and on {host}."
             raise SealedError(words, hint=f"ssh {host} csa show {self.session_id}")
-        if not os.path.exists(self.sealed_pathname):
-            return self.files
-        from csa.runner.atrest import opened  # noqa: PLC0415  # few are encrypted
-
-        return opened(self.files, self.context.keys)
+        content = Content(self.files, lambda: self.context.keys)
+        content.now()  # so that what is wrong with the key is said here
+        return content
 
     @property
     def record(self) -> Record:
@@ -125,6 +117,8 @@ class Session:
 
         try:
             found = load_result(self.content, self.session_id, turn=turn, redact=self._redact_answer)
+            if self.content.is_in_memory:
+                found = replace(found, artifacts=tuple(map(self.content.in_place, found.artifacts)))
             return replace(found, name=self.record.name, project=self.store.project_pathname)
         except NotFoundError:
             fault = self.record.examine().record.fault

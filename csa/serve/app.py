@@ -163,9 +163,8 @@ class Api:
             return _Itself(Updates(self.watch, self.channels, find_session, self._limiters["r"], last, **go_on))
         find = partial(transcript_of, self.served, asked)
         session = await anyio.to_thread.run_sync(find, limiter=self._limiters["r"], abandon_on_cancel=True)
-        is_sealed = session.content is not session.files  # what is read then does not go on
-        channel = self.channels.enter(session.content, session.sealed_pathname if is_sealed else None)
-        go_on["may_go_on"] = lambda: session.content and not channel.is_old and self.guard.still_knows(token)
+        channel = self.channels.enter(session.content.now())
+        go_on["may_go_on"] = lambda: session and self.guard.still_knows(token)  # what is in memory stays with it
         try:
             after = int(last[:18]) if last is not None and last.isdecimal() else asked.query.get("after", -1)
             place = partial(channel.lines.after, after, channel.end)

@@ -18,14 +18,16 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from csa.errors import BusyError, NotFoundError, RetiredError, StateError, UsageError
+from csa.errors import BusyError, NotFoundError, RetiredError, SealedError, StateError, UsageError
 from csa.model.configkeys import AUTO
 from csa.model.conversation import Message, read_conversation
 from csa.model.events import Event
 from csa.model.schemas.chat_api import NEW_CHAT, SESSION
 from csa.model.schemas.route import ACT
+from csa.model.skeleton import is_bare
 from csa.model.state import SessionState, format_time
 from csa.model.wording import describe
+from csa.paths import SessionPaths
 from csa.runner.client import Csa
 from csa.runner.detach import AppearedError
 from csa.runner.request import RunRequest
@@ -333,12 +335,14 @@ class Updates(EventStream):
         self._limiter = limiter
         self._last = int(last) if last is not None and last.isdecimal() and len(last) < 19 else None  # noqa: PLR2004
         self._session: Session | None = None
-        self._channel: Channel | None = None
+        self._channel: Channel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; what is wrong with the request is an answer of its own."""
         try:
             await self._in_thread(self._look_for_it)
+            if self._session:
+                await self._in_thread(partial(_place_of, self._session, self._last))  # or there is no key, say
         except BaseException:
             self._source.clients -= 1
             raise
@@ -358,13 +362,25 @@ class Updates(EventStream):
                     await send(body_of(PING))
         if self._session is None:
             return
-        self._channel = channel = self._channels.enter(self._session.files)
+        self._last = 0 if is_new else self._last
+        while self._may_go_on():  # the transcript is another file when the session is encrypted, and when it is opened
+            try:
+                await self._enter(self._session)
+                await super()._send_all(send)
+            except (SealedError, StateError):
+                return  # the client asks again, and is told why
+            if not self._channel.is_old:
+                return
+            self._last = await self._in_thread(partial(self._channel.lines.last, self._at))
+
+    async def _enter(self, session: Session) -> None:
+        """Go on with the transcript that there is now, after the last event that was sent, or at its end."""
+        paths = await self._in_thread(partial(_place_of, session, self._last))
+        channel = self._channels.enter(paths)
         self._source.clients -= 1
-        self._source = channel
-        after = 0 if is_new else self._last
-        place = partial(channel.lines.after, after or 0, channel.end)
-        self._at = channel.end if after is None else await self._in_thread(place)
-        await super()._send_all(send)
+        self._source = self._channel = channel
+        place = partial(channel.lines.after, self._last or 0, channel.end)
+        self._at = channel.end if self._last is None else await self._in_thread(place)
 
     def _look_for_it(self) -> None:
         try:
@@ -376,14 +392,20 @@ class Updates(EventStream):
         return await anyio.to_thread.run_sync(call, limiter=self._limiter)
 
     async def _pull_updates(self, at: int) -> tuple[int, bytes]:
-        assert self._channel is not None
         assert self._session is not None
         if at >= self._channel.end:
             return at, b""
         block = self._channel.lines.block(at, self._channel.end)
         events = filter(None, map(parse_line, block.split(b"\n")))
-        frames = [_frame(event, told) for event in events for told in _told(event, self._session)]
+        frames = [_frame(event, told) for event in events if not is_bare(event) for told in _told(event, self._session)]
         return at + len(block), b"".join(frames) or b": \n\n"
+
+
+def _place_of(session: Session, seen: int | None) -> SessionPaths:
+    """Return where what comes after an event can be read: in memory only if that was encrypted before it was seen."""
+    state = session.record.state
+    is_hidden = seen is not None and state is not None and (state.sealed_seq or 0) > seen
+    return session.content.now() if is_hidden else session.files
 
 
 def _frame(event: Event, told: Mapping[str, Any]) -> bytes:

@@ -323,8 +323,9 @@ def budget(served: Served, asked: Asked) -> Any:
 
 
 def artifacts(served: Served, asked: Asked) -> Any:
-    found = find_artifacts(_read(served, asked, "session artifacts").content, turn=asked.query.get("turn"))
-    return [item.to_json() for item in found]
+    content = _read(served, asked, "session artifacts").content
+    found = find_artifacts(content, turn=asked.query.get("turn"))
+    return [{**item.to_json(), "path": content.in_place(item.path)} for item in found]
 
 
 def artifact(served: Served, asked: Asked) -> IO[bytes]:

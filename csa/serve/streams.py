@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -20,6 +19,8 @@ import anyio.to_thread
 
 from csa.errors import CsaError
 from csa.paths import SessionPaths
+from csa.runner.atrest import Opened
+from csa.runner.content import stamp_of_sealed
 from csa.runner.sessions.fleet import Fleet, Key
 from csa.serve.guard import Receive, Scope, Send
 from csa.store.lines import Lines, head_of
@@ -40,6 +41,7 @@ class Source:
 
     def __init__(self) -> None:
         self.clients = 0
+        self.is_old = False  # nothing more will come; something else has taken its place
         self.changed = asyncio.Event()
 
     def wake(self) -> None:
@@ -130,12 +132,14 @@ def _named(key: Key) -> dict[str, Any]:
 class Channel(Source):
     """One transcript, looked at once for all who follow it. It ends when nobody does.
 
-    It may be what was opened of a sealed file: it is old when that is another one, or gone.
+    It is old once another file has taken the transcript's place, as when the session is encrypted or opened. It may be
+    what was opened of a sealed file: then it is old when that is another one, or gone.
     """
 
-    def __init__(self, paths: SessionPaths, sealed: str | None) -> None:
+    def __init__(self, paths: SessionPaths) -> None:
         super().__init__()
-        self._sealed, self._stamp = sealed, _stamp(sealed)
+        self._sealed = paths.sealed if isinstance(paths, Opened) else ""
+        self._stamp = stamp_of_sealed(self._sealed)
         self.lines = Lines(paths.transcript)
         self.end = self.lines.end()
         self._size = self.lines.size()
@@ -146,9 +150,7 @@ class Channel(Source):
         pause_s = FOLLOW_S
         while self.clients:
             await asyncio.sleep(pause_s)
-            if self.is_old:
-                self.wake()
-                continue
+            is_old = self._is_replaced()  # asked first, or its last lines could be missed
             try:
                 size = self.lines.size()
                 end = self.lines.end() if size != self._size else self.end
@@ -158,15 +160,13 @@ class Channel(Source):
                 self._blocks.clear()
             pause_s = FOLLOW_S if size != self._size else min(1.1 * pause_s, SLOWEST_S)
             self._size = size
-            if end != self.end:
-                self.end = end
+            if end != self.end or is_old:
+                self.end, self.is_old = end, is_old
                 self.wake()
         self.lines.close()
 
-    @property
-    def is_old(self) -> bool:
-        """Whether what is encrypted has changed."""
-        return self._sealed is not None and _stamp(self._sealed) != self._stamp
+    def _is_replaced(self) -> bool:
+        return self.lines.is_replaced() or stamp_of_sealed(self._sealed) != self._stamp
 
     async def pull(self, at: int) -> tuple[int, bytes]:
         """Return the frames of the lines from a place on, at most about a block, and where they end."""
@@ -181,14 +181,6 @@ class Channel(Source):
         return known
 
 
-def _stamp(pathname: str | None) -> tuple[int, int] | None:
-    try:
-        known = os.stat(pathname) if pathname else None
-    except OSError:
-        return None
-    return (known.st_ino, known.st_mtime_ns) if known else None
-
-
 class Channels:
     """The transcripts that are followed."""
 
@@ -196,11 +188,11 @@ class Channels:
         self._tasks = tasks
         self._open: dict[str, Channel] = {}
 
-    def enter(self, paths: SessionPaths, sealed: str | None = None) -> Channel:
-        """Return the channel of a transcript, with one more client; `sealed` is the file that it was opened from."""
+    def enter(self, paths: SessionPaths) -> Channel:
+        """Return the channel of a transcript, where that is now, with one more client."""
         channel = self._open.get(paths.pathname)
-        if channel is None:
-            channel = self._open[paths.pathname] = Channel(paths, sealed)
+        if channel is None or channel.is_old:
+            channel = self._open[paths.pathname] = Channel(paths)
             channel.clients = 1
             self._tasks.start_soon(self._run, paths.pathname, channel)
         else:
@@ -294,6 +286,8 @@ class EventStream:
             for start in range(0, len(block), _PIECE):
                 await send(body_of(block[start : start + _PIECE]))
                 await asyncio.sleep(0)  # others may send, too
+            if not block and self._source.is_old:
+                return
             if not block:
                 with anyio.move_on_after(PING_S) as limit:
                     await changed.wait()

@@ -21,7 +21,8 @@ class Follower:
     """Reads from where it stopped: first what was asked for, then what is added.
 
     That is the last `tail` events (None: all), or those with numbers above `after`. The file is kept open, so that
-    the end of a session that is deleted with its turn is seen too. StateError if it cannot be read.
+    the end of a session that is deleted with its turn is seen too. When another one takes its place (the session is
+    encrypted or opened), its rest is read, and then what is new in that. StateError if it cannot be read.
     """
 
     def __init__(self, transcript: Path, *, tail: int | None = None, after: int | None = None) -> None:
@@ -42,6 +43,14 @@ class Follower:
         """Yield what has come since the last call."""
         yield from self._first
         self._first = []
+        is_replaced = self._file.is_replaced()  # asked first, or its last lines could be missed
+        yield from self._rest()
+        if is_replaced:
+            self._file.close()
+            self._at = self._file.after(self._seen, self._file.end())
+            yield from self._rest()
+
+    def _rest(self) -> Iterator[Event]:
         while block := self._file.block(self._at, self._file.size()):
             self._at += len(block)
             for line in block.splitlines():

@@ -52,6 +52,13 @@ class Lines:
         """Return the size, which costs one system call: `end` is only worth asking when it has changed."""
         return os.fstat(self._fd).st_size if self._fd >= 0 or self._open() else 0
 
+    def is_replaced(self) -> bool:
+        """Say whether another file has taken its place: one that is encrypted, or opened, or was repaired."""
+        try:
+            return self._fd >= 0 and not os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+        except OSError:  # it is gone, and what is open is all there is
+            return False
+
     def block(self, at: int, end: int) -> bytes:
         """Return whole lines between two offsets, about a block of them, but at least one if there is one."""
         size = BLOCK
@@ -82,6 +89,11 @@ class Lines:
         except OSError as error:
             raise StateError.unreadable(self._path, error) from error
         return found[::-1]
+
+    def last(self, end: int) -> int:
+        """Return the number of the last event before an offset; 0 if there is none."""
+        found = self.before(_HIGHEST, end, 1)
+        return head[0] if found and (head := head_of(found[0])) else 0
 
     def from_(self, at: int, end: int) -> Iterator[bytes]:
         """Yield the lines of events between two offsets."""

@@ -18,9 +18,10 @@ import shutil
 import stat
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,8 +49,17 @@ _LEFT_BY_KILL = re.compile(r"\.(state\.toml\.\d+|transcript\.jsonl)\.tmp")  # cs
 _LATER = ".later"  # ends the name of what was written while the session was sealed, where the file had been before
 
 
-def seal_session(paths: SessionPaths, recipients: Sequence[str]) -> SessionState:
+def seal_session(
+    paths: SessionPaths,
+    recipients: Sequence[str],
+    *,
+    forget: Callable[[], object] = lambda: None,
+    heed: Callable[[], None] = lambda: None,
+) -> SessionState:
     """Encrypt a session that is held and has finished; what is sealed already loses what a crash has left of it.
+
+    `forget` has the session leave what has its text elsewhere, before it counts as sealed. `heed` is called again and
+    again before that; what it raises leaves everything as it was.
 
     Raises:
         StateError: its record or its transcript cannot be read; nothing was changed.
@@ -66,7 +76,7 @@ def seal_session(paths: SessionPaths, recipients: Sequence[str]) -> SessionState
         try:
             with open(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
                 began = os.fstat(file.fileno()).st_mtime_ns  # what is newer may not be encrypted as it is
-                seal(recipients, file, lambda stream: _pack(paths, _texts_of(state), stream, packed))
+                seal(recipients, file, lambda stream: _pack(paths, _texts_of(state), _Heeding(stream, heed), packed))
                 file.flush()
                 os.utime(file.fileno(), ns=(began, began))
                 sync_file(file.fileno())
@@ -74,8 +84,11 @@ def seal_session(paths: SessionPaths, recipients: Sequence[str]) -> SessionState
             try:
                 os.replace(temporary, paths.root / SEALED_FILE)
                 sync_directory(paths.root)
+                forget()
                 draft.commit()
             finally:
+                if draft.is_pending:  # nothing counts as sealed, and a disk that is full gets its room back
+                    (paths.root / SEALED_FILE).unlink(missing_ok=True)
                 draft.discard()
         finally:
             temporary.unlink(missing_ok=True)
@@ -160,7 +173,7 @@ def _shown(state: SessionState, texts: Mapping[str, Any]) -> SessionState:
     return replace(state, description=description, tools=tools, worktree=tree, sealed_at=None, sealed_seq=None)
 
 
-def _pack(paths: SessionPaths, texts: Mapping[str, Any], stream: IO[bytes], packed: Stamps) -> None:
+def _pack(paths: SessionPaths, texts: Mapping[str, Any], stream: io.RawIOBase, packed: Stamps) -> None:
     """Write all that has text, the transcript first; note in `packed` what it was."""
     with (
         gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1, mtime=0) as zipped,
@@ -173,6 +186,17 @@ def _pack(paths: SessionPaths, texts: Mapping[str, Any], stream: IO[bytes], pack
         for name, found in _entries(paths.pathname):
             _add(tar, f"{paths.pathname}/{name}", name, found)
             packed[name] = _stamp(found)
+
+
+class _Heeding(io.RawIOBase):
+    """A stream that calls something with each block."""
+
+    def __init__(self, stream: IO[bytes], heed: Callable[[], None]) -> None:
+        self._stream, self._heed = stream, heed
+
+    def write(self, block: Any) -> int:
+        self._heed()
+        return self._stream.write(block)
 
 
 def _stamp(found: os.stat_result) -> tuple[int, int, int]:
@@ -189,6 +213,8 @@ def _add(tar: tarfile.TarFile, pathname: str, name: str, found: os.stat_result) 
         member.type, member.linkname = tarfile.SYMTYPE, os.readlink(pathname)
         tar.addfile(member)
     else:
+        if not os.access(pathname, os.R_OK):
+            _open_up(pathname, 0o600)
         with open(open_regular(pathname, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             member.size = os.fstat(file.fileno()).st_size
             tar.addfile(member, file)
@@ -203,6 +229,7 @@ def _entries(root: str) -> Iterator[tuple[str, os.stat_result]]:
         found = os.lstat(f"{root}/{name}")
         if stat.S_ISDIR(found.st_mode):
             yield name, found
+            _make_usable(f"{root}/{name}")
             waiting += [f"{name}/{each}" for each in sorted(os.listdir(f"{root}/{name}"), reverse=True)]
         elif stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode):
             yield name, found
@@ -226,7 +253,7 @@ def _bare(paths: SessionPaths, state: SessionState, packed: Stamps | None = None
             sync_file(file.fileno())
         os.replace(temporary, paths.transcript)
     for name in _left(paths, packed):
-        _delete(f"{paths.pathname}/{name}")
+        os.unlink(f"{paths.pathname}/{name}")
     for name, found in list(_entries(paths.pathname))[::-1]:
         if stat.S_ISDIR(found.st_mode):
             with suppress(OSError):  # what is newer is in it
@@ -255,12 +282,18 @@ def _left(paths: SessionPaths, packed: Stamps | None = None) -> list[str]:
     ]
 
 
-def _delete(pathname: str) -> None:
+def _make_usable(directory: Path | str) -> None:
+    """Take back the rights to a directory that an agent has taken away, as go does for its modules."""
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        _open_up(directory, 0o700)
+
+
+def _open_up(pathname: Path | str, mode: int) -> None:
+    fd = os.open(pathname, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.unlink(pathname)
-    except PermissionError:  # an agent has made the directory read-only
-        os.chmod(os.path.dirname(pathname), 0o700)
-        os.unlink(pathname)
+        os.chmod(f"/proc/self/fd/{fd}", mode)  # which is no other file, whatever takes its place meanwhile
+    finally:
+        os.close(fd)
 
 
 def _line(event: Event) -> bytes:
@@ -348,10 +381,19 @@ def _move_below(source: Path, target: Path, sealed_at: int) -> None:
     for name in sorted(os.listdir(source), key=lambda name: (name == _TRANSCRIPT, name)):
         wanted, there = source / name, target / name
         found = os.lstat(there) if os.path.lexists(there) else None
-        if stat.S_ISDIR(os.lstat(wanted).st_mode) and found and stat.S_ISDIR(found.st_mode):
+        is_directory = stat.S_ISDIR(os.lstat(wanted).st_mode)
+        is_same_kind = found is None or stat.S_ISDIR(found.st_mode) == is_directory
+        if found and is_directory and is_same_kind:
+            _make_usable(there)
             _move_below(wanted, there, sealed_at)
             continue
-        if found and name != _TRANSCRIPT and (stat.S_ISDIR(found.st_mode) or found.st_mtime_ns > sealed_at):
-            os.replace(there, target / f"{name}{_LATER}")
+        if found and name != _TRANSCRIPT and (not is_same_kind or found.st_mtime_ns > sealed_at):
+            os.replace(there, target / _name_for_later(name, source, target))
         os.replace(wanted, there)
     sync_directory(target)
+
+
+def _name_for_later(name: str, *directories: Path) -> str:
+    """Return a name that is in none of the directories."""
+    names = chain([f"{name}{_LATER}"], (f"{name}{_LATER}-{number}" for number in count(2)))
+    return next(each for each in names if not any(os.path.lexists(place / each) for place in directories))

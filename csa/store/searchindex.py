@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,8 @@ _FILE, _SEAL, _LOCK = "search.db", "seal.json", "lock"
 _GRAM = 3
 _MOST_GRAMS = 64  # of a word that are asked for; the others would rule out little more
 _BUSY_S = 0.2
+_AGAIN_S = 0.05
+_MERGED_PAGES = 1000  # at a time
 _TABLES = (
     "CREATE TABLE transcript (id INTEGER PRIMARY KEY, name TEXT UNIQUE, stamp TEXT)",
     "CREATE VIRTUAL TABLE words USING fts5(text, tokenize='trigram case_sensitive 1', detail=none)",
@@ -83,6 +86,11 @@ class Sieve:
             self._on_unknown(name)
             return True
         return found[1]
+
+    def leaves(self, name: str) -> None:
+        """Note that a session is encrypted: if the index still has it, that is as unknown as what it lacks."""
+        if name in self._known:
+            self._on_unknown(name)
 
 
 def open_sieve(root: Path, words: Iterable[str], on_unknown: Callable[[str], None] = lambda _: None) -> Sieve | None:
@@ -155,6 +163,15 @@ class Writer:
         """Make durable what was changed so far."""
         self._database.execute("COMMIT")
         self._database.execute("BEGIN IMMEDIATE")
+
+    def merge(self, until: float) -> None:
+        """Have the trigrams of what was removed leave the file, too, as far as that is done in time."""
+        self.save()  # what is not saved is not merged
+        is_over = False
+        while not is_over and time.monotonic() < until:
+            before = self._database.total_changes
+            self._database.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (-_MERGED_PAGES,))
+            is_over = self._database.total_changes - before < 2  # noqa: PLR2004  # as FTS5 says it
 
 
 @contextmanager
@@ -265,11 +282,23 @@ def has_index(root: Path) -> bool:
     return os.path.exists(root / INDEX / _SEAL)
 
 
-def forget(root: Path, names: Iterable[str]) -> None:
-    """Remove sessions that were purged from the index, if there is one; else the next `csa index update` does."""
-    if has_index(root):
-        with suppress(OSError, SearchIndexError), writing(root) as writer:
-            writer.remove(names)
+def forget(root: Path, names: Iterable[str], *, within_s: float = 0.0) -> None:
+    """Remove sessions from the index, if there is one: that were purged, or are encrypted.
+
+    If somebody writes it for longer, or the disk is full, the next `csa gc` or `csa index update` does.
+    """
+    until = time.monotonic() + within_s
+    while has_index(root):
+        try:
+            with suppress(SearchIndexError), writing(root) as writer:
+                writer.remove(names)
+        except BlockingIOError:
+            if time.monotonic() < until:
+                time.sleep(_AGAIN_S)
+                continue
+        except OSError:
+            pass
+        return
 
 
 def look_at(root: Path) -> Facts | None:

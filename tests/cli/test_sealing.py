@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from csa.store.locks import is_locked
 from tests.cli.hosts import sync
 from tests.cli.worktrees import make_repository
+from tests.rpc.client import Client
 from tests.serving import serving
-from tests.support import CSA, Place
+from tests.support import CSA, Place, wait_for
 
 PLANTED = "planted-text-7712"
 ANSWER = "planted-answer-3391"
@@ -65,7 +67,13 @@ def test_what_has_finished_is_in_no_file_in_plain(sealing: Sealing) -> None:
     assert PLANTED in place.run("show", "kept").out
     assert place.run("result", "kept").out == f"so: {ANSWER}\n"
     assert PLANTED in place.run("logs", "kept", "--events").out
-    assert place.run("artifacts", "kept").out.count("left.txt") == 1
+    (left,) = place.state_root.glob("**/sealed.age")
+    found = place.run("artifacts", "kept")
+    assert found.out == f"{left.parent}/output/turn-0001/left.txt\n", "where it is once it is opened"
+    assert "--copy-to DIR" in found.err
+    assert place.run("result", "kept", "--json").json["artifacts"] == [found.out.strip()]
+    copied = place.run("artifacts", "kept", "--copy-to", str(place.tmp / "copies"))
+    assert (Path(copied.out.strip()).read_text(), copied.err) == (f"{ANSWER}\n", "")
     assert len(place.run("search", "planted", "--json").json) == 3  # the prompt, the call, and the answer
     assert sealing.plain() == []
     sealing.file.unlink()
@@ -101,6 +109,75 @@ def test_what_is_encrypted_is_served_with_the_key(sealing: Sealing) -> None:
         refused = server.ask("GET", f"/sessions/{session_id}/events", headers={"Accept": "text/event-stream"})
         assert (refused.status, refused.kind) == (424, "sealed")
         assert server.get(f"/sessions/{session_id}")["status"] == "succeeded"
+
+
+@pytest.mark.thorough
+def test_who_follows_sees_each_event_once_whatever_becomes_of_the_files(sealing: Sealing) -> None:
+    """A chat goes on over turns that are encrypted and opened again; who comes back gets what he has missed."""
+    place = sealing.place
+    sealing.configure(f'identity = "{sealing.file}"', encrypt="off")
+    place.play(["run", f"echo {ANSWER}"], ["say", ANSWER])
+    session_id = place.codex(PLANTED).session_id
+    path = f"/api/updates?session_id={session_id}"
+    with serving(place) as server, server.stream(f"/sessions/{session_id}/events") as plain:
+        whole = [next(plain)]
+        with server.stream(path) as chat:
+            assert place.run("seal", session_id).code == 0
+            whole += plain
+            assert whole[-1].name == "run_finished", "it ends, once all was sent"
+            assert place.run("rename", session_id, "called").code == 0
+            sealing.configure(f'identity = "{sealing.file}"')
+            for _ in range(2):
+                assert place.run("run", "-s", session_id, "go on").code == 0
+            assert sealing.plain() == []
+            seen = [next(chat) for _ in range(6)]
+            assert [each.data["type"] for each in seen] == ["tool_update", "tool_complete", "system_notice"] * 2
+            assert {each.data["content"] for each in seen[1::3]} == {f"{ANSWER}\n"}
+        with server.stream(path, last=seen[0].id) as again:
+            assert [next(again) for _ in range(5)] == seen[1:]
+        with server.stream(f"/sessions/{session_id}/events", last=whole[-1].id) as rest:
+            numbers = [int(next(rest).id) for _ in range(int(seen[-1].id) - int(whole[-1].id))]
+        assert numbers == [*range(int(whole[-1].id) + 1, int(seen[-1].id) + 1)]
+        sealing.file.unlink()
+        refused = server.ask("GET", path, headers={"Accept": "text/event-stream", "Last-Event-ID": "1"})
+        assert (refused.status, refused.kind) == (424, "sealed")
+        assert server.ask("GET", f"/api/state?session_id={session_id}").kind == "sealed"
+        assert server.stop() == 0
+        assert "Traceback" not in server.running.err
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_encryption_of_a_large_session(sealing: Sealing, number: signal.Signals) -> None:
+    """The turn has ended as it has; the session stays in plain, whole, and csa gc encrypts it."""
+    place = sealing.place
+    place.play(["run", "head -c 96000000 /dev/urandom > $CSA_OUTPUT_DIR/large"], ["say", ANSWER])
+    running = place.start("run", "--tool", "codex", "--name", "kept", PLANTED)
+    wait_for(lambda: list(place.state_root.rglob(".sealed.age.tmp")), "it is being encrypted")
+    running.signal(number)
+    done = running.wait()
+    assert (done.code, done.out) == (0, f"{ANSWER}\n")
+    assert f"warning: the session could not be encrypted: {number.name} came first; csa seal --all does it" in done.err
+    assert not list(place.state_root.rglob("*sealed.age*"))
+    assert place.run("status", "kept", "--json").json["status"] == "succeeded"
+    assert place.run("gc", "--days", "30").out == "csa gc: encrypted 1 session\n"
+    assert sealing.plain() == []
+    assert place.run("result", "kept").out == f"{ANSWER}\n"
+
+
+@pytest.mark.thorough
+def test_an_editor_sees_the_turns_of_a_session_that_was_encrypted(sealing: Sealing) -> None:
+    """What happens in the next turn is told, though the transcript is another file by then."""
+    sealing.place.play(["run", f"echo {ANSWER}"], ["say", ANSWER])
+    with Client(sealing.place) as client:
+        session = client.new()
+        for count in (1, 2):
+            assert client.prompt(session, PLANTED)["stopReason"] == "end_turn"
+            assert client.text(session) == ANSWER * count
+            assert len(client.updates(session, "tool_call")) == count
+            assert sealing.plain() == []
+        client.reopen("load", session)
+        assert client.text(session) == ANSWER * 4, "it is told again"
 
 
 @pytest.mark.thorough
@@ -242,23 +319,35 @@ def test_it_is_the_users_to_decide(sealing: Sealing) -> None:
 
 @pytest.mark.thorough
 def test_a_mirror_keeps_what_its_host_has_encrypted_in_plain_no_longer(place: Place, remote: Place) -> None:
-    """What was seen here is deleted; it is read there."""
+    """What was seen here is deleted, wherever it was; it is read there. What is opened there is read here again."""
     place.env["CSA_CONFIG"] = str(place.tmp / "none.toml")
     (place.tmp / "none.toml").write_text("")
     remote.codex(PLANTED, "--name", "kept")
     sync(place)
+    assert place.run("index", "build").code == 0
     assert PLANTED in place.run("show", "n1:kept").out
+    (transcript,) = (place.state_root / ".mirrors").rglob("transcript.jsonl")
+    transcript.with_name("transcript.jsonl.lost-2").write_bytes(transcript.read_bytes())
     key = pyrage.x25519.Identity.generate()
+    (remote.tmp / "key").write_text(str(key))
     config = remote.tmp / "own.toml"
-    config.write_text(f'[store]\nrecipients = ["{key.to_public()}"]\n')
+    config.write_text(f'[store]\nrecipients = ["{key.to_public()}"]\nidentity = "{remote.tmp / "key"}"\n')
     remote.env["CSA_CONFIG"] = str(config)
     assert remote.run("seal", "kept").code == 0
     sync(place)
     files = [path for path in place.state_root.rglob("*") if path.is_file()]
     assert [path for path in files if PLANTED.encode() in path.read_bytes()] == []
+    assert not list(transcript.parent.glob("*.lost-*"))
     done = place.run("show", "n1:kept")
     assert (done.code, "ssh n1 csa show" in done.err) == (7, True)
+    done = place.run("search", "--host", "n1", "planted")
+    assert (done.code, "1 encrypted session" in done.err, "ssh n1 csa search" in done.err) == (1, True, True), done.err
     assert place.run("ls", "--host", "n1", "--json").json[0]["status"] == "succeeded"
+    assert remote.run("unseal", "kept").code == 0
+    sync(place)
+    assert not list(transcript.parent.glob("*.lost-*")), "nothing was lost"
+    assert PLANTED in place.run("show", "n1:kept").out
+    assert place.run("search", "--host", "n1", "planted").code == 0
 
 
 @pytest.mark.thorough

@@ -11,7 +11,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from csa.paths import INDEX
+from csa.paths import INDEX, SEALED_FILE
 from csa.runner.doctor.store_checks import check_index
 from csa.runner.sessions.indexing import keep_up, tidy_up, update_index
 from csa.runner.sessions.searching import Query, search
 from csa.store.atomic import stamp_of
+from csa.store.locks import acquire_lock
 from csa.store.searchindex import (
     SearchIndexError,
     forget,
@@ -289,6 +291,48 @@ def test_what_is_gone_is_not_in_it(store: Store) -> None:
     tidy_up(store.home, [store])
     assert b"quokka" not in file.read_bytes()
     assert has_index(store.home)
+
+
+@pytest.mark.parametrize("how", ["a search", "csa gc", "csa index update"])
+def test_what_is_encrypted_leaves_it_whoever_looks(store: Store, how: str) -> None:
+    """Where a crash, or another writer, has kept it from leaving at once: the text, and with csa gc the trigrams."""
+    update_index(store.home, [store])
+    database = store.home / INDEX / "search.db"
+    assert b"rarest quokka" in database.read_bytes()
+    (store.paths(session_id(3)).root / SEALED_FILE).touch()
+    unknown: list[str] = []
+    list(search([store], Query(words=("nothing",)), on_unknown=unknown.append))
+    assert unknown == [index_name(store, session_id(3))]
+    if how == "a search":
+        keep_up(store.home, [store], unknown)
+    elif how == "csa gc":
+        tidy_up(store.home, [store])
+    else:
+        assert update_index(store.home, [store]).removed == 1
+    assert b"rarest quokka" not in database.read_bytes()
+    assert (b"quo" in database.read_bytes()) is (how != "csa gc")
+    keep_up(store.home, [store], unknown)
+    assert b"rarest quokka" not in database.read_bytes()
+    assert list(search([store], Query(words=("nothing",)), on_unknown=pytest.fail))
+
+
+def test_who_encrypts_waits_for_another_writer(store: Store) -> None:
+    """Two turns that end at once, say: what has to leave the index does, as soon as the other one is done."""
+    update_index(store.home, [store])
+    others, looked = acquire_lock(store.home / INDEX / "lock"), threading.Event()
+    names = _noting([index_name(store, session_id(3))], looked)
+    thread = threading.Thread(target=forget, args=(store.home, names), kwargs={"within_s": 60})
+    thread.start()
+    assert not looked.wait(0.1)
+    others.close()
+    thread.join(20)
+    assert looked.is_set()
+    assert b"rarest quokka" not in (store.home / INDEX / "search.db").read_bytes()
+
+
+def _noting(names: list[str], looked: threading.Event) -> Iterator[str]:
+    looked.set()
+    yield from names
 
 
 @pytest.mark.thorough

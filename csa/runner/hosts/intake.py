@@ -24,7 +24,7 @@ from typing import IO, Any
 from csa.errors import BusyError, CsaError, StateError
 from csa.ids import is_session_id
 from csa.ownership import open_private
-from csa.paths import NEW_PREFIX, OWN, is_project_path
+from csa.paths import NEW_PREFIX, OWN, SEALED_FILE, is_project_path
 from csa.runner.hosts.frames import (
     SMALL_FILES,
     Frame,
@@ -33,11 +33,12 @@ from csa.runner.hosts.frames import (
     digest_of,
     read_frame,
 )
-from csa.store.atomic import make_private_directory, replace_private, require_regular, sync_file
+from csa.store.atomic import make_private_directory, read_regular, replace_private, require_regular, sync_file
 from csa.store.idkeeping import Keeper
 from csa.store.locks import acquire_lock
 from csa.store.mirrors import HEARD_FILE, HOST_FILE, LOCK_FILE, LOST, TOLD_FILE, TOUCHED_FILE, Mirror
 from csa.store.placements import list_placements
+from csa.store.searchindex import forget, index_name
 from csa.store.sessions import Store, is_directory
 from csa.store.statefile import load_state
 from csa.store.transcript import end_of_last_line, lines_backwards
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _PART = "transcript.jsonl.part"
 _SYNC_S = 5.0
+_INDEX_S = 2.0  # in which somebody else who writes the search index is waited for
 _MOST_S = 1 << 33
 _MOST_TOUCHED = 1 << 20  # bytes
 _MOST_LINE = 1 << 30
@@ -77,6 +79,7 @@ class Intake:
     def __init__(self, mirror: Mirror) -> None:
         self._root = Path(mirror.pathname)
         self._dirty = set[str]()  # transcripts that are not synced
+        self._left_index: list[str] = []  # names of sessions that were encrypted
         self._synced_at = time.monotonic()
         self._used = 0  # bytes since the disk was looked at
         self._line_bytes = 0  # of a line whose end has not come
@@ -172,6 +175,9 @@ class Intake:
             finally:
                 os.close(fd)
         self._dirty.clear()
+        if self._left_index:
+            forget(self._root.parent.parent, self._left_index, within_s=_INDEX_S)
+            self._left_index.clear()
         self._synced_at = time.monotonic()
 
     def _take(self, frame: Frame) -> None:
@@ -247,8 +253,12 @@ class Intake:
 
     def _publish(self, store: Store, session_id: str, session: str) -> None:
         self.taken.sessions += 1
+        was_sealed = os.path.exists(f"{session}/{SEALED_FILE}")
+        is_sealed = _drop_sealed(session)
+        if is_sealed and not was_sealed:
+            self._left_index.append(index_name(store, session_id))
         if os.path.lexists(f"{session}/{_PART}"):
-            if not _drop_sealed(session):
+            if not (is_sealed or was_sealed):  # else it has nothing that is lost
                 self.taken.kept_aside += _keep_aside(session)
             os.replace(f"{session}/{_PART}", f"{session}/transcript.jsonl")
             self._dirty.add(f"{session}/transcript.jsonl")
@@ -360,12 +370,18 @@ def _digest(pathname: str) -> str:
 
 
 def _drop_sealed(session: str) -> bool:
-    """Say whether its host has encrypted a session, and if so delete what was seen of it in plain."""
+    """Say whether its host has encrypted a session, which a file here notes, and delete what was seen in plain."""
+    mark = Path(session, SEALED_FILE)
     try:
-        if load_state(f"{session}/state.toml").sealed_at is None:
-            return False
-    except StateError:
+        is_sealed = (
+            b"sealed_at" in read_regular(f"{session}/state.toml") and load_state(f"{session}/state.toml").sealed_at
+        )
+    except (OSError, StateError):
+        is_sealed = None
+    if not is_sealed:
+        mark.unlink(missing_ok=True)
         return False
+    mark.touch(0o600)
     for name in os.listdir(session):
         if name == "result.toml" or name.startswith(LOST):
             os.unlink(f"{session}/{name}")

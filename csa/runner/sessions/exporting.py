@@ -156,6 +156,9 @@ def write_archive(
                         skipped.append(Skipped(str(root / name), why))
             if not skip_running:
                 _refuse_running(info)
+            if root == info.record.paths.root != content.root:
+                words = f"Session {info.session_id} was encrypted meanwhile, and is not whole in the archive."
+                raise BusyError(words, hint="export it again")
     return skipped
 
 

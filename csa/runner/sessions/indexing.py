@@ -11,6 +11,7 @@ from typing import Any
 
 from csa.errors import StateError
 from csa.model.events import Event
+from csa.paths import SEALED_FILE
 from csa.runner.sessions.searching import Query, Scan
 from csa.store.atomic import stamp_of
 from csa.store.searchindex import SearchIndexError, Writer, index_name, writing
@@ -56,15 +57,19 @@ def keep_up(root: Path, stores: Iterable[Store], names: Iterable[str]) -> None:
         return
     deadline = time.monotonic() + _BRIEFLY_S
     with suppress(OSError, SearchIndexError), writing(root) as writer:
-        for name, path in _transcripts(stores):
-            if name in wanted:
-                _index(writer, name, path, Change())
-                if time.monotonic() > deadline:
-                    break
+        found = {name: path for name, path in _transcripts(stores) if name in wanted}
+        writer.remove(wanted - found.keys())
+        for name, path in found.items():
+            _index(writer, name, path, Change())
+            if time.monotonic() > deadline:
+                break
 
 
 def tidy_up(root: Path, stores: Iterable[Store]) -> None:
-    """Do for some projects what `update_index` does, in seconds; nothing if there is no index, or it is in use."""
+    """Do for some projects what `update_index` does, in seconds; nothing if there is no index, or it is in use.
+
+    What was removed leaves the file for good, as far as there is time.
+    """
     deadline = time.monotonic() + _AT_NIGHT_S
     with suppress(OSError, SearchIndexError), writing(root) as writer:
         for store in stores:
@@ -75,6 +80,7 @@ def tidy_up(root: Path, stores: Iterable[Store]) -> None:
                     _index(writer, name, path, Change())
             below = index_name(store, "")
             writer.remove({n for n in writer.stamps if n.startswith(below) and "/" not in n[len(below) :]} - there)
+        writer.merge(deadline)
 
 
 def count_stale(stamps: Mapping[str, str], stores: Iterable[Store]) -> int:
@@ -87,11 +93,17 @@ def count_stale(stamps: Mapping[str, str], stores: Iterable[Store]) -> int:
 
 
 def _transcripts(stores: Iterable[Store]) -> Iterator[tuple[str, str]]:
-    """Yield the names in the index, and the transcripts, of all sessions, deleted or not."""
+    """Yield the names in the index, and the transcripts, of all sessions, deleted or not, that are not encrypted."""
     for store in stores:
         for directory, ids in ((store.sessions_dir, store.ids()), (store.retired_dir, store.retired_ids())):
             for session_id in reversed(ids):
-                yield index_name(store, session_id), f"{directory}/{session_id}/transcript.jsonl"
+                if not _is_encrypted(path := f"{directory}/{session_id}/transcript.jsonl"):
+                    yield index_name(store, session_id), path
+
+
+def _is_encrypted(transcript: str) -> bool:
+    """Say whether a session is encrypted, or just about to be: who does that takes it out of the index then."""
+    return os.path.exists(f"{os.path.dirname(transcript)}/{SEALED_FILE}")
 
 
 def _index(writer: Writer, name: str, path: str, change: Change) -> None:
@@ -101,7 +113,7 @@ def _index(writer: Writer, name: str, path: str, change: Change) -> None:
         if writer.stamps.get(name) == stamp:
             return
         text = _text_of(path) if known.st_size <= _LARGEST else None
-        is_same = stamp_of(os.stat(path)) == stamp  # else it has grown meanwhile
+        is_same = stamp_of(os.stat(path)) == stamp and not _is_encrypted(path)  # else it has changed meanwhile
     except FileNotFoundError:  # nothing was said yet, or it is gone
         return
     except (OSError, StateError):

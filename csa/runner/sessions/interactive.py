@@ -86,7 +86,7 @@ class Interaction:
         context, keys = self._context, lambda: self._context.keys.found
         with ExitStack() as ending:
             held = open_session(context.store, session_id, context.redactor, tool=name, errand=INTERFACE, keys=keys)
-            ending.callback(seal_after, context, held)
+            ending.callback(self._seal, held)
             ending.enter_context(held)
             self.losses = held.losses
             if not self.plan.request.reopen:
@@ -125,6 +125,10 @@ class Interaction:
                 hint=f'csa run --session {session_id} --tool {name} "continue" starts a new one, with a summary',
             )
         return end
+
+    def _seal(self, held: HeldSession) -> None:
+        with held.losing("the session", "encrypted"):
+            seal_after(self._context, held)
 
     def _is_unknown(self, end: TerminalEnd) -> bool:
         """Say whether the tool's last output means, according to its adapter, that it has no such conversation."""

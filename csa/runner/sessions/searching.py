@@ -115,8 +115,10 @@ def search(
         path = f"{directory}/{session_id}/transcript.jsonl"
         sealed = None
         try:
-            if os.path.exists(f"{directory}/{session_id}/{SEALED_FILE}"):  # of which no index has anything
-                sealed = _opened(f"{directory}/{session_id}", keys)
+            if os.path.exists(f"{directory}/{session_id}/{SEALED_FILE}"):  # of which no index is to have anything
+                if sieve:
+                    sieve.leaves(index_name(store, session_id))
+                sealed = _opened(store, f"{directory}/{session_id}", keys)
                 path = f"{sealed.pathname}/transcript.jsonl"
             elif sieve and stamp and not sieve.may_fit(index_name(store, session_id), stamp):
                 continue
@@ -150,11 +152,13 @@ def _transcripts(stores: Iterable[Store], query: Query) -> Iterator[tuple[float,
                     yield written, session_id, store, directory, stamp
 
 
-def _opened(pathname: str, keys: Keys | None) -> SessionPaths:
+def _opened(store: Store, pathname: str, keys: Keys | None) -> SessionPaths:
     from csa.runner.atrest import opened  # noqa: PLC0415  # few sessions are encrypted
 
     if keys is None:
         raise SealedError(f"Session {pathname.rpartition('/')[2]} is encrypted.")
+    if store.host:
+        raise SealedError(f"It is on {store.host}.", hint=f"ssh {store.host} csa search")
     return opened(SessionPaths(pathname), keys)
 
 

@@ -8,8 +8,9 @@ same; the transcript keeps the attempt.
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from csa.paths import SessionPaths
 from csa.process.launch import SpawnError
 from csa.process.tool import start_tool
 from csa.runner.caller import refuse_own_lineage
-from csa.runner.context import seal_after
+from csa.runner.context import is_sealed_after, seal_after
 from csa.runner.environment import refuse_in_replay
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
@@ -129,11 +130,13 @@ class Compaction:
     def __init__(self, plan: TurnPlan) -> None:
         self.stopping = Stopping()
         self.losses: list[str] = []  # what could not be written of its end
+        self._ended_by = ""  # a signal
         self._context = plan.context
         self._plan = plan
 
     def cancel(self, signal_name: str) -> None:
         """Ask it to end."""
+        self._ended_by = signal_name
         self.stopping.request(Stop("cancelled", signal_name))
 
     async def run(self) -> CompactionResult:
@@ -141,16 +144,29 @@ class Compaction:
         session_id = self._plan.state.session_id
         try:
             name, store, keys = self._plan.adapter.name, self._context.store, lambda: self._context.keys.found
-            with ExitStack() as ending:
-                held = open_session(store, session_id, self._context.redactor, tool=name, errand=COMPACTION, keys=keys)
-                ending.callback(seal_after, self._context, held)
-                return await self._run_held(ending.enter_context(held))
+            held = open_session(store, session_id, self._context.redactor, tool=name, errand=COMPACTION, keys=keys)
+            try:
+                with held:
+                    return await self._run_held(held)
+            finally:
+                await self._seal(held)
         except OSError as error:
             raise CsaError(
                 f"The session cannot be written: {error.strerror}: "
                 f"{error.filename or self._context.store.paths(session_id).root}.",
                 hint="make it writable, or free space; nothing was compacted",
             ) from error
+
+    async def _seal(self, held: HeldSession) -> None:
+        """Encrypt the session again, beside the event loop; a signal ends that."""
+        self._ended_by = ""
+        with held.losing("the session", "encrypted"), anyio.CancelScope(shield=True):
+            if is_sealed_after(self._context, held):
+                await anyio.to_thread.run_sync(partial(seal_after, self._context, held, heed=self._heed))
+
+    def _heed(self) -> None:
+        if self._ended_by:
+            raise CsaError(f"{self._ended_by} came first; csa seal --all does it")
 
     async def _run_held(self, held: HeldSession) -> CompactionResult:
         known = held.state.tools.get(self._plan.adapter.name, ToolState())  # as it is, now that it is ours

@@ -32,6 +32,7 @@ from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.starting import StartedTurn, start_turn
 from csa.runner.turns.stopping import Stopping
 from csa.runner.turns.turnrecorder import TurnRecorder
+from csa.runner.turns.turnwork import release
 from csa.runner.turns.verdict import Stop
 from csa.store.parked import forget_parked
 from csa.store.queue import count_queued, why_held
@@ -79,6 +80,7 @@ class Turn:
         self._kill: anyio.CancelScope  # around the tool only: consumers still get the end of the turn
         self._execution: TurnExecution
         self._ended: list[RunResult] = []
+        self._ended_by = ""  # the signal that came after the end
 
     async def __aenter__(self) -> Self:
         """Take the lock, make the session durable, start the tool. Raises as `plan_turn` and `begin` do."""
@@ -139,7 +141,12 @@ class Turn:
         return self.plan.context.store.paths(self.session_id)
 
     def cancel(self, *, signal_name: str | None = None, detail: str = "") -> None:
-        """Ask the turn to end. Called again with a signal's name, the tool is killed at once."""
+        """Ask the turn to end. Called again with a signal's name, the tool is killed at once.
+
+        After its end a signal ends the encryption of the session, which csa gc does then.
+        """
+        if self._result is not None and signal_name:
+            self._ended_by = signal_name
         if self._execution.stopping.stop and signal_name:
             self._kill.cancel()
         if self._result is None:
@@ -163,9 +170,9 @@ class Turn:
                 self._result = self._with_signal(self._ended[-1]) if self._ended else None
                 with anyio.move_on_after(1):
                     await self._deliver(self._execution.last)
-                self._send.close()
                 recorder = self._execution.recorder
                 await self._leave(recorder)
+                self._send.close()
                 with recorder.held.losing("usage_stats.toml"):
                     self._note_usage()
                 self.losses = [*recorder.losses]
@@ -185,11 +192,15 @@ class Turn:
         if self.successor:
             return
         with recorder.held.losing("the session's lock", "released"):
-            recorder.close()
+            await release(recorder, self._heed)
         with recorder.held.losing("the session's queue", "handed over"):
             if goes_on and count_queued(self.paths) and why_held(self.paths) is None:
                 await anyio.to_thread.run_sync(self.hand_over)
                 self.is_handed_over = True
+
+    def _heed(self) -> None:
+        if self._ended_by:
+            raise CsaError(f"{self._ended_by} came first; csa seal --all does it")
 
     async def _run_execution(self, deadline: float | None) -> None:
         try:

@@ -7,7 +7,7 @@ the turn; the losses are counted and reported.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -276,6 +276,13 @@ class TurnRecorder(Recorder):
 
     def close(self) -> None:
         """Release the lock; an ephemeral session is deleted first. A refused turn leaves nothing."""
+        if self.settle():
+            with self.held.losing("the session", "encrypted"):
+                self.seal()
+        self.held.close()
+
+    def settle(self) -> bool:
+        """Do what comes before the release of the lock; say whether the session is one that may be encrypted."""
         self.withdraw()
         self.journal.flush()
         if self.plan.state.ephemeral or not self.held.is_published:
@@ -284,9 +291,12 @@ class TurnRecorder(Recorder):
             self.held.attempt("the deletion of the ephemeral session", self.held.remove)
         elif self.held.is_published and self.held.is_ours():
             SessionWriter.close(self.held)
-            with self.held.losing("the session", "encrypted"):  # before anybody who waits for it sees that it is free
-                seal_after(self.plan.context, self.held, is_held=True)
-        self.held.close()
+            return True
+        return False
+
+    def seal(self, heed: Callable[[], None] = lambda: None) -> None:
+        """Encrypt it, where it is to be, before anybody who waits for it sees that it is free."""
+        seal_after(self.plan.context, self.held, is_held=True, heed=heed)
 
     def withdraw(self) -> None:
         """Leave nothing of a turn that could not begin; the lock is still held."""

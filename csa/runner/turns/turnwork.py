@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 from csa.errors import CsaError
 from csa.model.events import Event
 from csa.model.result import summarise
 from csa.model.text import shortened
 from csa.model.worktree import Refused, Worktree
+from csa.runner.context import is_sealed_after
 from csa.runner.turns.turnrecorder import TurnRecorder
 from csa.store.held import HeldSession
 from csa.store.keeping import HookError, Kept, keep_work
 from csa.structs import replace
 
+_T = TypeVar("_T")
 _SUBJECT = 72
 BEAT_S = 1.0  # sooner than a turn's: git alone is at work
 
@@ -24,6 +27,27 @@ async def keep_turn(recorder: TurnRecorder) -> tuple[Kept | None, list[Event]]:
 
     git works in a thread, as it takes seconds in a large repository; the session's heartbeat goes on meanwhile.
     """
+    plan, tree = recorder.plan, recorder.held.state.worktree
+    if tree is None or not recorder.is_ours():
+        return None, []
+    about = plan.state.description if plan.request.repair or plan.request.plan else plan.request.prompt
+    keep = _keeping(recorder, tree, turn=recorder.turn, subject=summarise(recorder.held.redactor.redact(about)))
+    return _note(recorder, tree, await _in_thread(recorder, keep))
+
+
+async def release(recorder: TurnRecorder, heed: Callable[[], None]) -> None:
+    """End as `TurnRecorder.close` does; a large session is encrypted in a thread, while `heed` may end that."""
+    try:
+        if recorder.settle():
+            with recorder.held.losing("the session", "encrypted"):
+                if is_sealed_after(recorder.plan.context, recorder.held):
+                    await _in_thread(recorder, partial(recorder.seal, heed))
+    finally:
+        recorder.held.close()
+
+
+async def _in_thread(recorder: TurnRecorder, work: Callable[[], _T]) -> _T:
+    """Do what takes long in a thread, while the session's heartbeat goes on."""
     import anyio  # noqa: PLC0415  # `keep_lost` comes before there is a loop
 
     async def keep_beating() -> None:
@@ -31,16 +55,18 @@ async def keep_turn(recorder: TurnRecorder) -> tuple[Kept | None, list[Event]]:
             await anyio.sleep(BEAT_S)
             recorder.beat()
 
-    plan, tree = recorder.plan, recorder.held.state.worktree
-    if tree is None or not recorder.is_ours():
-        return None, []
-    about = plan.state.description if plan.request.repair or plan.request.plan else plan.request.prompt
-    keep = _keeping(recorder, tree, turn=recorder.turn, subject=summarise(recorder.held.redactor.redact(about)))
+    done: list[_T] = []
+    fault: Exception | None = None
     async with anyio.create_task_group() as others:
         others.start_soon(keep_beating)
-        kept = await anyio.to_thread.run_sync(keep)
+        try:
+            done.append(await anyio.to_thread.run_sync(work))
+        except Exception as error:  # noqa: BLE001  # of any kind; it must not come out wrapped in a group
+            fault = error
         others.cancel_scope.cancel()
-    return _note(recorder, tree, kept)
+    if fault:
+        raise fault
+    return done[0]
 
 
 def keep_lost(recorder: TurnRecorder) -> list[Event]:
