@@ -48,7 +48,9 @@ def execute_seal(arguments: argparse.Namespace) -> int:
         if done:
             print(f"{session.session_id} is encrypted")
         elif not arguments.all:
-            print(f"{session.session_id} has nothing to encrypt, or its queue has prompts")
+            is_done = session.load().sealed_at is not None
+            words = "is encrypted already" if is_done else "has nothing to encrypt, or its queue has prompts"
+            print(f"{session.session_id} {words}")
     return 0
 
 

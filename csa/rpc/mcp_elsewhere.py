@@ -14,6 +14,8 @@ from csa.runner.hosts.tether import Begun
 from csa.runner.hosts.watching import SEEN_WITHIN_S, Keeping, has_ended
 from csa.runner.request import RunRequest
 from csa.runner.session import Session
+from csa.store.liveness import HEARTBEAT_FRESH_S
+from csa.store.mirrors import Mirror
 
 _LOOK_S = 0.05
 
@@ -65,9 +67,12 @@ class Elsewhere:
 
 
 def _when_seen(context: Context, begun: Begun | Placed) -> str:
-    """Return what names a session when it is in the mirror of its host, or after a while."""
+    """Return what names a session when it is in the mirror of its host, which is fresh, or after a while."""
     store, session_id = begun.target(context.store.root_pathname)
-    transcript, deadline = store.paths(session_id).transcript, time.monotonic() + SEEN_WITHIN_S
-    while not transcript.exists() and time.monotonic() < deadline:
+    transcript, mirror = store.paths(session_id).transcript, Mirror(store.root_pathname)
+    deadline = time.monotonic() + SEEN_WITHIN_S
+    while time.monotonic() < deadline:
+        if transcript.exists() and mirror.heard_s() < HEARTBEAT_FRESH_S:  # else it would be taken for away
+            break
         time.sleep(_LOOK_S)
     return f"{begun.host}:{begun.session_id}"

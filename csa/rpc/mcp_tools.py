@@ -15,7 +15,7 @@ from functools import partial
 from itertools import accumulate, takewhile
 from typing import Any
 
-from csa.errors import BusyError, CsaError, NotFoundError, StateError, UsageError
+from csa.errors import BusyError, CsaError, NotFoundError, SealedError, StateError, UsageError
 from csa.model.schemas.checking import check_object
 from csa.model.schemas.mcp import BY_NAME, LONGEST_SILENT_WAIT_S, LONGEST_WAIT_S
 from csa.model.wording import describe
@@ -333,6 +333,8 @@ def _result(session: Session, ending: WaitResult) -> Json:
         result = session.result(turn=ending.turn or None).to_json()
     except (NotFoundError, StateError):  # the ending has why
         return {}
+    except SealedError as error:  # how it has ended needs no key
+        return {"hint": f"{error.message} {error.hint or ''}".rstrip()}
     return {key: result[key] for key in _RESULT}
 
 

@@ -213,6 +213,8 @@ def _add(tar: tarfile.TarFile, pathname: str, name: str, found: os.stat_result) 
         member.type, member.linkname = tarfile.SYMTYPE, os.readlink(pathname)
         tar.addfile(member)
     else:
+        if not os.access(pathname, os.R_OK):
+            _open_up(pathname, 0o600)
         with open(open_regular(pathname, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             member.size = os.fstat(file.fileno()).st_size
             tar.addfile(member, file)
@@ -227,6 +229,7 @@ def _entries(root: str) -> Iterator[tuple[str, os.stat_result]]:
         found = os.lstat(f"{root}/{name}")
         if stat.S_ISDIR(found.st_mode):
             yield name, found
+            _make_usable(f"{root}/{name}")
             waiting += [f"{name}/{each}" for each in sorted(os.listdir(f"{root}/{name}"), reverse=True)]
         elif stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode):
             yield name, found
@@ -250,7 +253,7 @@ def _bare(paths: SessionPaths, state: SessionState, packed: Stamps | None = None
             sync_file(file.fileno())
         os.replace(temporary, paths.transcript)
     for name in _left(paths, packed):
-        _delete(f"{paths.pathname}/{name}")
+        os.unlink(f"{paths.pathname}/{name}")
     for name, found in list(_entries(paths.pathname))[::-1]:
         if stat.S_ISDIR(found.st_mode):
             with suppress(OSError):  # what is newer is in it
@@ -279,12 +282,18 @@ def _left(paths: SessionPaths, packed: Stamps | None = None) -> list[str]:
     ]
 
 
-def _delete(pathname: str) -> None:
+def _make_usable(directory: Path | str) -> None:
+    """Take back the rights to a directory that an agent has taken away, as go does for its modules."""
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        _open_up(directory, 0o700)
+
+
+def _open_up(pathname: Path | str, mode: int) -> None:
+    fd = os.open(pathname, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.unlink(pathname)
-    except PermissionError:  # an agent has made the directory read-only
-        os.chmod(os.path.dirname(pathname), 0o700)
-        os.unlink(pathname)
+        os.chmod(f"/proc/self/fd/{fd}", mode)  # which is no other file, whatever takes its place meanwhile
+    finally:
+        os.close(fd)
 
 
 def _line(event: Event) -> bytes:
@@ -375,6 +384,7 @@ def _move_below(source: Path, target: Path, sealed_at: int) -> None:
         is_directory = stat.S_ISDIR(os.lstat(wanted).st_mode)
         is_same_kind = found is None or stat.S_ISDIR(found.st_mode) == is_directory
         if found and is_directory and is_same_kind:
+            _make_usable(there)
             _move_below(wanted, there, sealed_at)
             continue
         if found and name != _TRANSCRIPT and (not is_same_kind or found.st_mtime_ns > sealed_at):

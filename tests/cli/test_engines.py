@@ -26,6 +26,7 @@ from csa.store.mirrors import mirror_for
 from csa.store.placements import list_placements, save_placement
 from csa.store.sessions import Store, Target
 from csa.structs import replace
+from tests.cli.hosts import sync
 from tests.cli.test_escrow import AWAY, Family
 from tests.store.support import IDS
 from tests.support import CSA, Place, wait_for
@@ -170,6 +171,28 @@ def test_an_order_that_cannot_be_taken_back_may_have_been_taken(
         state.write_text(job)
         assert isinstance(refusal(), UnclearError) is not is_certain
         assert state.read_text().startswith("CANCELLED")
+
+
+@pytest.mark.thorough
+def test_a_job_that_slurm_has_forgotten(family: Family, place: Place, remote: Place) -> None:
+    """Without accounting nobody knows where it was: until one of the nodes is looked at, and has its session."""
+    with family.reserve(10) as escrowed:
+        escrowed.sent()
+        save_placement(place.state_root, replace(escrowed.placement, host="lab"))
+    (place.tmp / "own.toml").write_text('[engines.lab]\nkind = "slurm"\n')
+    commands = place.tmp / "slurm"
+    commands.mkdir()
+    for name, script in (("squeue", ""), ("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")):
+        (commands / name).write_text(f"#!/bin/sh\n{script}\n")
+        (commands / name).chmod(0o755)
+    place.env |= {"CSA_CONFIG": str(place.tmp / "own.toml"), "PATH": f"{commands}:{place.env['PATH']}"}
+    unknown = place.run("hosts", "--release", AWAY)
+    assert (unknown.code, "lab knows nothing of the job" in unknown.err) == (4, True), unknown
+    used = family.run_there(remote)
+    sync(place)
+    assert place.run("hosts", "--release", AWAY).code == 0
+    assert list_placements(place.state_root) == []
+    assert family.budget()["used"]["tokens"] == family.used + used
 
 
 def test_an_order_is_given_to_a_command_that_is_slow_to_read_it(

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -19,6 +20,7 @@ from csa.model.config import Engine
 from csa.model.limits import Limits
 from csa.model.placement import Placement
 from csa.runner.client import Csa
+from csa.runner.context import Context
 from csa.runner.hosts import acting
 from csa.runner.hosts import outlet as outlets
 from csa.runner.hosts.acting import Call
@@ -48,6 +50,16 @@ OTHER, HELD = "01JH4QWERT0000000000000007", "01JH4QWERT0000000000000008"
 @pytest.fixture
 def family(place: Place) -> Family:
     return Family(place)
+
+
+def context_in(place: Place, directory: Path | str) -> Context:
+    environ = {name: value for name, value in place.environment(None).items() if value}
+    return Csa.from_environment(directory, environ=environ).context
+
+
+def watch_again(place: Place) -> None:
+    """Do what the next `csa serve` does at its start."""
+    take_up(context_in(place, place.project), Keeping(str(place.state_root)), partial(context_in, place))
 
 
 def kill_tree(place: Place) -> tuple[int, dict[str, Json]]:
@@ -82,16 +94,14 @@ def test_what_a_server_that_was_killed_was_about_to_send_is_given_back(
     """The next one gives back what was not sent, and has a host refuse for all time what has not arrived there."""
     monkeypatch.setattr("csa.runner.hosts.starting.ON_ITS_WAY_S", 0.0)
     monkeypatch.setenv("PATH", place.env["PATH"])
-    environ = {name: value for name, value in place.environment(None).items() if value}
-    context = Csa.from_environment(place.project, environ=environ).context
     with family.reserve(4000):
-        take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+        watch_again(place)
         assert [each["state"] for each in placed(place)] == ["reserved"]
-    take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+    watch_again(place)
     assert placed(place) == []
     with family.reserve(4000) as escrowed:
         escrowed.sent()
-    take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+    watch_again(place)
     wait_for(lambda: placed(place) == [], "it is given back")
     late = speak(remote, order_for(remote, escrowed.id, session_id=AWAY))
     assert late[1]["error"]["code"] == "not_placed"
@@ -114,9 +124,7 @@ def test_an_order_to_go_on_is_not_settled_by_the_turn_before(
         second.sent()
     sync(place)
     assert [each["state"] for each in placed(place)] == ["sent"]
-    environ = {name: value for name, value in place.environment(None).items() if value}
-    context = Csa.from_environment(place.project, environ=environ).context
-    take_up(context, Keeping(context.store.root_pathname), lambda _: context)
+    watch_again(place)
     wait_for(lambda: placed(place) == [], "it is called off")
     assert family.budget()["used"]["tokens"] == family.used + used
 
@@ -149,9 +157,8 @@ def test_what_an_agent_has_placed_is_fetched_as_it_may(
             awaits_code=True,
         ),
     )
-    environ = {name: value for name, value in place.environment(None).items() if value}
-    context, threads = Csa.from_environment(place.project, environ=environ).context, threading.active_count()
-    take_up(context, Keeping(str(place.state_root)), lambda at: Csa.from_environment(at, environ=environ).context)
+    threads = threading.active_count()
+    watch_again(place)
     wait_for(lambda: threading.active_count() == threads, "it is over")
     assert [each["state"] for each in placed(place)] == (["settled"] if is_agents else [])
     assert bool(sh(place, "git for-each-ref refs/csa", cwd=own)) is not is_agents

@@ -22,7 +22,7 @@ from csa.runner.hosts import hyperqueue, kubernetes
 from csa.runner.hosts.schedulers import GONE, Look
 from csa.store.mirrors import mirror_for
 from csa.store.placements import list_placements
-from tests.cluster import Cluster
+from tests.cluster import Cluster, Pod
 from tests.support import CSA, Done, Json, Place, Running, wait_for
 
 pytestmark = pytest.mark.thorough
@@ -214,6 +214,27 @@ def test_a_server_that_hangs_holds_up_nobody_who_wants_to_end(queue: Queue) -> N
     assert queue.remote.ids(queue.remote.tmp / "home") == []
 
 
+@pytest.mark.parametrize("hangs", ["host", "both"])
+def test_a_host_that_hangs_as_a_job_begins(queue: Queue, hangs: str) -> None:
+    """TERM ends its job, and then the command; what may have begun stays booked, as nobody says that it has not."""
+    place, asked = queue.place, queue.directory / "asked"
+    queue.configure("[engines.n1]", f'reach = ["sh", "-c", "touch {asked}; exec sleep 600", "sh"]')
+    running = queue.start("hello")
+    wait_for(asked.exists, "the host is asked")
+    hq = place.tmp / "bin" / "hq"
+    works = hq.read_text()
+    if hangs == "both":
+        hq.write_text("#!/bin/sh\nexec sleep 600\n")
+    running.signal(signal.SIGTERM)
+    assert running.wait().code == 143
+    hq.write_text(works)
+    (placement,) = list_placements(place.state_root)
+    assert (placement.host, placement.state) == ("n1", "sent")
+    if hangs == "both":
+        queue.hq("job", "cancel", "1")
+    assert queue.states() == ["canceled"]
+
+
 def test_what_was_killed_in_a_queue_is_given_back(queue: Queue) -> None:
     """`csa hosts --release` asks the scheduler for it: its job is cancelled, and never began."""
     queue.fill()
@@ -274,6 +295,14 @@ class Pods:
 
     def start(self, *words: str) -> Running:
         return self.place.start("run", "--on", "k8s", "--tool", "codex", *words)
+
+    def begin(self) -> tuple[Running, Pod]:
+        """Begin a turn that goes on until `remote.release`."""
+        self.hold()
+        running = self.start("--name", "s", "long")
+        self.remote.wait_ready()
+        (pod,) = self.cluster.pods.values()
+        return running, pod
 
     def wait_until_over(self) -> None:
         wait_for(lambda: all("terminated" in pod.state() for pod in self.cluster.pods.values()), "no pod runs")
@@ -339,10 +368,7 @@ def test_a_pod_that_waits_is_taken_back(pods: Pods) -> None:
 def test_a_turn_in_a_pod_is_cancelled(pods: Pods, by: str) -> None:
     """By TERM here, or by Kubernetes, which ends the pod: what came of it is here, and no pod runs."""
     place = pods.place
-    pods.hold()
-    running = pods.start("--name", "s", "long")
-    pods.remote.wait_ready()
-    (pod,) = pods.cluster.pods.values()
+    running, pod = pods.begin()
     assert pod.process
     pod.process.send_signal(signal.SIGTERM) if by == "kubernetes" else running.signal(signal.SIGTERM)
     assert running.wait().code in {130, 143}
@@ -354,10 +380,7 @@ def test_a_turn_in_a_pod_is_cancelled(pods: Pods, by: str) -> None:
 def test_a_pod_that_is_killed(pods: Pods) -> None:
     """What became of its turn is not known, and csa does not wait for it: what was seen is here, and it is away."""
     place = pods.place
-    pods.hold()
-    running = pods.start("--name", "s", "long")
-    pods.remote.wait_ready()
-    (pod,) = pods.cluster.pods.values()
+    running, pod = pods.begin()
     wait_for(mirror_for(str(place.state_root), pod.name).heard_at, "it is seen here")
     pods.remote.release()
     pod.end(signal.SIGKILL)
@@ -371,10 +394,7 @@ def test_a_pod_that_is_killed(pods: Pods) -> None:
 def test_a_pod_that_takes_the_place_of_another_begins_nothing(pods: Pods) -> None:
     """It has an own state root, which knows nothing of the order: csa never gives it what it gave to the first one."""
     place, remote = pods.place, pods.remote
-    pods.hold()
-    running = pods.start("--name", "s", "long")
-    remote.wait_ready()
-    (first,) = pods.cluster.pods.values()
+    running, first = pods.begin()
     wait_for(mirror_for(str(place.state_root), first.name).heard_at, "it is seen here")
     remote.release()
     pods.cluster.replace(first, lambda: shutil.rmtree(remote.state_root))
@@ -387,10 +407,7 @@ def test_a_pod_that_takes_the_place_of_another_begins_nothing(pods: Pods) -> Non
 def test_a_pod_that_is_deleted_is_not_begun_again(pods: Pods) -> None:
     """Its turn ends as cancelled, and is here; a job that had one pod makes no other."""
     place = pods.place
-    pods.hold()
-    running = pods.start("--name", "s", "long")
-    pods.remote.wait_ready()
-    (pod,) = pods.cluster.pods.values()
+    running, pod = pods.begin()
     pods.cluster.remove(pod)
     assert running.wait().code == 130
     assert place.run("status", "--json", f"{pod.name}:s").json["status"] == "cancelled"

@@ -13,6 +13,7 @@ from csa.store.locks import is_locked
 from tests.cli.hosts import sync
 from tests.cli.worktrees import make_repository
 from tests.rpc.client import Client
+from tests.rpc.test_mcp import connected
 from tests.serving import serving
 from tests.support import CSA, Place, wait_for
 
@@ -178,6 +179,21 @@ def test_an_editor_sees_the_turns_of_a_session_that_was_encrypted(sealing: Seali
             assert sealing.plain() == []
         client.reopen("load", session)
         assert client.text(session) == ANSWER * 4, "it is told again"
+
+
+@pytest.mark.thorough
+def test_a_client_of_mcp_learns_how_it_has_ended_without_the_key(sealing: Sealing) -> None:
+    """Only what was said needs it, and the way to that is said."""
+    place = sealing.place
+    place.play(["say", ANSWER])
+    session_id = place.codex(PLANTED).session_id
+    with connected(place) as client:
+        assert client.call("wait", sessions=[session_id])["sessions"][0]["text"] == ANSWER
+    sealing.file.unlink()
+    with connected(place) as client:
+        (ending,) = client.call("wait", sessions=[session_id])["sessions"]
+        assert (ending["status"], ending["text"], "[store] identity" in ending["hint"]) == ("succeeded", "", True)
+        assert client.fail("show", session=session_id)["kind"] == "sealed"
 
 
 @pytest.mark.thorough

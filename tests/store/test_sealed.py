@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
@@ -22,6 +23,7 @@ from csa.store.transcript import read_events
 from tests.store.support import IDS, finished_session
 
 EXHAUSTIVE = "CSA_TEST_KILLS" in os.environ  # at each step
+_NOBODY = 65534
 PLANTED = b"planted-text-7712"
 KEY = pyrage.x25519.Identity.generate()
 FOR = [str(KEY.to_public())]
@@ -223,6 +225,41 @@ def test_what_is_newer_stays_whatever_has_its_other_name(store: Store) -> None:
     }
     assert newer == {"final.md.later-3/made", "final.md.later-2/made", "empty.later/made", "empty.later-2"}
     assert os.listdir(paths.output / "link.later") == []
+
+
+def test_rights_that_an_agent_has_taken_away_keep_nothing_in_plain() -> None:
+    """Files and directories that not even their owner may read or write; nor do they keep a session encrypted."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:  # where every user gets to
+        seal_session(make(Store(Path(directory, "loads"), Path(directory)), 1)[0], FOR)  # what is imported on use
+        if os.geteuid() == 0:
+            os.chown(directory, _NOBODY, _NOBODY)
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                if os.geteuid() == 0:
+                    os.setgid(_NOBODY)
+                    os.setuid(_NOBODY)
+                _seal_without_rights(Store(Path(directory, "state"), Path(directory)))
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _seal_without_rights(store: Store) -> None:
+    paths, files = make(store, 0)
+    locked = paths.output / "locked"
+    locked.mkdir()
+    (locked / "file").write_bytes(PLANTED)
+    for path in (locked / "file", locked):
+        path.chmod(0)
+    seal_session(paths, FOR)
+    assert is_bared(paths)
+    locked.mkdir(parents=True)
+    (locked / "file").write_bytes(b"newer")
+    locked.chmod(0o500)
+    assert_has(unsealed(paths), {**files, "output/locked/file": PLANTED, "output/locked/file.later": b"newer"})
 
 
 class _Asked:

@@ -17,8 +17,9 @@ from csa.runner.hosts.escrow import give_back, move, move_unheld
 from csa.runner.hosts.frames import SUPERVISE, ProtocolError, read_line, write_line
 from csa.runner.hosts.jobs import find_job, name_of, take_back
 from csa.runner.hosts.schedulers import RUNNING, is_scheduler
-from csa.store.mirrors import is_host_name
+from csa.store.mirrors import find_mirrors, is_host_name
 from csa.store.placements import list_placements
+from csa.store.sessions import is_directory
 
 _SAYS_WITHIN_S = 30.0
 _AT_ONCE = 8
@@ -31,7 +32,7 @@ def find_order(root: Path, config: Config, placement: Placement) -> tuple[Placem
 
     Raises:
         HostError: the scheduler does not say.
-        BusyError: it has forgotten the job.
+        BusyError: it has forgotten the job, and no mirror has the session.
     """
     engine = config.engine(placement.host)
     if not is_scheduler(engine):
@@ -39,13 +40,20 @@ def find_order(root: Path, config: Config, placement: Placement) -> tuple[Placem
     found = take_back(engine, name_of(placement.id))
     if found is None:
         return placement, None
-    if not is_host_name(found.host):
+    host = found.host if is_host_name(found.host) else _seen_on(root, placement.session_id)
+    if not host:
         words = f"{engine.name} knows nothing of the job of session {placement.session_id} any more."
-        hint = f"if it has not begun on any node: csa hosts --release {placement.id} --force"
+        hint = f"csa sync those of its nodes where it may be; if on none: csa hosts --release {placement.id} --force"
         raise BusyError(words, hint=hint)
     job = find_job(engine, name_of(placement.id)) if found.state == RUNNING else None
-    there = job.engine_at(found.host, config) if job else config.engine(found.host)
-    return move(root, placement, found.host), there
+    return move(root, placement, host), job.engine_at(host, config) if job else config.engine(host)
+
+
+def _seen_on(root: Path, session_id: str) -> str:
+    """Return the host whose mirror has a session; empty if none has."""
+    mirrors = find_mirrors(str(root))
+    places = ((mirror.host, store.find(session_id).pathname) for mirror in mirrors for store in mirror.stores())
+    return next((host for host, place in places if is_directory(place)), "")
 
 
 def is_fenced(engine: Engine, order_id: str, *, cancel: bool = False, limit_s: float = _SAYS_WITHIN_S) -> bool:

@@ -56,6 +56,8 @@ class Job(Struct):
             done = _call(self.engine, adapter.look(self.engine, self.handle), limit_s=limit_s, is_stopped=is_stopped)
             if (found := _read_look(adapter, done)) is not None:
                 return replace(found, host=self.engine.host) if found.host and self.engine.host else found
+            if is_stopped():
+                break
             time.sleep(number)
         raise _failed(self.engine, done, "does not answer")
 

@@ -55,6 +55,7 @@ class QueuedTether(Tether):
         self._noted, self._moved = noted, moved
         self._job: Job | None = None
         self._has_begun = False
+        self._is_given_up = False
         self._unreached = ""  # why, when it was tried last
 
     def begin(
@@ -163,14 +164,23 @@ class QueuedTether(Tether):
                 return
         self.cancel(self._noted())
         assert self._job
-        if not self._over.wait(_CANCELLED_WITHIN_S) and not self._has_begun:
-            self._job.cancel()
+        if self._over.wait(_CANCELLED_WITHIN_S) or self._has_begun:
+            return
+        self._job.cancel(limit_s=_HURRIED_S)
+        if self._over.wait(_CANCELLED_WITHIN_S) or self._has_begun:
+            return
+        self._is_given_up = True  # neither the host nor the scheduler says anything
+        if self._link:
+            self._link.end()
+
+    def _is_left(self) -> bool:
+        return self._over.is_set() or self._is_given_up
 
     def engine_now(self) -> Engine:
         """Return how the host is reached: through the scheduler as long as the job runs, and else as any host."""
         assert self._job
         with suppress(HostError):  # the host may be there all the same
-            found = self._job.look(is_stopped=self._over.is_set)
+            found = self._job.look(is_stopped=self._is_left)
             if found.state == RUNNING and found.host == self.engine.name:
                 return self._job.engine_at(found.host, self._config)
         return self._config.engine(self.engine.name)
@@ -178,7 +188,10 @@ class QueuedTether(Tether):
     def _ask(self, failure: CsaError) -> Mapping[str, Any] | None:
         """Ask as the host is reached now, which may be without the job."""
         assert self._job
-        found = self._job.look(is_stopped=self._over.is_set)
+        if self._is_given_up:
+            self._tell(f"{self._job.in_words} may still have the turn: csa hosts --placed")
+            raise StoppedError(self._noted())
+        found = self._job.look(is_stopped=self._is_left)
         if found.state == RUNNING and found.host != self.engine.name and not self._lasts:
             self._job.cancel()  # begun again, in another pod: that would be another turn, and nobody holds it
             found = replace(found, state=GONE, host=self.engine.name, reason=f"it was begun again on {found.host}")
