@@ -183,7 +183,7 @@ def sweep_memory() -> None:
     """Delete what processes that were killed have left in memory."""
     with suppress(SealedError, OSError), os.scandir(_memory()) as entries:
         for entry in entries:
-            with suppress(OSError):
+            with suppress(OSError, StateError):  # what is called so need not be csa's
                 if (
                     entry.name.startswith(_PREFIX)
                     and (found := entry.stat(follow_symlinks=False)).st_uid == os.getuid()

@@ -201,6 +201,16 @@ def test_what_was_not_sent_is_given_back_without_asking(family: Store, reserve: 
         escrow.release(family.root, AWAY, ask_nobody)
 
 
+def test_what_was_sent_after_somebody_has_looked_is_not_given_back(family: Store, reserve: Reserve) -> None:
+    """Who takes it for what a dead process was about to send finds that it is not."""
+    escrowed = reserve(tokens=60)
+    (seen,) = list_placements(family.root)
+    escrowed.sent()
+    escrowed.close()
+    escrow.give_back(family.root, seen)
+    assert tokens_of(family) == 70
+
+
 def test_what_was_sent_is_asked_for(family: Store, reserve: Reserve) -> None:
     """It may run there, or arrive late; what a host that turned up again has used counts after all."""
     escrowed, asked = reserve(tokens=60), list[str]()

@@ -12,6 +12,7 @@ import pytest
 
 from csa.errors import SealedError, StateError
 from csa.paths import SessionPaths
+from csa.runner import atrest
 from csa.runner.atrest import opened
 from csa.runner.content import Content
 from csa.store.following import Follower
@@ -309,3 +310,19 @@ def test_what_is_encrypted_again_while_the_key_is_asked_for_is_read_as_it_is(sto
     found = opened(paths, _Asked(run_and_seal))  # type: ignore[arg-type]
     events = list(read_events(found.transcript))
     assert (len(events), events[-1].data) == (files["transcript.jsonl"].count(b"\n") + 1, {"text": "new"})
+
+
+@pytest.mark.parametrize("make_lock", [Path.mkdir, os.mkfifo])
+def test_what_others_call_as_csa_does_in_memory_keeps_nothing_closed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_lock: Callable[[Path], None]
+) -> None:
+    """An agent, say, which may write there; it is none of csa's, whose lock is a file."""
+    monkeypatch.setattr(atrest, "_memory", lambda: str(tmp_path))
+    paths, files = make(store, 0)
+    seal_session(paths, FOR)
+    left = tmp_path / "csa-open-x"
+    left.mkdir()
+    make_lock(left / "lock")
+    os.utime(left, (1, 1))
+    assert_has(opened(paths, _Asked()), files)  # type: ignore[arg-type]
+    assert left.exists()

@@ -303,10 +303,10 @@ def release(root: Path, selector: str, ask: Callable[[Placement], bool], *, forc
 def give_back(root: Path, placement: Placement) -> None:
     """Give back what a placement holds whose order never begins; BusyError if whoever has placed it is to do that.
 
-    One that has got to another host meanwhile is left as it is.
+    One that was sent meanwhile, or has got to another host, is left as it is.
     """
     with suppress(NotFoundError), _holding(root, placement.id) as found:
-        if found.host == placement.host:
+        if (found.host, found.state) == (placement.host, placement.state):
             _close(root, replace(found, awaits_code=False), None)
 
 

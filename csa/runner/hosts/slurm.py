@@ -52,7 +52,7 @@ _PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
 _PENDING |= {"POWER_UP_NODE", "EXPEDITING"}
 _RUNNING = {"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
 _OVER = {"COMPLETED", "COMPLETING", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE"}
-_OVER |= {"OUT_OF_MEMORY", "LAUNCH_FAILED", "RECONFIG_FAIL", "REVOKED"}
+_OVER |= {"OUT_OF_MEMORY", "LAUNCH_FAILED", "RECONFIG_FAIL"}
 _NOTHING = {"", "n/a", "None", "(null)", "None assigned"}
 
 
@@ -115,6 +115,8 @@ def _read(line: str) -> Look | None:
         return Look(PENDING, reason="Configuring" if state == "CONFIGURING" else reason)
     if state in _RUNNING:
         return Look(RUNNING, found)
+    if state == "REVOKED":  # another cluster of the federation has it, and this one does not know where
+        return Look(GONE)
     return Look(GONE, found, reason=state, exit_code=_exit_code(status)) if state in _OVER else None
 
 
