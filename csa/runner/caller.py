@@ -31,7 +31,8 @@ class Caller(Struct):
     """The session in which csa was called.
 
     If it is on another `host`, `state` is what its passport says, there are no files, and `above` are it and its
-    ancestors (csa/runner/hosts/passport.py). `repository` is one that it may use, as that host has found out.
+    ancestors (csa/runner/hosts/passport.py). `repository` is one that it may use, as that host has found it:
+    with the link to its git directory, if it is a worktree.
     """
 
     state: SessionState
@@ -39,7 +40,7 @@ class Caller(Struct):
     root: Path  # the state root
     host: str | None = None
     above: tuple[str, ...] = ()
-    repository: str | None = None
+    repository: tuple[str, str | None] | None = None
 
     @property
     def session_id(self) -> str:

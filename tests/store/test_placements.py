@@ -28,6 +28,7 @@ from csa.runner.request import RunRequest
 from csa.runner.turns.admission import open_admission
 from csa.runner.turns.plan import TurnPlan
 from csa.runner.turns.planning import plan_turn
+from csa.runner.turns.worktree import refuse_foreign
 from csa.store.checking import check_session
 from csa.store.genealogy import ancestors
 from csa.store.held import build_session
@@ -35,6 +36,7 @@ from csa.store.placements import find_placement, list_placements, save_placement
 from csa.store.sessions import Store
 from csa.store.spending import Ledger, total
 from csa.store.trees import begin_members, open_tree, read_members
+from csa.store.worktrees import link_of
 from csa.structs import replace
 from tests.process.tracing import can_trace, run_until_change
 from tests.store.support import IDS, NOON, PLAIN, finished_session
@@ -326,6 +328,21 @@ def test_the_passport_makes_a_caller_of_a_session_that_is_not_here(family: Store
         with pytest.raises(RefusedError, match="damaged"):
             caller_of({**passport, **wrong}, node.root)
     assert passport_of(context_of(family, None)) is None
+
+
+def test_a_repository_that_an_agent_has_changed_on_the_way_is_used_nowhere(family: Store, tmp_path: Path) -> None:
+    """Its worktree on shared files is the one that was seen here only with the same link to git's directory."""
+    top = tmp_path / "tree"
+    top.mkdir()
+    (top / ".git").write_text(f"gitdir: {tmp_path}/its\n")
+    seen = {"repository": str(top), "link": link_of(str(top))}
+    passport = {**passport_of(context_of(family, CHILD)), **seen}  # type: ignore[dict-item]  # it is an agent's
+    node = Store(tmp_path / "node", family.project)
+    there = context_of(node, caller_of(json.loads(json.dumps(passport)), node.root))
+    refuse_foreign(there, str(top))
+    (top / ".git").write_text(f"gitdir: {tmp_path}/another\n")
+    with pytest.raises(RefusedError, match="may not use"):
+        refuse_foreign(there, str(top))
 
 
 def test_an_older_csa_takes_it_for_a_deleted_session(family: Store, reserve: Reserve) -> None:

@@ -27,6 +27,7 @@ from csa.store.genealogy import ancestors
 from csa.store.project import git_top
 from csa.store.sessions import Store
 from csa.store.trees import read_members
+from csa.store.worktrees import link_of
 from csa.structs import replace
 
 
@@ -71,23 +72,25 @@ def caller_of(passport: Mapping[str, Any], root: Path) -> Caller:
             hint="install the same version of csa on both hosts",
         ) from error
     paths = Store(root, state.project_path).paths(state.session_id)
-    repository = passport.get("repository")
-    known = repository if isinstance(repository, str) else None
+    top, link = passport.get("repository"), passport.get("link")
+    known = (top, link if isinstance(link, str) else None) if isinstance(top, str) else None
     return Caller(state, paths, root, host=host, above=tuple(above), repository=known)
 
 
 def with_repository(passport: Mapping[str, Any] | None, context: Context, engine: Engine) -> Mapping[str, Any] | None:
     """Return a passport that says which repository its session may use there: that of here, if the files are shared.
 
-    The records that show whose it is are here.
+    The records that show whose it is are here. Its agent may change it before the order is carried out, so that the
+    other host looks whether its link to git's directory is still the one that was seen here.
     """
     if passport is None or engine.code != SHARED or not (top := git_top(os.path.realpath(context.directory_pathname))):
         return passport
+    link = link_of(top)
     try:
         refuse_foreign(context, top)
     except RefusedError:  # as the other host says, if git is to do anything
         return passport
-    return {**passport, "repository": top}
+    return {**passport, "repository": top, "link": link}
 
 
 def _read(passport: Mapping[str, Any]) -> SessionState:

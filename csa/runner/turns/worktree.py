@@ -155,7 +155,9 @@ def refuse_foreign(context: Context, top: str) -> None:
 
     Where the agent calls csa by MCP, those would run outside of its sandbox.
     """
-    if context.caller is None or context.caller.permission is Permission.FULL or top == context.caller.repository:
+    if context.caller is None or context.caller.permission is Permission.FULL:
+        return
+    if (top, link_of(top)) == context.caller.repository:
         return
     owner = os.path.basename(top)
     state = context.store.record(owner).state if is_session_id(owner) else None
