@@ -55,6 +55,7 @@ class Watch:
         self._ended_at = self._looked_at = 0.0
         self._faults: list[OSError] = []  # of stdout
         self._stops = [tether.cancelled] if tether.cancelled else []  # the names of signals
+        self._stopped_at = 0.0  # for the first time
         self._is_left = False
 
     @property
@@ -158,8 +159,10 @@ class Watch:
                 tasks.cancel_scope.cancel()
 
     def _stop(self, name: str) -> None:
-        """Have the turn end; the second time, do not wait for a host that is not there."""
-        if self._stops and self._tether.is_lost:
+        """Have the turn end; the second time, do not wait for a host that is not there, nor then for a silent one."""
+        self._stopped_at = self._stopped_at or time.monotonic()
+        is_late = len(self._stops) > 1 and time.monotonic() - self._stopped_at > SEEN_WITHIN_S
+        if is_late or (self._stops and self._tether.is_lost):
             self._is_left = True
         self._stops.append(name)
         self._tether.cancel(name)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,25 @@ from typing import Any
 import pytest
 
 from csa.runner.hosts.frames import Frame, line_of, read_frame, write_frame
+from csa.runner.hosts.watching import SEEN_WITHIN_S
 from csa.store.mirrors import Mirror
 from csa.store.sessions import Store
 from tests.cli.hosts import sync
-from tests.cli.test_placing import held, order_for, words
+from tests.cli.test_placing import held, links, order_for, words
+from tests.realhosts import Hosts
 from tests.support import CSA, Place, wait_for
 
 MINE = "01JH4QWERT0000000000000008"
 _LOGGING = '#!/bin/sh\necho "$*" >> {log}\nexec {real} "$@"\n'
+_SLOW = """#!/bin/sh
+echo "$*" >> {log}
+{real} "$@" | {python} -c "
+import os, time
+while block := os.read(0, 1 << 12):
+    os.write(1, block)
+    time.sleep(len(block) / 30000)
+"
+"""
 _OLD = """#!/bin/sh
 # As the ssh beside it, of a host whose csa does not know of feeds; it ends as soon as it is told anything else.
 echo "$*" >> {log}
@@ -216,3 +228,71 @@ def many(root: Path, project: str, count: int) -> None:
             f'schema = 1\nmeta_session_id = "{session_id}"\nproject_path = "{project}"\n'
             "created_at = 2026-01-01T00:00:00Z\nlast_accessed = 2026-01-01T00:00:00Z\n"
         )
+
+
+@pytest.mark.thorough
+def test_a_mirror_that_cannot_be_read(place: Place, remote: Place, mirror: Mirror) -> None:
+    """The turn is carried out, and nobody sees a traceback."""
+    remote.codex("before")
+    sync(place)
+    (session_id,) = Store(mirror.pathname, str(remote.project)).ids()
+    transcript = Path(Store(mirror.pathname, str(remote.project)).paths(session_id).transcript)
+    transcript.unlink()
+    transcript.symlink_to("/nowhere")
+    done = place.run(*words(remote, "hello"))
+    assert "Traceback" not in done.err
+    assert "has ended with 0" in done.err, done
+
+
+@pytest.mark.thorough
+def test_ssh_is_stopped_while_much_is_said(place: Place, remote: Place, mirror: Mirror) -> None:
+    """What waits to be written into its full pipe holds up nobody who leaves."""
+    many(Path(mirror.pathname), "/gone", 9000)
+    running = held(place, remote)
+    (ssh,) = links(running, "supervise")
+    os.kill(ssh, signal.SIGSTOP)
+    remote.release()
+    assert running.wait().code == 0
+    assert not Path(f"/proc/{ssh}").exists()
+
+
+@pytest.mark.thorough
+def test_a_frame_that_takes_long(place: Place, remote: Place, wrapped: Any) -> None:
+    """A slow connection is not a silent one: it is not made twice, and Ctrl-C is heeded there at once."""
+    called = wrapped(_SLOW)
+    remote.play(["say", "x" * 280_000], *remote.hold(), ["say", "done"])
+    place.env["FAKE_TOOL_SCRIPT"] = remote.env["FAKE_TOOL_SCRIPT"]
+    running = place.start(*words(remote, "long"))
+    remote.wait_ready()
+    (session_id,) = remote.published()
+    running.signal(signal.SIGINT)
+    wait_for(lambda: remote.status(session_id) == "cancelled", "it has ended there")
+    assert running.process.poll() is None
+    assert running.wait().code == 128 + signal.SIGINT
+    assert called() == ["supervise"]
+
+
+@pytest.mark.hosts
+@pytest.mark.thorough
+def test_what_has_the_order_stands_still(hosts: Hosts) -> None:
+    """A third Ctrl-C leaves, though ssh is well; what had the order ends the turn when it goes on."""
+    a, n1 = hosts.up("a", "n1")
+    n1.play(*n1.hold(), ["say", "done"])
+    a.env["FAKE_TOOL_SCRIPT"] = n1.env["FAKE_TOOL_SCRIPT"]
+    running = a.start("run", "--on", "n1", "--tool", "codex", "--cd", str(n1.project), "long")
+    n1.wait_ready()
+    stopped = [pid for pid in n1.everyone() if b"supervis" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    for _ in range(2):
+        running.signal(signal.SIGINT)
+        time.sleep(SEEN_WITHIN_S / 2 + 0.5)
+    assert running.process.poll() is None
+    running.signal(signal.SIGINT)
+    done = running.wait()
+    assert (done.code, "is away" in done.err) == (128 + signal.SIGINT, True), done.err
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    (session_id,) = n1.published()
+    wait_for(lambda: n1.status(session_id) == "cancelled", "it has ended there")
+    assert a.run("sync", "n1").code == 0

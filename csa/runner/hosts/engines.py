@@ -6,6 +6,7 @@ The process that reaches a host ends when its stdin does, and so does what it ru
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -144,6 +145,7 @@ class Link:
         self._is_ended.set()
         if self._process.poll() is None:
             self._process.terminate()
+            self._process.send_signal(signal.SIGCONT)  # one that is stopped would not end, nor read what is written
         self._close()
 
     def close(self) -> None:

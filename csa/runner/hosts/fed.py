@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import IO, Any
+from io import BufferedReader
+from typing import IO, Any, cast
 
 from csa.errors import CsaError
 from csa.runner.hosts.frames import GREETING, frame_of
@@ -34,8 +35,12 @@ class Fed:
         """Yield what is to be said of what the mirror has; the end is missing if it was closed meanwhile."""
         lines = having_lines(self._intake.having()) if self._intake else iter(())
         while True:
-            with self._lock:  # what is said drops parts of lines, which are another process's once it is closed
-                said = next(lines, None) if self._intake else None
+            try:
+                with self._lock:  # what is said drops parts of lines, which are another process's once it is closed
+                    said = next(lines, None) if self._intake else None
+            except (CsaError, OSError):  # a transcript cannot be read, say: as the next connection finds
+                self.give_up()
+                return
             if said is None:
                 return
             yield said
@@ -48,7 +53,11 @@ class Fed:
         is_greeting = said.get("csa") == GREETING
         if not is_greeting and "k" not in said:
             return False
-        frame = None if is_greeting else frame_of(said, stream)
+        frame = (
+            None
+            if is_greeting
+            else frame_of(said, cast("IO[bytes]", _Slow(cast("BufferedReader", stream), self.await_news)))
+        )
         try:
             with self._lock:
                 if self._intake is None:
@@ -83,3 +92,17 @@ class Fed:
             with suppress(OSError), intake:  # what is not on the disk after a power cut is sent again
                 pass
         return intake is not None
+
+
+class _Slow:
+    """Bytes that may come slowly: each part is news, as a frame may take longer than a connection may be silent."""
+
+    def __init__(self, stream: BufferedReader, heard: Callable[[], None]) -> None:
+        self._stream, self._heard = stream, heard
+
+    def read(self, length: int) -> bytes:
+        found = bytearray()
+        while len(found) < length and (part := self._stream.read1(length - len(found))):
+            self._heard()
+            found += part
+        return bytes(found)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from csa.errors import CsaError
 from csa.runner.context import Context
 from csa.runner.hosts.frames import Having, require_protocol, write_line
 from csa.runner.hosts.outlet import Key, Outlet, greeting, take_having
@@ -61,7 +62,7 @@ class Feed:
 
     def _send(self) -> None:
         assert self._key
-        with suppress(OSError), open(1, "wb", closefd=False) as stream:  # nobody reads any more
+        with suppress(OSError, CsaError), open(1, "wb", closefd=False) as stream:  # nobody reads; or as an outlet says
             write_line(stream, greeting(self._context))
             outlet = Outlet(self._context.store.root, stream, self._having or {})
             outlet.send_all(self._over.is_set)

@@ -63,7 +63,7 @@ class Watching:
         """
         self.engine = engine
         if self._sync is None:
-            with suppress(BusyError):
+            with suppress(BusyError, OSError):  # a connection of its own says what is wrong with the mirror
                 self._fed = Fed(mirror_for(self._root, engine.name), lambda: self.begin(engine))
                 return self._fed
         self.begin(engine)
