@@ -28,7 +28,8 @@ from csa.store.following import Follower
 from csa.store.liveness import probe
 from csa.store.sessions import Target
 
-_LOOK_S = 0.02
+_LOOK_S, _IDLE_LOOK_S = 0.02, 0.1
+_IDLE_S = 1.0
 
 
 class Watch:
@@ -53,6 +54,7 @@ class Watch:
         self._follower: Follower | None = None
         self._finished = 0  # the last turn whose end was seen
         self._ended_at = self._looked_at = 0.0
+        self._news_at = time.monotonic()
         self._faults: list[OSError] = []  # of stdout
         self._stops = [tether.cancelled] if tether.cancelled else []  # the names of signals
         self._stopped_at = 0.0  # for the first time
@@ -146,7 +148,8 @@ class Watch:
                     tasks.start_soon(progress.keep_fresh)
                     await self._show_new(progress)
                     while not self._is_over():
-                        await anyio.sleep(_LOOK_S)
+                        is_idle = time.monotonic() - self._news_at > _IDLE_S
+                        await anyio.sleep(_IDLE_LOOK_S if is_idle else _LOOK_S)
                         await self._show_new(progress)
                         if self._lags():
                             await anyio.to_thread.run_sync(self._sync.catch_up, self._tether.engine_now())
@@ -208,6 +211,7 @@ class Watch:
 
     async def _show_new(self, progress: Progress) -> None:
         for event in self._new():
+            self._news_at = time.monotonic()
             if event.type == "run_finished":
                 self._finished = event.turn
             if self._arguments.stream_json:

@@ -154,11 +154,15 @@ class _Placing:
         return int(ended.get("ended") or 0)
 
     def _await_end(self, record: Record, turn: int, tether: Tether) -> None:
-        """Wait until the host has said it, or its mirror shows it; what is noted meanwhile ends the turn."""
-        told, looked_at = 0, 0.0
-        while tether.ended is None and tether.failure is None:
+        """Wait until the host has said it, or its mirror shows it; what is noted meanwhile ends the turn.
+
+        After that nobody waits for longer than the host would, if we were gone.
+        """
+        told, looked_at, patience_ends = 0, 0.0, float("inf")
+        while tether.ended is None and tether.failure is None and time.monotonic() < patience_ends:
             for number in self._noted[told:]:
                 tether.cancel(signal.Signals(number).name)
+                patience_ends = min(patience_ends, time.monotonic() + tether.leash_s)
                 told += 1
             time.sleep(_LOOK_S)
             if time.monotonic() - looked_at > LOOK_AT_END_S:  # perhaps the connection stands still

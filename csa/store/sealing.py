@@ -89,11 +89,11 @@ def _copy(blocks: Iterable[bytes], into: IO[bytes]) -> int:
 def _seal(pyrage: Any, known: list[Any], stream: IO[bytes], write: Callable[[IO[bytes]], _T]) -> _T:
     out, into = os.pipe()
     sink = _Sink(stream)
-    with open(out, "rb") as plain:
+    with open(out, "rb") as plain, open(into, "wb") as file:
         thread = _Work(lambda: pyrage.encrypt_io(plain, sink, known), plain)
         thread.start()
         try:
-            with open(into, "wb") as file:
+            with file:
                 result = write(file)
         except BrokenPipeError:
             thread.join()

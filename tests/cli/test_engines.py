@@ -174,6 +174,24 @@ def test_an_order_that_cannot_be_taken_back_may_have_been_taken(
 
 
 @pytest.mark.thorough
+def test_a_scheduler_that_does_not_answer_may_take_an_order_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An empty queue says nothing then; one that has it, and gives it back, does."""
+    monkeypatch.setattr(jobs, "_COMMAND_S", 2.0)
+    lab = slurm(monkeypatch, tmp_path, sbatch="exec sleep 600", squeue="", scontrol="")
+    with pytest.raises(UnclearError):
+        submit(lab, b"{}", "csa-1")
+    pending, gone = line("PENDING", "n/a", 0, "None"), line("CANCELLED", "n/a", 0, "None")
+    asked = f"""case "$*" in *--name=csa-1*) echo 7;; *) cat {tmp_path}/state;; esac"""
+    (tmp_path / "state").write_text(pending)
+    slurm(monkeypatch, tmp_path, squeue=asked, scancel=f"echo '{gone}' > {tmp_path}/state")
+    with pytest.raises(HostError) as refused:
+        submit(lab, b"{}", "csa-1")
+    assert not isinstance(refused.value, UnclearError)
+
+
+@pytest.mark.thorough
 def test_a_job_that_slurm_has_forgotten(family: Family, place: Place, remote: Place) -> None:
     """Without accounting nobody knows where it was: until one of the nodes is looked at, and has its session."""
     with family.reserve(10) as escrowed:

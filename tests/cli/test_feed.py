@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -183,10 +184,9 @@ def test_nobody_reads_what_is_fed(remote: Place) -> None:
     remote.play(["say", "x" * 100_000], *remote.hold(), ["say", "done"])
     pipe = subprocess.PIPE
     order = order_for(remote, MINE, session_id=MINE).replace(b'"leash_s": 60', b'"leash_s": 2')
-    having = line_of({"csa": "intake", "protocol": 1}) + line_of({"end": True})
     with subprocess.Popen([CSA, "supervise"], env=remote.environment(None), cwd="/", stdin=pipe, stdout=pipe) as there:
         assert there.stdin
-        there.stdin.write(order + having)
+        there.stdin.write(order + b"".join(HAVING))
         there.stdin.flush()
         remote.wait_ready()
         there.wait(30)
@@ -198,23 +198,70 @@ def test_nobody_reads_what_is_fed(remote: Place) -> None:
 
 def test_frames_follow_what_the_intake_has(remote: Place) -> None:
     """First that the turn has begun, then an outlet's greeting and frames, and last of all its end."""
-    pipe = subprocess.PIPE
-    having = line_of({"csa": "intake", "protocol": 1}) + line_of({"end": True})
-    with subprocess.Popen([CSA, "supervise"], env=remote.environment(None), cwd="/", stdin=pipe, stdout=pipe) as there:
-        assert there.stdin
-        assert there.stdout
-        there.stdin.write(order_for(remote, MINE, session_id=MINE) + having)
-        there.stdin.flush()
-        heads = [json.loads(there.stdout.readline()) for _ in range(3)]
-        frames: list[Frame] = []
-        while (frame := read_frame(there.stdout)) and "k" in frame.said:
-            frames.append(frame)
+    with supervised(remote, HAVING) as (_, out):
+        heads = [json.loads(out.readline()) for _ in range(3)]
+        frames, ended = frames_in(out)
     assert [heads[0]["csa"], heads[1]["session_id"], heads[2]["csa"]] == ["supervise", MINE, "outlet"]
-    assert frame is not None
-    assert frame.said["ended"] == 0
+    assert ended["ended"] == 0
     told = [json.loads(each.content)["state"] for each in frames if each.kind == "told"]
     assert (told[0], told[-1]) == ("alive", "not_alive")
     assert b'"run_finished"' in b"".join(each.content for each in frames if each.kind == "lines")
+
+
+@pytest.mark.thorough
+def test_a_turn_that_ends_before_it_is_known_what_is_here(remote: Place) -> None:
+    """Its end is told only after what there is of it."""
+    with supervised(remote, HAVING[:1]) as (said, out):
+        wait_for(lambda: remote.published() and remote.status(MINE) == "succeeded", "the turn has ended")
+        said(HAVING[1])
+        heads = [json.loads(out.readline()) for _ in range(3)]
+        frames, ended = frames_in(out)
+    assert (heads[2]["csa"], ended["ended"]) == ("outlet", 0)
+    assert b'"run_finished"' in b"".join(each.content for each in frames if each.kind == "lines")
+
+
+@pytest.mark.thorough
+def test_a_feed_that_is_not_wanted_any_more(remote: Place) -> None:
+    """The mirror has another connection, say: nothing more is sent but the turn's end."""
+    remote.play(*remote.hold(), ["say", "done"])
+    with supervised(remote, HAVING) as (said, out):
+        for _ in range(3):
+            out.readline()
+        remote.wait_ready()
+        said(line_of({"feed": False}))
+        time.sleep(1)
+        remote.release()
+        frames, ended = frames_in(out)
+    assert ended["ended"] == 0
+    assert b'"run_finished"' not in b"".join(each.content for each in frames if each.kind == "lines")
+
+
+HAVING = [line_of({"csa": "intake", "protocol": 1}), line_of({"end": True})]
+
+
+@contextmanager
+def supervised(remote: Place, more: list[bytes]) -> Iterator[tuple[Callable[[bytes], None], IO[bytes]]]:
+    """Give a `csa supervise` an order, and say more; yield what says more still, and what it says."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([CSA, "supervise"], env=remote.environment(None), cwd="/", stdin=pipe, stdout=pipe) as there:
+        assert there.stdout
+
+        def say(line: bytes) -> None:
+            assert there.stdin
+            there.stdin.write(line)
+            there.stdin.flush()
+
+        say(order_for(remote, MINE, session_id=MINE) + b"".join(more))
+        yield say, there.stdout
+
+
+def frames_in(out: IO[bytes]) -> tuple[list[Frame], Mapping[str, Any]]:
+    """Return the frames, and what comes after them."""
+    frames = []
+    while (frame := read_frame(out)) and "k" in frame.said:
+        frames.append(frame)
+    assert frame is not None
+    return frames, frame.said
 
 
 def many(root: Path, project: str, count: int) -> None:

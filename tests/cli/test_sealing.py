@@ -154,6 +154,7 @@ def test_a_signal_ends_the_encryption_of_a_large_session(sealing: Sealing, numbe
     place = sealing.place
     place.play(["run", "head -c 96000000 /dev/urandom > $CSA_OUTPUT_DIR/large"], ["say", ANSWER])
     running = place.start("run", "--tool", "codex", "--name", "kept", PLANTED)
+    wait_for(place.published, "it has its place")  # which walking the state root may not see it get
     wait_for(lambda: list(place.state_root.rglob(".sealed.age.tmp")), "it is being encrypted")
     running.signal(number)
     done = running.wait()

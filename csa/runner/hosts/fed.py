@@ -53,11 +53,8 @@ class Fed:
         is_greeting = said.get("csa") == GREETING
         if not is_greeting and "k" not in said:
             return False
-        frame = (
-            None
-            if is_greeting
-            else frame_of(said, cast("IO[bytes]", _Slow(cast("BufferedReader", stream), self.await_news)))
-        )
+        slowly = cast("IO[bytes]", _Slow(cast("BufferedReader", stream), self.await_news))
+        frame = None if is_greeting else frame_of(said, slowly)
         try:
             with self._lock:
                 if self._intake is None:
@@ -74,6 +71,10 @@ class Fed:
     def await_news(self) -> None:
         """Expect something from now on."""
         self._heard_at = time.monotonic()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._intake is None
 
     @property
     def is_silent(self) -> bool:

@@ -24,7 +24,7 @@ class Feed:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._having: dict[Key, Having] | None = None
-        self._is_known = False
+        self._is_known = self._is_unwanted = False
         self._key: Key | None = None
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -39,6 +39,14 @@ class Feed:
         elif self._having is not None and said.get("end"):
             self._is_known = True
             self._begin()
+        elif said.get("feed") is False:
+            self._is_unwanted = True
+            self._over.set()
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether the other side says just now what it has."""
+        return self._having is not None and not (self._is_known or self._is_unwanted)
 
     def speak(self, key: Key) -> None:
         """Begin as soon as it is known what the other side has: the turn of this session has begun, as was said."""
@@ -50,10 +58,11 @@ class Feed:
         self._over.set()
 
     def is_over(self, limit_s: float) -> bool:
-        """Wait until all is sent, or nobody reads any more; False if that takes longer."""
-        if self._thread is not None:
-            self._thread.join(limit_s)
-        return self._thread is None or not self._thread.is_alive()
+        """Wait until all is sent, or nobody reads any more; False if that takes longer, or what it has is coming."""
+        if self._thread is None:
+            return not self.is_coming
+        self._thread.join(limit_s)
+        return not self._thread.is_alive()
 
     def _begin(self) -> None:
         if self._is_known and self._key and self._thread is None:
@@ -67,5 +76,5 @@ class Feed:
             outlet = Outlet(self._context.store.root, stream, self._having or {})
             outlet.send_all(self._over.is_set)
             outlet.follow(self._over.wait)
-            outlet.send(self._key)
-            stream.flush()
+            if not self._is_unwanted:
+                outlet.send(self._key)

@@ -21,6 +21,7 @@ from csa.runner.hosts.schedulers import GONE, PENDING, Look, Scheduler, adapter_
 from csa.structs import Struct, replace
 
 _COMMAND_S, _HURRIED_S = 60.0, 5.0
+_NO_ANSWER = 124  # as of timeout(1)
 _HEED_S = 0.1
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.2, 5.0, 1.3
 _TRIES = 5
@@ -167,16 +168,19 @@ def submit(
     if handle := adapter.handle(done.stdout.decode(errors="replace")) if done.returncode == 0 else "":
         return Job(engine, handle)
     failure = _failed(engine, done, "takes no order")
-    if not _is_without(engine, name, _HURRIED_S if is_stopped() else _COMMAND_S):  # its answer may have been lost
+    limit_s = _HURRIED_S if is_stopped() else _COMMAND_S
+    if not _is_without(engine, name, limit_s, has_answered=done.returncode != _NO_ANSWER):  # which may have been lost
         raise UnclearError(failure.message, hint=failure.hint)
     raise failure
 
 
-def _is_without(engine: Engine, name: str, limit_s: float) -> bool:
-    """Take back what a scheduler may have by a name; say whether it is certain that it has nothing."""
+def _is_without(engine: Engine, name: str, limit_s: float, *, has_answered: bool) -> bool:
+    """Take back what a scheduler may have by a name; say whether it is certain that it has nothing, nor will have."""
     try:
         taken = find_job(engine, name, limit_s=limit_s)
-        if taken is None or taken.withdraw(limit_s=limit_s):
+        if taken is None:
+            return has_answered  # or it is in the queue later
+        if taken.withdraw(limit_s=limit_s):
             return True
         taken.cancel(limit_s=limit_s)
     except HostError:
@@ -267,7 +271,7 @@ def _call(
             words, hint=f"csa run --on {engine.name} calls {argv[0]}, which has to be on the PATH"
         ) from error
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(argv, 1, b"", f"no answer for {limit_s:g} s".encode())
+        return subprocess.CompletedProcess(argv, _NO_ANSWER, b"", f"no answer for {limit_s:g} s".encode())
 
 
 def _file_of(given: bytes) -> IO[bytes]:

@@ -103,7 +103,7 @@ class QueuedTether(Tether):
 
     def _terms(self) -> dict[str, Any]:
         linger_s = 0 if self._lasts else self._scheduler.linger_s
-        return {"held_s": self._leash_s if self._is_held else 0, "linger_s": linger_s}
+        return {"held_s": self.leash_s if self._is_held else 0, "linger_s": linger_s}
 
     @property
     def _lasts(self) -> bool:

@@ -8,6 +8,7 @@ Each side says one line of JSON at a time:
     {"csa": "intake", ...}                                   and, if it likes, what its mirror has: see `frames.py`
     {"session_id", "turn", "tool", "project"}                we have begun, or {"error": {...}}
     {"beat": true}, {"cancel": "SIGINT"}                     as often as the leash needs; or the turn is to end
+    {"feed": false}                                          the mirror has another connection
     {"csa": "outlet", ...}                                   what comes into that mirror, in frames
     {"ended": CODE, "turn": N, "spent": {...}, ...}          the turn has ended, and so do we
 
@@ -395,7 +396,8 @@ class _Keeper:
     def _is_fed(self, process: subprocess.Popen[bytes]) -> bool:
         """Wait until the other side has what it was to be sent; False if it is gone, or was not heard of for long."""
         while not self._feed.is_over(_FED_LOOK_S):
-            self._obey(process, has_more=not self._incoming.is_over and can_read(self._incoming.fd, 0))
+            wait_s = _FED_LOOK_S if self._feed.is_coming else 0
+            self._obey(process, has_more=not self._incoming.is_over and can_read(self._incoming.fd, wait_s))
             if self._incoming.is_over or self.is_alone or self._is_leash_out():
                 return False
         return True

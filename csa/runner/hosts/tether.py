@@ -82,6 +82,7 @@ class Tether:
         cancelled: the name of the signal that is to end the turn; empty if none is.
         is_lost: the connection is broken, and is being made again.
         failure: why the end of the turn will not be known.
+        leash_s: how long the host waits for us.
     """
 
     hold_options: tuple[str, ...] = ()
@@ -100,7 +101,7 @@ class Tether:
         self.engine, self.order_id, self._tell = engine, order_id, tell
         self._watching = watching
         self._fed: Fed | None = None
-        self._leash_s = max(LEAST_LEASH_S, engine.leash_s)
+        self.leash_s = max(LEAST_LEASH_S, engine.leash_s)
         self._is_detached = is_detached
         self._session_id = ""
         self._over = threading.Event()
@@ -192,7 +193,7 @@ class Tether:
     def _spelled(self, order: Mapping[str, Any], passport: Mapping[str, Any] | None, code: Outgoing | None) -> bytes:
         """Return the line that is the order, without its end."""
         self._session_id = order["session_id"]
-        leash_s = 0 if self._is_detached else self._leash_s
+        leash_s = 0 if self._is_detached else self.leash_s
         said = {"order": order, "leash_s": leash_s, "by": os.uname().nodename, "passport": passport}
         return json.dumps({**said, **self._terms(), "code": code and code.said}).encode()
 
@@ -271,7 +272,7 @@ class Tether:
 
     def _ask_again(self, failure: CsaError) -> Mapping[str, Any]:
         """Reach the host again, and ask what became of the order; HostError when it was not reached for long."""
-        pause_s, deadline = _FIRST_PAUSE_S, time.monotonic() + _LEASHES_TO_WAIT * self._leash_s
+        pause_s, deadline = _FIRST_PAUSE_S, time.monotonic() + _LEASHES_TO_WAIT * self.leash_s
         while not self._over.wait(pause_s) and time.monotonic() < deadline:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             try:
@@ -325,7 +326,7 @@ class Tether:
         self.is_lost = True
         if self._fed:
             self._fed.give_up()
-        host, leash = self.engine.name, f"{self._leash_s:.0f} s"
+        host, leash = self.engine.name, f"{self.leash_s:.0f} s"
         self._tell(f"the connection to {host} is lost; the turn there goes on for {leash}, and csa connects again")
         try:
             self._begun(self._ask_again(failure))
@@ -336,7 +337,7 @@ class Tether:
         self._tell(f"connected to {host} again")
 
     def _beat(self) -> None:
-        pause_s = min(self._leash_s / _BEATS_A_LEASH, _LONGEST_BEAT_S)
+        pause_s = min(self.leash_s / _BEATS_A_LEASH, _LONGEST_BEAT_S)
         while not self._over.wait(pause_s) and self.ended is None:
             self._write({"beat": True})
 
@@ -345,10 +346,12 @@ class Tether:
             self._fed.await_news()
 
     def _mind(self) -> None:
-        """Have another connection made for the mirror if nothing comes over this one, which may stand still."""
+        """Have another connection made for the mirror if nothing comes over this one, which is told so."""
         while self._fed and not self._over.wait(_LOOK_S) and self.ended is None:
-            if self._fed.is_silent:
+            if self._fed.is_silent:  # it may stand still
                 self._fed.give_up()
+            if self._fed.is_closed:
+                self._write({"feed": False})
                 return
 
     def _write(self, said: Mapping[str, Any]) -> None:
