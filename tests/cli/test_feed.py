@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,6 +290,18 @@ def test_a_mirror_that_cannot_be_read(place: Place, remote: Place, mirror: Mirro
     done = place.run(*words(remote, "hello"))
     assert "Traceback" not in done.err
     assert "has ended with 0" in done.err, done
+
+
+@pytest.mark.thorough
+def test_the_state_root_there_is_deleted(place: Place, remote: Place) -> None:
+    """It is not said that nothing had begun, and what that was is not known to be lost."""
+    running = held(place, remote)
+    shutil.rmtree(remote.state_root)
+    remote.release()
+    done = running.wait()
+    assert done.code == 4, done.err
+    assert "n1 has no record of it any more" in done.err
+    assert "Nothing has begun" not in done.err
 
 
 @pytest.mark.thorough

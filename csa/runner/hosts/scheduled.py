@@ -54,7 +54,6 @@ class QueuedTether(Tether):
         self._node, self._queue_s = node, queue_s
         self._noted, self._moved = noted, moved
         self._job: Job | None = None
-        self._has_begun = False
         self._is_given_up = False
         self._unreached = ""  # why, when it was tried last
 
@@ -88,9 +87,7 @@ class QueuedTether(Tether):
         self.engine = job.engine_at(found.host, self._config)
         self._start(self._heed)
         self._start(self._beat)
-        begun = self._begun(self._ask_again(job.explain_end(found)))
-        self._has_begun = True
-        return begun
+        return self._begun(self._ask_again(job.explain_end(found)))
 
     def _written(self, order: Mapping[str, Any], passport: Mapping[str, Any] | None, code: Outgoing | None) -> bytes:
         """Return all that would be said to a host: what it has of the code is not known."""

@@ -112,6 +112,7 @@ class Tether:
         self.ended: Mapping[str, Any] | None = None
         self.is_lost = False
         self.is_sent = False
+        self._has_begun = False
         self.failure: CsaError | None = None
 
     def begin(
@@ -268,7 +269,9 @@ class Tether:
         host = self.engine.name
         if error := error_in(host, said):
             raise error
-        return Begun(host, **begun_in(host, self._session_id, said))
+        begun = Begun(host, **begun_in(host, self._session_id, said))
+        self._has_begun = True
+        return begun
 
     def _ask_again(self, failure: CsaError) -> Mapping[str, Any]:
         """Reach the host again, and ask what became of the order; HostError when it was not reached for long."""
@@ -302,6 +305,8 @@ class Tether:
             return None
         if (error := error_in(self.engine.name, said)) and error.code == NOT_PLACED:
             self.is_sent = False
+            if self._has_begun:
+                raise GoneError(f"{self.engine.name} has no record of it any more: was its state root deleted?")
             nothing = CsaError(f"Nothing has begun on {self.engine.name}: {failure.message}", hint="run it again")
             nothing.exit_code = HostError.exit_code
             raise nothing
