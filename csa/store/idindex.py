@@ -223,7 +223,7 @@ def open_index(root: str) -> Index | None:
     if known := _opened.get(root):
         if known[0] == stamp and known[1].ids.is_as_written:
             return known[1]
-        del _opened[root]
+        _opened.pop(root, None)  # another thread may have done so
     if not stamp or (index := load_index(root)) is None:
         return None
     _opened[root] = stamp, index

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.cli.hosts import name_parent, place_below, sync
@@ -105,6 +108,29 @@ def test_an_agent_lands_only_what_was_placed_for_it(place: Place, remote: Place)
 
 
 @pytest.mark.thorough
+def test_an_agent_lands_into_no_repository_that_it_may_have_made(place: Place, remote: Place) -> None:
+    """Whose configuration names programs for git to run: where csa is called by MCP, outside of the agent's sandbox."""
+    make_repository(place)
+    remote.env |= {name: value for name, value in place.env.items() if name.startswith("GIT_")}
+    sh(remote, f"git clone -q {place.project} {remote.project}", cwd=remote.tmp)
+    agent, env = place.agent("--permission", "edit", "--worktree")
+    placed = work(remote, "echo placed > placed", "--name", "placed")
+    place_below(place, remote, agent, placed)
+    sync(place)
+    top = Path(place.run("status", agent, "--json").json["worktree"]["path"])
+    its, made = (top / ".git").read_text(), place.tmp / "made"
+    assert place.run("fetch", "n1:placed").code == 0
+    sh(place, f"cp -a .git {made}; echo '* filter=x' > {made}/info/attributes")
+    sh(place, f"git --git-dir={made} config filter.x.smudge 'touch {made}/run; cat'")
+    (top / ".git").write_text(f"gitdir: {made}\n")
+    refused = place.run("land", "n1:placed", env=env, cwd=top)
+    assert (refused.code, "may not use" in refused.err, (made / "run").exists()) == (5, True, False), refused.err
+    (top / ".git").write_text(its)
+    done = place.run("land", "n1:placed", env=env, cwd=top)
+    assert (done.code, (top / "placed").exists()) == (0, True), done.err
+
+
+@pytest.mark.thorough
 def test_a_dirty_work_tree_there_and_back(place: Place, remote: Place) -> None:
     """An agent there sees all of it, from the same directory; its work comes by itself, and the host may clean up."""
     make_repository(place)
@@ -130,7 +156,7 @@ def test_a_dirty_work_tree_there_and_back(place: Place, remote: Place) -> None:
     assert sh(place, f"git for-each-ref refs/csa/{session} | wc -l") == "2"
     assert place.run("land", f"n1:{session}").code == 0
     assert sh(place, "cat sub/theirs a; git log --format=%s") == "theirs\nmine\nlook\nfirst"
-    assert not list((place.state_root / ".placed").glob("*.json"))  # it is settled, and its code is here
+    assert os.listdir(place.state_root / ".placed") == ["code.json"]  # it is settled, and its code is here
     assert remote.run("rm", session).code == 0
 
 

@@ -251,3 +251,20 @@ def test_a_flipped_bit_anywhere_in_what_is_said_of_directories_is_seen(tmp_path:
         assert open_index(mirror.pathname) is None
     places.write_bytes(content)
     assert open_index(mirror.pathname)
+
+
+def test_threads_find_at_once_that_an_index_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a server do; whoever comes second opens what the first one did."""
+    mirror = mirror_for(str(tmp_path), "n1")
+    take(mirror, list(range(3 * idindex.WORTH)), at=1e9)
+    known = open_index(mirror.pathname)
+    assert known
+
+    def look(_: object) -> bool:  # meanwhile the other thread has seen it, too
+        idindex._opened.pop(mirror.pathname, None)  # noqa: SLF001
+        return False
+
+    monkeypatch.setattr(idindex.IdsFile, "is_as_written", property(look))
+    assert open_index(mirror.pathname) is None
+    monkeypatch.undo()
+    assert open_index(mirror.pathname)

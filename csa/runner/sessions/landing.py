@@ -26,11 +26,13 @@ from csa.runner.sessions.acting import hold_session, refuse_others_work
 from csa.runner.sessions.landing_outcome import Landed
 from csa.runner.sessions.landing_work import LandingWork
 from csa.runner.turns.turnwork import BEAT_S
+from csa.runner.turns.worktree import refuse_foreign
 from csa.store.held import HeldSession
 from csa.store.inherited import without_descriptors, without_repository
 from csa.store.landing import MovedError
 from csa.store.owner import LANDING
 from csa.store.project import git_top
+from csa.store.sessions import Store
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -132,13 +134,16 @@ async def in_thread(act: Callable[[], _T]) -> _T:
 def refuse_to_land(session: Session, into: Path | str) -> None:
     """Raise RefusedError unless the caller may land a session there.
 
-    An agent lands what it has started, into the work tree where it works itself.
+    An agent lands what it has started, into the work tree where it works itself, if that is of the same repository.
     """
     caller = session.context.caller
     if caller is None:
         return
     refuse_others_work(session, verb="land")
-    if git_top(os.path.realpath(into)) != _work_tree_of(caller):
+    top = git_top(os.path.realpath(into))
+    if top and top == _work_tree_of(caller):
+        refuse_foreign(session.context.in_store(Store(caller.root, caller.state.project_path)), top)
+    else:
         raise RefusedError(
             f"Session {caller.session_id} can only land into its own work tree, {_work_tree_of(caller)}.",
             hint="call csa land there",
