@@ -30,6 +30,7 @@ from csa.store.sessions import Target
 
 _LOOK_S, _IDLE_LOOK_S = 0.02, 0.1
 _IDLE_S = 1.0
+_THIRD = f"{SEEN_WITHIN_S:g} s after the first, a third signal leaves without its end"
 
 
 class Watch:
@@ -167,6 +168,8 @@ class Watch:
         is_late = len(self._stops) > 1 and time.monotonic() - self._stopped_at > SEEN_WITHIN_S
         if is_late or (self._stops and self._tether.is_lost):
             self._is_left = True
+        if len(self._stops) == 1 and not (self._is_left or self._arguments.quiet):
+            tell("csa", f"{self._begun.host} has been told to end the turn; {_THIRD}")
         self._stops.append(name)
         self._tether.cancel(name)
 

@@ -274,7 +274,8 @@ def unseen(begun: Begun, tether: Tether, sync: Watching, *, stopped_by: str = ""
     what = f"Turn {begun.turn} of {begun.session_id} on {begun.host}"
     hint = f"csa sync {begun.host}; csa status {begun.session_id}"
     if ended is None:
-        why = tether.failure.message if tether.failure else f"{begun.host} cannot be reached."
+        left = f"{begun.host} cannot be reached." if tether.is_lost else "it was left before its end was seen."
+        why = tether.failure.message if tether.failure else left
         failure = CsaError(f"{what} is away: {why}", hint=hint)
         failure.exit_code = 128 + signal.Signals[stopped_by] if stopped_by else _EXIT_AWAY
     elif ended.get("lost"):
