@@ -113,13 +113,8 @@ def test_a_host_whose_csa_is_older(place: Place, remote: Place, wrapped: Any) ->
 @pytest.mark.thorough
 def test_a_csa_that_is_older_here_gets_no_frames(remote: Place) -> None:
     """Who does not say what it has hears of the turn, and of nothing else."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([CSA, "supervise"], env=remote.environment(None), cwd="/", stdin=pipe, stdout=pipe) as old:
-        assert old.stdin
-        assert old.stdout
-        old.stdin.write(order_for(remote, MINE, session_id=MINE))
-        old.stdin.flush()
-        said = [json.loads(line) for line in old.stdout]
+    with supervised(remote, []) as (_, out):
+        said = [json.loads(line) for line in out]
     assert [min(each) for each in said] == ["csa", "pid", "ended"]
 
 
