@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +24,8 @@ from csa.runner.session import Session
 from csa.runner.sessions.acting import hold_session, refuse_others_work
 from csa.runner.sessions.landing_outcome import Landed
 from csa.runner.sessions.landing_work import LandingWork
-from csa.runner.turns.turnwork import BEAT_S
+from csa.runner.turns.turnwork import beating
 from csa.runner.turns.worktree import refuse_foreign
-from csa.store.held import HeldSession
 from csa.store.inherited import without_descriptors, without_repository
 from csa.store.landing import MovedError
 from csa.store.owner import LANDING
@@ -82,7 +80,7 @@ async def land_session(
         work = LandingWork(session, held, str(into), squash=squash)
         if dry_run:
             return await in_thread(work.preview)
-        async with _beating(held):
+        async with beating(held.beat):
             return await _land(work, check, keep=keep, on_output=on_output)
 
 
@@ -103,27 +101,6 @@ async def _land(
                 await in_thread(work.give_back)
             raise
     raise RefusedError(f"{work.target.top} keeps moving.", hint="land again when nobody commits there")
-
-
-@asynccontextmanager
-async def _beating(held: HeldSession) -> AsyncIterator[None]:
-    """Touch the heartbeat of a session now and then, for other machines; what the body raises is in no group."""
-    failure: Exception | None = None
-
-    async def beat() -> None:
-        while True:
-            await anyio.sleep(BEAT_S)
-            held.beat()
-
-    async with anyio.create_task_group() as others:
-        others.start_soon(beat)
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  # it is raised below
-            failure = error
-        others.cancel_scope.cancel()
-    if failure:
-        raise failure
 
 
 async def in_thread(act: Callable[[], _T]) -> _T:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from csa.structs import replace
 
 _T = TypeVar("_T")
 _SUBJECT = 72
-BEAT_S = 1.0  # sooner than a turn's: git alone is at work
+_BEAT_S = 1.0  # sooner than a turn's: git alone is at work
 
 
 async def keep_turn(recorder: TurnRecorder) -> tuple[Kept | None, list[Event]]:
@@ -50,23 +51,31 @@ async def _in_thread(recorder: TurnRecorder, work: Callable[[], _T]) -> _T:
     """Do what takes long in a thread, while the session's heartbeat goes on."""
     import anyio  # noqa: PLC0415  # `keep_lost` comes before there is a loop
 
+    async with beating(recorder.beat):
+        return await anyio.to_thread.run_sync(work)
+
+
+@asynccontextmanager
+async def beating(beat: Callable[[], None]) -> AsyncIterator[None]:
+    """Touch a session's heartbeat now and then, for other machines; what the body raises is in no group."""
+    import anyio  # noqa: PLC0415  # as above
+
+    failure: Exception | None = None
+
     async def keep_beating() -> None:
         while True:
-            await anyio.sleep(BEAT_S)
-            recorder.beat()
+            await anyio.sleep(_BEAT_S)
+            beat()
 
-    done: list[_T] = []
-    fault: Exception | None = None
     async with anyio.create_task_group() as others:
         others.start_soon(keep_beating)
         try:
-            done.append(await anyio.to_thread.run_sync(work))
-        except Exception as error:  # noqa: BLE001  # of any kind; it must not come out wrapped in a group
-            fault = error
+            yield
+        except Exception as error:  # noqa: BLE001  # of any kind: it is raised below
+            failure = error
         others.cancel_scope.cancel()
-    if fault:
-        raise fault
-    return done[0]
+    if failure:
+        raise failure
 
 
 def keep_lost(recorder: TurnRecorder) -> list[Event]:
